@@ -1,0 +1,130 @@
+"""Steps a vector environment with a policy and cuts the stream of transitions into episodes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+Policy = Callable[[dict[str, np.ndarray], np.ndarray, Any], tuple[np.ndarray, Any, dict[str, np.ndarray]]]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One finished episode.
+
+    Attributes:
+      env: index of its environment in the batch.
+      data: the T+1 entries of the replay (README, "Conventions").
+      extras: what the policy said of its T actions, name -> [T].
+    """
+
+    env: int
+    data: dict[str, np.ndarray]
+    extras: dict[str, np.ndarray]
+
+    @property
+    def length(self) -> int:
+        """Agent decisions."""
+        return len(self.data["reward"]) - 1
+
+    def summary(self) -> dict[str, float]:
+        """Return, length and, where the simulator reports it, success at any step and at the last step."""
+        stats = {"return": float(self.data["reward"].sum()), "length": float(self.length)}
+        if "success" in self.data:
+            success = self.data["success"]
+            stats |= {"success": float(success.max() > 0), "success_final": float(success[-1] > 0)}
+        return stats
+
+
+@dataclass
+class _Recorder:
+    """The entries of an episode in progress."""
+
+    entries: list[dict[str, np.ndarray]] = field(default_factory=list)
+    extras: list[dict[str, np.ndarray]] = field(default_factory=list)
+
+    def episode(self, env: int) -> Episode:
+        return Episode(env, _stack(self.entries), _stack(self.extras))
+
+
+def _stack(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    # A simulator reports success at its steps but not at a reset, where it is 0.
+    return {key: np.stack([row.get(key, np.zeros_like(last)) for row in rows]) for key, last in rows[-1].items()}
+
+
+class Driver:
+    """Drives every environment of a batch with one policy.
+
+    A policy maps (observations, is_first [B], policy state) to (actions [B, A], policy state, extras name -> [B]); its
+    state is None at the start and is kept here between steps. An environment that finishes is reset at once, so that
+    its next observation is the first of a new episode; the others go on undisturbed.
+    """
+
+    def __init__(self, envs: gymnasium.vector.VectorEnv):
+        self.envs = envs
+        self.policy_state: Any = None
+        self._obs: dict[str, np.ndarray] | None = None
+
+    def restart(self, seed: int | None = None) -> None:
+        """Drops the episodes in progress and starts new ones."""
+        obs, info = self.envs.reset(seed=seed)
+        self.policy_state = None
+        self._is_first = np.ones(self.envs.num_envs, bool)
+        self._recorders = [_Recorder() for _ in range(self.envs.num_envs)]
+        self._obs = self._copy(obs)
+        zeros = np.zeros(self.envs.num_envs, np.float32)
+        self._record(self._is_first, self._zero_action(), zeros, zeros + 1, info.get("success"))
+
+    def step(self, policy: Policy) -> list[Episode]:
+        """One decision in every environment. Returns the episodes that this ended."""
+        if self._obs is None:
+            self.restart()
+        action, self.policy_state, extras = policy(self._obs, self._is_first, self.policy_state)
+        obs, reward, terminated, truncated, info = self.envs.step(action)
+        self._obs = self._copy(obs)
+        self._is_first = np.zeros(self.envs.num_envs, bool)
+        for env, recorder in enumerate(self._recorders):
+            recorder.extras.append({key: value[env] for key, value in extras.items()})
+        everyone = np.ones(self.envs.num_envs, bool)
+        self._record(everyone, action, reward, 1.0 - terminated.astype(np.float32), info.get("success"))
+        done = terminated | truncated
+        episodes = [self._recorders[env].episode(env) for env in np.flatnonzero(done)]
+        if done.any():
+            self._reset(done)
+        return episodes
+
+    def close(self) -> None:
+        """Closes the environments."""
+        self.envs.close()
+
+    def _reset(self, done: np.ndarray) -> None:
+        obs, info = self.envs.reset(options={"reset_mask": done})
+        self._obs = self._copy(obs)
+        self._is_first = done
+        for env in np.flatnonzero(done):
+            self._recorders[env] = _Recorder()
+        zeros = np.zeros(len(done), np.float32)
+        self._record(done, self._zero_action(), zeros, zeros + 1, info.get("success"))
+
+    def _record(self, mask, action, reward, discount, success) -> None:
+        for env in np.flatnonzero(mask):
+            entry = {key: value[env] for key, value in self._obs.items()}
+            entry |= {
+                "action": np.float32(action[env]),
+                "reward": np.float32(reward[env]),
+                "discount": np.float32(discount[env]),
+                "is_first": np.bool_(self._is_first[env]),
+            }
+            if success is not None:
+                entry["success"] = np.float32(success[env])
+            self._recorders[env].entries.append(entry)
+
+    def _zero_action(self) -> np.ndarray:
+        return np.zeros((self.envs.num_envs, *self.envs.single_action_space.shape), np.float32)
+
+    @staticmethod
+    def _copy(obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        # The vector environment reuses its buffers, and the entries of an episode must not change under it.
+        return {key: np.array(value) for key, value in obs.items()}

@@ -1,0 +1,137 @@
+"""Environments: every task is a Gymnasium environment with image observations and actions in [-1, 1].
+
+    observation  Dict(image=Box(0, 255, (64, 64, 3), uint8)[, state=Box(-inf, inf, (S,), float32)])
+    action       Box(-1, 1, (A,), float32)
+    info         {'success': 0.0 or 1.0} where the simulator knows success, otherwise {}
+
+A task is named `<suite>_<name>`. One table says which function makes the environments of a suite; it is resolved on
+first use, so that importing this package stays cheap (no simulator, no TensorFlow) and worker processes start fast.
+
+Keys of the configuration read here: task, action_repeat, time_limit, render_quality, camera, reward, randomize.
+"""
+
+import functools
+import importlib
+import os
+from typing import TYPE_CHECKING, Any
+
+from errors import UserError
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+
+# MuJoCo chooses its OpenGL back-end when it is first imported; without this it looks for a display.
+os.environ.setdefault("MUJOCO_GL", "egl")
+
+SUITES = {
+    "dmc": "envs.dmc:make",
+    "metaworld": "envs.metaworld:make",
+    "pointmass": "envs.pointmass:make",
+    "gym": "envs.gym:make",
+}
+
+# Simulator steps per agent decision in the papers: PlaNet section 5 by domain, the other DM Control tasks 2 (Dreamer);
+# LatCo (ICML) section 5: 2 for Thermos and Hammer. Everything else, 1.
+PAPER_ACTION_REPEAT = {
+    "dmc": 2,
+    "dmc_ball_in_cup": 4,
+    "dmc_cartpole": 8,
+    "dmc_cheetah": 4,
+    "dmc_finger": 2,
+    "dmc_reacher": 4,
+    "dmc_walker": 2,
+    "metaworld_hammer": 2,
+    "metaworld_stick-push": 2,
+    "metaworld_thermos": 2,
+}
+
+
+def make_env(config: Any, seed: int) -> "gym.Env":
+    """Makes one environment of `config.task`.
+
+    Its spaces can be read anywhere, but it draws only in a process without TensorFlow (see `make_vector_env`).
+
+    Args:
+        config: settings (the keys are listed at the top of this file).
+        seed: decides everything random; two environments of one seed and one task are identical. It takes effect at
+            the first reset, unless that reset is given a seed of its own.
+
+    Raises:
+        UserError: an unknown suite, task or camera, or an environment that does not fit (discrete actions, no images).
+    """
+    from envs.wrappers import ActionRepeat, PixelEnv
+
+    _import_mujoco()
+    suite, name = split_task(config.task)
+    module, function = SUITES[suite].split(":")
+    env = getattr(importlib.import_module(module), function)(name, config, seed)
+    return PixelEnv(ActionRepeat(env, action_repeat(config)), seed)
+
+
+def make_vector_env(config: Any, num_envs: int, seed: int) -> "gym.vector.VectorEnv":
+    """Makes a batch of environments; each has a random stream of its own, derived from `seed` and its index.
+
+    Every environment runs in a process of its own, a single one too: Mesa's software renderer and TensorFlow each bring
+    an LLVM, and a process that uses both crashes. Episodes do not restart by themselves:
+    `reset(options={'reset_mask': mask})`, bool of shape [num_envs], starts new ones where the mask is true and repeats
+    the last observation elsewhere.
+
+    Raises:
+        UserError: as `make_env`, or when a worker dies or does not answer in time.
+    """
+    from envs.workers import WorkerEnvs
+
+    return WorkerEnvs([functools.partial(make_env, config, stream_seed(seed, index)) for index in range(num_envs)])
+
+
+def action_repeat(config: Any) -> int:
+    """Simulator steps per agent decision: `config.action_repeat`, or the papers' value for the task where that is 0."""
+    if config.action_repeat:
+        return config.action_repeat
+    suite, name = split_task(config.task)
+    words = f"{suite}_{name}".split("_")
+    prefixes = ("_".join(words[:length]) for length in range(len(words), 0, -1))
+    return next((PAPER_ACTION_REPEAT[prefix] for prefix in prefixes if prefix in PAPER_ACTION_REPEAT), 1)
+
+
+def task_names(suite: str) -> list[str]:
+    """Every task of a suite, each as `<suite>_<name>`.
+
+    Raises:
+        UserError: an unknown suite.
+    """
+    if suite not in SUITES:
+        raise UserError(f"Unknown suite '{suite}': choose one of {', '.join(SUITES)}.")
+    module = importlib.import_module(SUITES[suite].split(":")[0])
+    return [f"{suite}_{name}" for name in module.names()]
+
+
+def split_task(task: str) -> tuple[str, str]:
+    """Splits `<suite>_<name>`; a name may hold underscores itself.
+
+    Raises:
+        UserError: an unknown suite.
+    """
+    suite, _, name = task.partition("_")
+    if suite not in SUITES or not name:
+        raise UserError(
+            f"'{task}' is not a task: name it <suite>_<name>, where the suite is one of {', '.join(SUITES)} "
+            "(for example metaworld_reach)."
+        )
+    return suite, name
+
+
+def stream_seed(seed: int, index: int) -> int:
+    """Seed of environment `index` of a batch: streams of neighbouring seeds and indices do not overlap."""
+    import numpy as np
+
+    return int(np.random.SeedSequence(entropy=seed, spawn_key=(index,)).generate_state(1)[0])
+
+
+def _import_mujoco() -> None:
+    from envs.rendering import HELP
+
+    try:
+        importlib.import_module("mujoco")
+    except (AttributeError, ImportError, RuntimeError) as error:  # what it raises depends on the missing library
+        raise UserError(HELP) from error

@@ -1,0 +1,111 @@
+"""Wrappers that every suite shares; the suites' own environments observe a state vector and render one image."""
+
+import sys
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from envs.rendering import IMAGE_SIZE, Camera
+
+
+class CameraRender(gym.Wrapper):
+    """Renders a MuJoCo environment with a `Camera` of ours instead of the simulator's own renderer."""
+
+    def __init__(self, env: gym.Env, camera: Camera) -> None:
+        super().__init__(env)
+        self._camera = camera
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
+        """Resets the environment; what a reset may change beyond poses reaches the renderer too."""
+        result = self.env.reset(seed=seed, options=options)
+        self._camera.model_changed()
+        return result
+
+    def render(self) -> np.ndarray:
+        """The current picture, uint8 [64, 64, 3]."""
+        return self._camera.render()
+
+    def close(self) -> None:
+        """Frees the OpenGL context, then the environment."""
+        self._camera.close()
+        super().close()
+
+
+class ActionRepeat(gym.Wrapper):
+    """Repeats each action and sums the rewards; stops early where the episode ends (PlaNet section 3).
+
+    Success is reported when any of the repeated steps succeeded, as an outcome that lasted one simulator step counts.
+    """
+
+    def __init__(self, env: gym.Env, repeat: int) -> None:
+        super().__init__(env)
+        self._repeat = repeat
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict]:
+        """One agent decision: up to `repeat` simulator steps."""
+        total, success = 0.0, 0.0
+        for _ in range(self._repeat):
+            obs, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+            success = max(success, float(info.get("success", 0.0)))
+            if terminated or truncated:
+                break
+        if "success" in info:
+            info["success"] = success
+        return obs, total, terminated, truncated, info
+
+
+class PixelEnv(gym.Wrapper):
+    """The project's contract (top of `envs/__init__.py`) on an environment with a flat state [S] and `render()`.
+
+    An environment without a state observes a vector of length zero. The wrapper renders once per decision, hands out
+    the seed at the first reset, takes float32 actions in [-1, 1] (values beyond are clipped: exploration noise reaches
+    over the edge) and drops everything but success from `info`.
+    """
+
+    def __init__(self, env: gym.Env, seed: int) -> None:
+        super().__init__(env)
+        self._seed: int | None = seed
+        spaces = {"image": gym.spaces.Box(0, 255, (IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)}
+        self._has_state = env.observation_space.shape != (0,)
+        if self._has_state:
+            spaces["state"] = gym.spaces.Box(-np.inf, np.inf, env.observation_space.shape, np.float32)
+        self.observation_space = gym.spaces.Dict(spaces)
+        self.action_space = gym.spaces.Box(-1.0, 1.0, env.action_space.shape, np.float32)
+        self.action_space.seed(seed)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict]:
+        """Starts an episode; the first reset uses the environment's own seed unless one is given."""
+        if seed is None:
+            seed = self._seed
+        self._seed = None
+        state, info = self.env.reset(seed=seed, options=options)
+        return self._observe(state), _keep_success(info)
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
+        """One agent decision with an action of shape [A].
+
+        Raises:
+            ValueError: an action that is not finite.
+        """
+        if not np.isfinite(action).all():
+            raise ValueError(f"The action {action} is not finite.")
+        action = np.clip(np.asarray(action, np.float32), -1.0, 1.0)
+        state, reward, terminated, truncated, info = self.env.step(action)
+        return self._observe(state), float(reward), bool(terminated), bool(truncated), _keep_success(info)
+
+    def _observe(self, state: np.ndarray) -> dict[str, np.ndarray]:
+        if "tensorflow" in sys.modules:
+            # Better this sentence than the segmentation fault of two LLVMs in one process.
+            raise RuntimeError("Environments draw only in processes without TensorFlow: use envs.make_vector_env.")
+        observation = {"image": self.env.render()}
+        if self._has_state:
+            observation["state"] = np.asarray(state, np.float32)
+        return observation
+
+
+def _keep_success(info: dict) -> dict:
+    return {"success": float(info["success"])} if "success" in info else {}

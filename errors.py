@@ -1,0 +1,25 @@
+"""The error that a user can mend, and the one sentence that refuses a name nobody knows."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input. The message is one clear sentence: what is wrong and what to do.
+
+    The entry points print the message without a traceback and exit with code 2.
+    """
+
+
+def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
+    """Returns (does not raise) the error for a name that is not among the valid ones.
+
+    Args:
+      kind: what the name stands for, as the sentence shall call it: "planner", "task", ...
+      name: what the user wrote.
+      valid: the names that exist. The nearest one is suggested, case ignored.
+    """
+    by_lower_case = {choice.lower(): choice for choice in valid}
+    nearest = difflib.get_close_matches(str(name).lower(), by_lower_case, n=1, cutoff=0.0)
+    hint = f"did you mean {by_lower_case[nearest[0]]!r}?" if nearest else "there is none."
+    return UserError(f"unknown {kind} {str(name)!r}: {hint}")

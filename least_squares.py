@@ -1,0 +1,152 @@
+"""Two linear solvers for one Levenberg-Marquardt step of collocation.
+
+Index convention, for one plan of horizon H from a fixed first state z_0 (batched over plans P):
+
+    states   z_1 ... z_H      [P, H, n]   entry t is z_{t+1}, the state that action t leads to
+    actions  a_0 ... a_{H-1}  [P, H, m]
+
+Residuals and their weights (LatCo, ICML 2021, sections 3.3 and 4), linearized at the present plan, t = 0 ... H-1:
+
+    lambda_t   e_t + dz_{t+1} - A_t dz_t - B_t da_t    dynamics, e_t = z_{t+1} - mu(z_t, a_t), A = dmu/dz, B = dmu/da
+    nu_t       v_t + V_t da_t                          action bound, V the diagonal of dv/da
+    1          rho_t + g_t^T dz_{t+1}                  reward, g = drho/dz
+
+with dz_0 = 0, so that A_0 never enters. Both solvers take the same arguments and return the step (dz, da) that
+minimizes the weighted sum of the squares of these plus a damping term:
+
+    A [P, H, n, n], B [P, H, n, m], e [P, H, n], v [P, H, m], V [P, H, m], rho [P, H], g [P, H, n], lam [P, H],
+    nu [P, H], damping (scalar or [P])  ->  dz [P, H, n], da [P, H, m]
+
+The weights are the multipliers as they are. Dividing the whole objective by the multipliers' mean, as one may do for
+numerical range, would only multiply the damping by that mean; neither solver does it.
+"""
+
+import tensorflow as tf
+
+
+def condensed_step(A, B, e, v, V, rho, g, lam, nu, damping) -> tuple[tf.Tensor, tf.Tensor]:
+    """Solve for the step by eliminating the states; damping on dynamics slacks and actions.
+
+    Instead of dz, the unknown is the slack s_t = e_t + dz_{t+1} - A_t dz_t - B_t da_t, so that dz follows from
+    (s, da) by a linear recursion and the step minimizes, with P_t = nu_t V_t^2 + d and abar_t = -nu_t V_t v_t / P_t,
+
+        sum_t (lambda_t + d) |s_t|^2 + (da_t - abar_t)^T P_t (da_t - abar_t) + (rho_t + g_t^T dz_{t+1})^2.
+
+    Only the H reward residuals couple the steps. In the whitened unknowns x_t = (sqrt(lambda_t + d) s_t,
+    sqrt(P_t) (da_t - abar_t)) the problem is min |x|^2 + |c + X x|^2, whose solution x = -X^T (X X^T + I)^-1 c needs
+    an H x H Cholesky factorization only. Row i of X holds the adjoints psi_i(t) of reward residual i.
+
+    X X^T + I has no eigenvalue below one however large the multipliers grow, so float32 is enough. The cost is
+    O(H^2 n^2 + H^3); loops over time are not unrolled, and everything compiles with XLA.
+    Shapes and conventions: the module's docstring.
+    """
+    H, m = B.shape[1], B.shape[-1]
+    damping = tf.reshape(tf.cast(damping, e.dtype), [-1, 1, 1])
+    slack_scale = tf.math.rsqrt(lam[..., None] + damping)  # [P, H, 1]
+    bound = nu[..., None]
+    precision = bound * tf.square(V) + damping
+    action_scale = tf.math.rsqrt(precision)  # [P, H, m]
+    target = -bound * V * v / precision  # abar
+
+    psi = _adjoints(A, g)  # [H (t), P, H (i), n]
+    slack_rows = psi * tf.transpose(slack_scale, [1, 0, 2])[:, :, None]
+    action_rows = psi @ tf.transpose(B * action_scale[:, :, None], [1, 0, 2, 3])
+    rows = tf.transpose(tf.concat([slack_rows, action_rows], -1), [1, 2, 0, 3])  # [P, H (i), H (t), n + m]
+    X = tf.reshape(rows, [-1, H, H * rows.shape[-1]])
+
+    # c is the reward residual where x = 0: along s = 0, da = abar, the linear trajectory driven by B abar - e.
+    drive = tf.concat([-e / slack_scale, target / action_scale], -1)
+    c = rho[..., None] + X @ tf.reshape(drive, [-1, X.shape[-1], 1])  # [P, H, 1]
+    gram = tf.matmul(X, X, transpose_b=True) + tf.eye(H, dtype=X.dtype)
+    alpha = tf.linalg.cholesky_solve(tf.linalg.cholesky(gram), -c)
+    x = tf.reshape(tf.matmul(X, alpha, transpose_a=True), [-1, H, rows.shape[-1]])
+
+    da = target + action_scale * x[..., -m:]
+    slack = slack_scale * x[..., :-m]
+    return _linear_rollout(A, slack - e + tf.linalg.matvec(B, da)), da
+
+
+def _adjoints(A, g):
+    """Return psi [H (t), P, H (i), n], psi_i(t) = d(g_i^T dz_{i+1})/d(dz_{t+1}): g_i at t = i and zero for t > i."""
+    H = g.shape[1]
+    # One row per reward residual; going back in time, A^T moves the rows begun so far and row t begins at time t.
+    moves = tf.transpose(tf.concat([A[:, 1:], tf.zeros_like(A[:, :1])], 1), [1, 0, 2, 3])
+    begins = tf.eye(H, dtype=g.dtype)[:, None, :, None] * tf.transpose(g, [1, 0, 2])[:, :, None]
+    return tf.scan(lambda psi, x: psi @ x[0] + x[1], (moves, begins), tf.zeros_like(begins[0]), reverse=True)
+
+
+def _linear_rollout(A, drive):
+    """Return dz [P, H, n] of dz_{t+1} = A_t dz_t + drive_t, dz_0 = 0."""
+    elements = tf.transpose(A, [1, 0, 2, 3]), tf.transpose(drive, [1, 0, 2])
+    states = tf.scan(lambda z, x: tf.linalg.matvec(x[0], z) + x[1], elements, tf.zeros_like(drive[:, 0]))
+    return tf.transpose(states, [1, 0, 2])
+
+
+def block_tridiagonal_step(A, B, e, v, V, rho, g, lam, nu, damping) -> tuple[tf.Tensor, tf.Tensor]:
+    """Solve for the step of the papers, (J^T J + damping I)^-1 J^T residuals; damping on states and actions.
+
+    The solver of LatCo (ICML 2021, equation 9 and section 4): with the unknowns of a time step grouped as
+    u_t = (da_t, dz_{t+1}), J^T J is block-tridiagonal and a block Cholesky factorization along time solves it in
+    O(H (n + m)^3). It works in float64, which the squared condition number of J needs once multipliers are large,
+    and returns the type it was given. An indefinite matrix gives a non-finite step, not an exception.
+    Shapes and conventions: the module's docstring.
+    """
+    dtype, m = e.dtype, B.shape[-1]
+    A, B, e, v, V, rho, g, lam, nu = (tf.cast(x, tf.float64) for x in (A, B, e, v, V, rho, g, lam, nu))
+    damping = tf.reshape(tf.cast(damping, tf.float64), [-1, 1, 1, 1])
+    diagonal, lower = _normal_matrix(A, B, V, g, lam, nu)
+    diagonal += damping * tf.eye(diagonal.shape[-1], dtype=tf.float64)
+    gradient = _gradient(A, B, e, v, V, rho, g, lam, nu)
+    step = tf.cast(_block_cholesky_solve(diagonal, lower, -gradient), dtype)
+    return step[..., m:], step[..., :m]
+
+
+def _normal_matrix(A, B, V, g, lam, nu):
+    """Return J^T J as its blocks: diagonal [P, H, m + n, m + n] and lower [P, H, ...], rows u_t and columns u_{t-1}."""
+    n, m = B.shape[-2:]
+    lam = lam[..., None, None]
+    eye = tf.eye(n, batch_shape=tf.shape(B)[:2], dtype=B.dtype)
+    here = tf.concat([-B, eye], -1)  # d(dynamics residual t)/d u_t
+    before = tf.pad(-A, [[0, 0], [0, 0], [0, 0], [m, 0]])  # d(dynamics residual t)/d u_{t-1}
+    reward = tf.pad(g, [[0, 0], [0, 0], [m, 0]])
+    diagonal = tf.matmul(here, here, transpose_a=True) * lam
+    diagonal += tf.linalg.diag(tf.pad(nu[..., None] * tf.square(V), [[0, 0], [0, 0], [0, n]]))
+    diagonal += reward[..., None] * reward[..., None, :]
+    after = (tf.matmul(before, before, transpose_a=True) * lam)[:, 1:]
+    diagonal += tf.pad(after, [[0, 0], [0, 1], [0, 0], [0, 0]])
+    return diagonal, tf.matmul(here, before, transpose_a=True) * lam
+
+
+def _gradient(A, B, e, v, V, rho, g, lam, nu):
+    """Return J^T residuals, [P, H, m + n]."""
+    weighted = lam[..., None] * e
+    actions = nu[..., None] * V * v - tf.linalg.matvec(B, weighted, transpose_a=True)
+    after = tf.linalg.matvec(A, weighted, transpose_a=True)[:, 1:]
+    states = weighted + rho[..., None] * g - tf.pad(after, [[0, 0], [0, 1], [0, 0]])
+    return tf.concat([actions, states], -1)
+
+
+def _block_cholesky_solve(diagonal, lower, right):
+    """Solve the symmetric block-tridiagonal system with blocks [P, H, q, q] for the right-hand side [P, H, q]."""
+    diagonal, lower, right = (tf.transpose(x, [1, 0, *range(2, x.shape.rank)]) for x in (diagonal, lower, right))
+    right = right[..., None]
+
+    def forward(carry, x):
+        factor, _, y = carry
+        below = tf.linalg.matrix_transpose(tf.linalg.triangular_solve(factor, tf.linalg.matrix_transpose(x[1])))
+        factor = tf.linalg.cholesky(x[0] - tf.matmul(below, below, transpose_b=True))
+        return factor, below, tf.linalg.triangular_solve(factor, x[2] - below @ y)
+
+    # The lower block of the first step multiplies y = 0 and A_0, which must not enter.
+    lower = tf.concat([tf.zeros_like(lower[:1]), lower[1:]], 0)
+    start = tf.eye(diagonal.shape[-1], batch_shape=tf.shape(right)[1:2], dtype=right.dtype)
+    start = (start, tf.zeros_like(start), tf.zeros_like(right[0]))
+    factors, belows, ys = tf.scan(forward, (diagonal, lower, right), start)
+
+    def backward(x, terms):
+        factor, below, y = terms
+        return tf.linalg.triangular_solve(factor, y - tf.matmul(below, x, transpose_a=True), adjoint=True)
+
+    belows = tf.concat([belows[1:], tf.zeros_like(belows[:1])], 0)
+    solution = tf.scan(backward, (factors, belows, ys), tf.zeros_like(right[0]), reverse=True)
+    return tf.transpose(solution[..., 0], [1, 0, 2])

@@ -1,0 +1,368 @@
+import ast
+import copy
+import math
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from config import CONFIG_FILE, Config, load_config, read_schema
+from errors import UserError, unknown
+
+SMALL_FILE = """\
+# What every run starts from.
+defaults:
+
+  # Numbers
+  steps: 100        # how far to go
+  rate: 1e-3        # how fast
+  flag: false       # whether at all
+
+  # Texts
+  name: 'a # b'     # what it is called
+  mode: slow        # how it is done [slow | fast | 10]
+  path: runs/{name}/{steps}  # where it goes
+
+# Fast runs,
+# short ones.
+quick:
+  steps: 1e1
+  mode: fast
+
+long:
+  steps: 1000
+  rate: 1
+"""
+
+
+@pytest.fixture
+def small_file(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL_FILE)
+    return path
+
+
+def load(argv: str, path: Path = CONFIG_FILE) -> Config:
+    """The settings that a command line asks for."""
+    return load_config(argv.split(), path)
+
+
+def refusal(argv: str, path: Path = CONFIG_FILE) -> str:
+    """The sentence with which a command line is refused."""
+    with pytest.raises(UserError) as caught:
+        load(argv, path)
+    return str(caught.value)
+
+
+def refused_file(tmp_path: Path, text: str) -> str:
+    """The sentence with which a file is refused."""
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    return refusal("", path)
+
+
+def test_presets_stack_left_to_right_on_defaults_and_single_keys_win(small_file: Path):
+    defaults = {
+        "steps": 100,
+        "rate": 0.001,
+        "flag": False,
+        "name": "a # b",
+        "mode": "slow",
+        "path": "runs/{name}/{steps}",
+    }
+    quick = {"steps": 10, "mode": "fast"}
+    assert load("", small_file) == defaults
+    assert load("--configs quick", small_file) == defaults | quick
+    assert load("--configs quick long defaults", small_file) == defaults | quick | {"steps": 1000, "rate": 1.0}
+    assert load("--configs long --rate -2 --configs quick", small_file) == defaults | quick | {"rate": -2.0}
+    single = load("--steps 7 --configs quick --name= --mode=10 --steps=8", small_file)
+    assert single == defaults | {"steps": 8, "mode": "10", "name": ""}
+
+
+def test_the_command_of_the_readme_gives_the_papers_values():
+    config = load("--configs defaults metaworld small --planner cem --planning_horizon 50 --logdir x")
+    assert (config.planner, config.planning_horizon, config.logdir) == ("cem", 50, "x")
+    assert (config.task, config.render_quality) == ("metaworld_reach", "fast")
+    assert (config.free_nats, config.min_std, config.grad_clip) == (3.0, 0.1, 1000.0)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("steps", "1e6", 1000000),
+        ("steps", "-3", -3),
+        ("steps", "1_000", 1000),
+        ("steps", "90071992547409931", 90071992547409931),
+        ("rate", "3", 3.0),
+        ("rate", "1e-4", 1e-4),
+        ("rate", "inf", math.inf),
+        ("flag", "TRUE", True),
+        ("flag", "yes", True),
+        ("flag", "1", True),
+        ("flag", "False", False),
+        ("flag", "No", False),
+        ("flag", "0", False),
+        ("name", "12", "12"),
+        ("name", "a=b", "a=b"),
+        ("mode", "10", "10"),
+    ],
+)
+def test_texts_become_values_of_the_type_of_the_default(small_file: Path, key: str, text: str, value: object):
+    for argv in (["--" + key, text], [f"--{key}={text}"]):
+        given = load_config(argv, small_file)[key]
+        assert given == value and type(given) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ("--steps 1.5", ["--steps", "whole number", "1.5"]),
+        ("--steps inf", ["--steps", "whole number"]),
+        ("--steps nan", ["--steps", "whole number"]),
+        ("--steps ²", ["--steps", "whole number"]),
+        ("--steps= ", ["--steps", "whole number"]),
+        ("--rate fast", ["--rate", "a number", "fast"]),
+        ("--rate nan", ["--rate", "a number"]),
+        ("--flag 2", ["--flag", "true or false", "2"]),
+        ("--mode fats", ["--mode", "'fats'", "'fast'"]),
+        ("--stesp 3", ["'--stesp'", "'--steps'"]),
+        ("--STEPS 3", ["'--STEPS'", "'--steps'"]),
+        ("--bogus", ["'--bogus'"]),
+        ("--configs defaults qiuck", ["preset", "'qiuck'", "'quick'"]),
+        ("--steps", ["--steps needs a value"]),
+        ("--steps --flag true", ["--steps needs a value"]),
+        ("--configs", ["--configs needs a value"]),
+        ("--configs --steps 3", ["--configs needs a value"]),
+        ("quick", ["'quick' is out of place"]),
+        ("--steps 3 4", ["'4' is out of place"]),
+        ("-steps 3", ["'-steps' is out of place"]),
+    ],
+)
+def test_a_bad_command_line_is_refused_by_one_sentence(small_file: Path, argv: str, words: list[str]):
+    sentence = refusal(argv, small_file)
+    assert all(word in sentence for word in words), sentence
+    assert "\n" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (SMALL_FILE.replace("rate: 1\n", "rate: fast\n"), ["long: rate", "a number", "'fast'"]),
+        (SMALL_FILE.replace("steps: 1000", "steps: true"), ["long: steps", "whole number", "True"]),
+        (SMALL_FILE.replace("steps: 1000", "steps: 0.5"), ["long: steps", "whole number", "0.5"]),
+        (SMALL_FILE.replace("mode: fast", "mode: 10"), ["quick: mode", "quotes", "10"]),
+        (SMALL_FILE.replace("mode: fast", "mode: fats"), ["quick: mode", "'fats'", "'fast'"]),
+        (SMALL_FILE.replace("mode: slow", "mode: slwo"), ["defaults: mode", "'slwo'", "'slow'"]),
+        (SMALL_FILE.replace("rate: 1\n", "rtae: 1\n"), ["preset long", "'rtae'", "'rate'"]),
+        (SMALL_FILE.replace("  mode: fast", "  mode: fast\n  steps: 3"), ["not valid YAML", "line 19", "steps"]),
+        (SMALL_FILE.replace("long:", "quick:"), ["not valid YAML", "line 20", "quick"]),
+        (SMALL_FILE.replace("rate: 1e-3", "rate: .nan"), ["rate", "nan"]),
+        (SMALL_FILE.replace("rate: 1e-3", "rate: "), ["rate", "nothing"]),
+        (SMALL_FILE.replace("rate: 1e-3", "rate: [1]"), ["rate", "list"]),
+        (SMALL_FILE.replace("rate: 1e-3", "rate: 2020-99-99"), ["not valid YAML"]),
+        (SMALL_FILE.replace("rate: 1e-3", "rate: !!python/name:os.system"), ["not valid YAML"]),
+        (SMALL_FILE.replace("rate:", "keys:"), ["'keys' cannot be the name of a key"]),
+        (SMALL_FILE.replace("rate:", "lambda:"), ["'lambda' cannot be the name of a key"]),
+        (SMALL_FILE.replace("rate:", "7:"), ["7 cannot be the name of a key"]),
+        (SMALL_FILE.replace("defaults:", "default:"), ["no preset 'defaults'"]),
+        (SMALL_FILE + "empty:\n", ["preset 'empty'"]),
+        (SMALL_FILE + "list: [1\n", ["not valid YAML", "line"]),
+        ("- a\n- b\n", ["names with values"]),
+        ("", ["names with values"]),
+    ],
+)
+def test_a_bad_file_is_refused_by_one_sentence(tmp_path: Path, text: str, words: list[str]):
+    sentence = refused_file(tmp_path, text)
+    assert all(word in sentence for word in words), sentence
+    assert "\n" not in sentence
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path):
+    assert "cannot read" in refusal("", tmp_path / "none.yaml")
+    assert "cannot read" in refusal("", tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "not valid YAML" in refusal("", tmp_path / "binary.yaml")
+    with pytest.raises(UserError, match="cannot read"):
+        Config.load(tmp_path / "none.yaml")
+
+
+def test_damaged_files_and_commands_raise_nothing_but_user_errors(small_file: Path):
+    rng = random.Random(0)
+    outcomes = {"loaded": 0, "refused": 0}
+    for _ in range(200):
+        text = list(SMALL_FILE)
+        for _ in range(rng.randint(1, 4)):
+            text[rng.randrange(len(text))] = rng.choice(
+                ["", "\n", ":", "#", "'", "[", "]", "{", "&", "*", "-", "\t", "é"]
+            )
+        small_file.write_text("".join(text))
+        words = ["--configs", "quick", "long", "--steps", "--mode", "--", "--=", "=", "1e400", "-1", "", "nan", "fast"]
+        try:
+            load_config(rng.choices(words, k=rng.randint(0, 4)), small_file)
+            outcomes["loaded"] += 1
+        except UserError:
+            outcomes["refused"] += 1
+    assert min(outcomes.values()) > 10, "the damage is too weak or too strong to show anything"
+
+
+def test_unknown_names_the_nearest_whatever_its_case():
+    assert "'latco'" in str(unknown("planner", "LATKO", ["cem", "latco"]))
+    assert "'cem'" in str(unknown("planner", "zzz", ["cem"]))
+    assert "there is none" in str(unknown("planner", "cem", []))
+
+
+def test_config_is_an_immutable_mapping_with_attributes():
+    config = Config({"steps": 3, "name": "a"})
+    assert config.steps == config["steps"] == 3
+    assert list(config) == ["steps", "name"] and len(config) == 2 and "name" in config
+    assert config == Config({"name": "a", "steps": 3}) and config != Config({"steps": 3})
+    with pytest.raises(AttributeError, match="replace"):
+        config.steps = 4
+    with pytest.raises(AttributeError):
+        del config.steps
+    with pytest.raises(TypeError):
+        config["steps"] = 4
+    with pytest.raises(AttributeError, match="'steps'"):
+        _ = config.stpes
+    copied = config.as_dict()
+    copied["steps"] = 4
+    assert config.steps == 3
+    assert copy.deepcopy(config) == config
+
+
+def test_replace_checks_keys_and_types():
+    config = Config({"steps": 3, "rate": 0.5, "flag": True, "name": "a"})
+    changed = config.replace(steps=4.0, rate=2, flag=False, name="b")
+    assert changed == {"steps": 4, "rate": 2.0, "flag": False, "name": "b"}
+    assert [type(value) for value in changed.values()] == [int, float, bool, str]
+    assert config.steps == 3
+    for bad in ({"steps": 1.5}, {"steps": True}, {"rate": "1"}, {"flag": 1}, {"name": 1}, {"rate": 10**400}, {"x": 1}):
+        with pytest.raises(UserError):
+            config.replace(**bad)
+
+
+def test_save_and_load_round_trip_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    values = {"b": 1e-5, "a": 10**20, "c": True, "d": "no", "e": "", "f": "é: #'", "g": math.inf, "h": "1e3", "i": 3.0}
+    path = tmp_path / "new" / "config.yaml"
+    Config(values).save(path)
+    loaded = Config.load(path)
+    assert loaded.as_dict() == values and list(loaded) == list(values)
+    assert [type(value) for value in loaded.values()] == [type(value) for value in values.values()]
+
+    def fail(source: Path, target: Path) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="full"):
+        Config({"b": 2.0}).save(path)
+    assert Config.load(path) == values, "a failed save must leave the old file"
+    assert [file.name for file in path.parent.iterdir()] == ["config.yaml"]
+
+
+def test_every_preset_survives_save_and_load(tmp_path: Path):
+    for name in read_schema().presets:
+        config = load(f"--configs {name}")
+        config.save(tmp_path / "config.yaml")
+        assert Config.load(tmp_path / "config.yaml") == config
+
+
+def test_load_refuses_what_save_does_not_write(tmp_path: Path):
+    with pytest.raises(UserError, match="dict"):
+        Config.load(CONFIG_FILE)
+
+
+def test_fields_in_braces_are_filled_from_the_config(small_file: Path):
+    config = load("--name x", small_file)
+    assert config.resolved() == config.replace(path="runs/x/100")
+    assert config.resolved().resolved() == config.resolved()
+    real = load("--configs metaworld --planner cem --seed 3")
+    assert real.resolved().logdir == "logdir/metaworld_reach/cem/3"
+    for text, words in [
+        ("{stpes}", "'steps'"),
+        ("{steps", "pair"),
+        ("steps}", "pair"),
+        ("{path}", "pair"),
+        ("{}", "path"),
+    ]:
+        with pytest.raises(UserError, match=words):
+            config.replace(path=text).resolved()
+
+
+def test_help_prints_every_key_with_explanation_default_and_type(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as ended:
+        load("--configs small --help")
+    assert not ended.value.code
+    text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    schema = read_schema()
+    for setting in schema.settings.values():
+        assert f" --{setting.name} {setting.explanation}" in text
+        assert f"({setting.kind.__name__}, default {setting.default!r})" in text
+        assert f"{setting.section}: --" in text
+    for preset in schema.presets.values():
+        assert f" {preset.name} {preset.description}" in text
+    assert "[condensed | block_tridiagonal]" in text
+
+
+def test_comments_become_sections_explanations_choices_and_descriptions(small_file: Path):
+    schema = read_schema(small_file)
+    settings = schema.settings
+    assert [setting.section for setting in settings.values()] == ["Numbers"] * 3 + ["Texts"] * 3
+    assert settings["name"].explanation == "what it is called"
+    assert (settings["mode"].explanation, settings["mode"].choices) == ("how it is done", ("slow", "fast", "10"))
+    assert settings["steps"].choices == ()
+    descriptions = {name: preset.description for name, preset in schema.presets.items()}
+    assert descriptions == {"defaults": "What every run starts from.", "quick": "Fast runs, short ones.", "long": ""}
+
+
+def test_every_key_and_preset_of_the_real_file_is_explained():
+    schema = read_schema()
+    assert {"defaults", "metaworld", "dmc", "pointmass", "gym", "small", "debug"} <= set(schema.presets)
+    for setting in schema.settings.values():
+        assert len(setting.explanation) > 10 and setting.section, setting.name
+    for preset in schema.presets.values():
+        assert len(preset.description) > 10, preset.name
+        assert preset.values, preset.name
+
+
+def is_config(node: ast.expr) -> bool:
+    """Whether an expression is called a config: config, c, self.config, agent.config ..."""
+    name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
+    # tf.config is TensorFlow's own.
+    return name in ("config", "_config", "c") and ast.unparse(node) != "tf.config"
+
+
+def config_reads() -> Iterator[tuple[str, str]]:
+    """Each (name, place) that the programs read from something called a config."""
+    root = CONFIG_FILE.parent
+    files = [*root.glob("*.py"), *root.glob("envs/**/*.py"), *root.glob("benchmarks/**/*.py")]
+    for file in files:
+        if file.name == "config.py":
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            read = None
+            if isinstance(node, ast.Attribute) and is_config(node.value):
+                read = node.attr
+            elif isinstance(node, ast.Subscript) and is_config(node.value):
+                read = node.slice
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr" and is_config(node.args[0]):
+                read = node.args[1]
+            if isinstance(read, ast.Constant):
+                read = read.value
+            if isinstance(read, str):
+                yield read, f"{file.relative_to(root)}:{node.lineno}"
+
+
+def test_every_key_is_read_by_some_program():
+    read = {name for name, _ in config_reads()}
+    dead = [key for key in read_schema().settings if key not in read]
+    assert not dead, f"config.yaml has keys that no code reads: {dead}"
+
+
+def test_programs_read_only_keys_that_exist():
+    keys = set(read_schema().settings)
+    wrong = [
+        f"{place} reads {name}" for name, place in config_reads() if name not in keys and not hasattr(Config, name)
+    ]
+    assert not wrong, wrong

@@ -1,0 +1,446 @@
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import replay as replay_module
+from errors import UserError
+from replay import Replay
+
+
+def make_episode(number, transitions, state=False, size=8):
+    """An episode whose every array tells its number and the entry: sample() can be checked from its output alone."""
+    entries = transitions + 1
+    time = np.arange(entries)
+    image = np.zeros((entries, size, size, 3), np.uint8)
+    image[..., 0] = number
+    image[..., 1] = (time % 256)[:, None, None]
+    action = np.stack([np.full(entries, number / 256), time / 1024], 1).astype(np.float32)
+    action[0] = 0
+    episode = {
+        "image": image,
+        "action": action,
+        "reward": (1000 * number + time).astype(np.float32),
+        "discount": np.ones(entries, np.float32),
+        "is_first": time == 0,
+    }
+    if state:
+        episode["state"] = np.stack([np.full(entries, number), time, time**2], 1).astype(np.float32)
+    return episode
+
+
+def make_replay(folder, batch_size=16, batch_length=5, capacity=10**6, seed=0):
+    return Replay(folder, batch_size, batch_length, capacity, seed)
+
+
+def drawn_episodes(batch):
+    return batch["image"][:, 0, 0, 0, 0].astype(int)
+
+
+def drawn_starts(batch):
+    return batch["reward"][:, 0].astype(int) % 1000
+
+
+def test_chunks_are_consecutive_entries_of_one_episode(tmp_path):
+    replay = make_replay(tmp_path, batch_size=64)
+    for number in range(1, 6):
+        replay.add(make_episode(number, transitions=4 + 7 * number, state=True))
+    for _ in range(20):
+        batch = replay.sample()
+        number, start = drawn_episodes(batch), drawn_starts(batch)
+        time = start[:, None] + np.arange(5)
+        ones = np.ones((64, 5), int)
+        np.testing.assert_array_equal(
+            batch["image"][..., 0], (number[:, None] * ones)[..., None, None] + np.zeros((8, 8))
+        )
+        np.testing.assert_array_equal(batch["image"][:, :, 3, 3, 1], time)
+        np.testing.assert_array_equal(batch["reward"], 1000 * number[:, None] + time)
+        np.testing.assert_array_equal(batch["action"][..., 1], time / 1024)
+        np.testing.assert_array_equal(batch["action"][..., 0], np.where(time > 0, number[:, None] / 256, 0))
+        np.testing.assert_array_equal(batch["state"], np.stack([number[:, None] * ones, time, time**2], -1))
+        np.testing.assert_array_equal(batch["is_first"], time == 0)
+        assert (time[:, -1] <= 4 + 7 * number).all()
+        assert batch["mask"].min() == 1
+
+
+def test_batch_keys_dtypes_and_shapes(tmp_path):
+    replay = make_replay(tmp_path, batch_size=3, batch_length=4)
+    episode = make_episode(1, 9, state=True) | {"success": np.zeros(10, np.float32)}
+    replay.add(episode)
+    got = {key: (value.dtype.name, value.shape) for key, value in replay.sample().items()}
+    assert got == {
+        "image": ("uint8", (3, 4, 8, 8, 3)),
+        "action": ("float32", (3, 4, 2)),
+        "reward": ("float32", (3, 4)),
+        "discount": ("float32", (3, 4)),
+        "is_first": ("bool", (3, 4)),
+        "state": ("float32", (3, 4, 3)),
+        "mask": ("float32", (3, 4)),
+    }
+
+
+def test_batches_are_fresh_and_memory_is_a_copy(tmp_path):
+    replay = make_replay(tmp_path)
+    episode = make_episode(7, 4)
+    replay.add(episode)
+    episode["image"][:] = 0
+    replay.sample()["image"][:] = 9
+    assert (drawn_episodes(replay.sample()) == 7).all()
+
+
+def chi_square(counts, probabilities):
+    expected = counts.sum() * probabilities
+    return float(((counts - expected) ** 2 / expected).sum())
+
+
+def test_episodes_are_drawn_by_length_and_starts_uniformly(tmp_path):
+    replay = make_replay(tmp_path, batch_size=4000, batch_length=5)
+    lengths = np.array([8, 16, 40])
+    for number, length in enumerate(lengths):
+        replay.add(make_episode(number, length - 1, size=1))
+    batches = [replay.sample() for _ in range(5)]
+    number = np.concatenate([drawn_episodes(batch) for batch in batches])
+    start = np.concatenate([drawn_starts(batch) for batch in batches])
+    # 99.9% quantiles of chi-square: 13.8 with 2 degrees of freedom, 66.6 with 35. The seed is fixed.
+    assert chi_square(np.bincount(number, minlength=3), lengths / lengths.sum()) < 13.8
+    starts = np.bincount(start[number == 2])
+    assert len(starts) == 40 - 5 + 1
+    assert chi_square(starts, np.full(36, 1 / 36)) < 66.6
+
+
+def test_short_episode_is_padded_with_zeros_under_mask_zero(tmp_path):
+    replay = make_replay(tmp_path, batch_size=4, batch_length=6)
+    replay.add(make_episode(3, transitions=2, state=True))
+    batch = replay.sample()
+    np.testing.assert_array_equal(batch["mask"], [[1, 1, 1, 0, 0, 0]] * 4)
+    np.testing.assert_array_equal(batch["reward"], [[3000, 3001, 3002, 0, 0, 0]] * 4)
+    np.testing.assert_array_equal(batch["is_first"], [[True] + [False] * 5] * 4)
+    for key, value in batch.items():
+        assert not value[:, 3:].any(), key
+
+
+def test_episode_exactly_as_long_as_a_chunk_is_not_padded(tmp_path):
+    replay = make_replay(tmp_path, batch_length=6)
+    replay.add(make_episode(3, transitions=5))
+    batch = replay.sample()
+    assert batch["mask"].all() and (drawn_starts(batch) == 0).all()
+
+
+def test_capacity_drops_the_oldest_from_memory_never_from_disk(tmp_path):
+    replay = make_replay(tmp_path, batch_size=200, capacity=25)
+    for number in range(1, 5):
+        replay.add(make_episode(number, transitions=9))
+    assert replay.entries == 20
+    assert (replay.episodes, replay.steps) == (4, 36)
+    assert len(list(tmp_path.glob("*.npz"))) == 4
+    assert set(drawn_episodes(replay.sample())) == {3, 4}
+
+    again = make_replay(tmp_path, batch_size=200, capacity=25)
+    assert (again.entries, again.episodes, again.steps) == (20, 4, 36)
+    assert set(drawn_episodes(again.sample())) == {3, 4}
+
+
+def test_newest_episode_stays_even_above_the_capacity(tmp_path):
+    replay = make_replay(tmp_path, capacity=3)
+    replay.add(make_episode(1, transitions=9))
+    replay.add(make_episode(2, transitions=9))
+    for memory in (replay, make_replay(tmp_path, capacity=3)):
+        assert memory.entries == 10
+        assert set(drawn_episodes(memory.sample())) == {2}
+
+
+def test_files_beyond_the_capacity_are_counted_but_not_opened(tmp_path):
+    replay = make_replay(tmp_path)
+    old = replay.add(make_episode(1, transitions=4))
+    replay.add(make_episode(2, transitions=6))
+    old.write_bytes(b"nothing reads this")
+    again = make_replay(tmp_path, capacity=7)
+    assert (again.episodes, again.steps, again.entries) == (2, 10, 7)
+
+
+def test_reload_gives_the_same_batches(tmp_path):
+    replay = make_replay(tmp_path, seed=3)
+    for number in range(1, 8):  # quicker than a clock with seconds would tell apart
+        replay.add(make_episode(number, transitions=3 + number, state=True))
+    again = make_replay(tmp_path, seed=3)
+    assert (again.steps, again.episodes, again.entries) == (replay.steps, replay.episodes, replay.entries)
+    for _ in range(3):
+        expected, got = replay.sample(), again.sample()
+        assert expected.keys() == got.keys()
+        for key in expected:
+            np.testing.assert_array_equal(expected[key], got[key])
+
+
+def test_random_state_goes_through_json_and_continues_the_samples(tmp_path):
+    replay = make_replay(tmp_path)
+    replay.add(make_episode(1, transitions=200))
+    replay.sample()
+    state = json.loads(json.dumps(replay.random_state))
+    expected = [drawn_starts(replay.sample()) for _ in range(3)]
+    again = make_replay(tmp_path, seed=99)
+    assert not np.array_equal(drawn_starts(again.sample()), expected[0])
+    again.random_state = state
+    np.testing.assert_array_equal([drawn_starts(again.sample()) for _ in range(3)], expected)
+
+
+@pytest.mark.parametrize("state", [None, {}, {"bit_generator": "other"}, "text"])
+def test_wrong_random_state_is_refused(tmp_path, state):
+    with pytest.raises(UserError, match="random state"):
+        make_replay(tmp_path).random_state = state
+
+
+def test_sampling_without_episodes_is_refused(tmp_path):
+    replay = make_replay(tmp_path)
+    for draw in (replay.sample, replay.dataset):
+        with pytest.raises(UserError, match="no episode.*collect"):
+            draw()
+
+
+@pytest.mark.parametrize("setting", ["batch_size", "batch_length", "capacity"])
+def test_settings_below_one_are_refused(tmp_path, setting):
+    with pytest.raises(UserError, match=f"{setting} is 0"):
+        make_replay(tmp_path, **{setting: 0})
+
+
+def test_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be made"):
+        make_replay(tmp_path / "file" / "episodes")
+
+
+@pytest.mark.parametrize(
+    ("episode", "words"),
+    [
+        (make_episode(1, 0), "no transition"),
+        ({**make_episode(1, 4), "depth": np.zeros(5)}, "unknown depth"),
+        ({"image": np.zeros((5, 8, 8, 3), np.uint8)}, "missing action, reward, discount, is_first"),
+        ({**make_episode(1, 4), "image": np.zeros((5, 8, 8, 3), np.float32)}, "image is float32 instead of uint8"),
+        ({**make_episode(1, 4), "image": np.zeros((5, 3, 8, 8), np.uint8)}, "image has shape"),
+        ({**make_episode(1, 4), "reward": np.zeros(5)}, "reward is float64 instead of float32"),
+        ({**make_episode(1, 4), "reward": np.zeros((5, 1), np.float32)}, r"reward has shape \(5, 1\)"),
+        ({**make_episode(1, 4), "reward": np.zeros(4, np.float32)}, "numbers of entries differ"),
+        (
+            {**make_episode(1, 4), "reward": np.array([0, 1, np.nan, 3, 4], np.float32)},
+            "reward is not finite at entry 2",
+        ),
+        ({**make_episode(1, 4), "state": np.full((5, 2), np.inf, np.float32)}, "state is not finite at entry 0"),
+        ({**make_episode(1, 4), "action": np.array([[0]] + [[1.5]] * 4, np.float32)}, r"action leaves \[-1, 1\].* 1.5"),
+        ({**make_episode(1, 4), "action": np.full((5, 2), 0.5, np.float32)}, r"action\[0\] must be zero"),
+        ({**make_episode(1, 4), "is_first": np.zeros(5, bool)}, "is_first"),
+        ({**make_episode(1, 4), "is_first": np.array([True, False, True, False, False])}, "is_first"),
+        ({**make_episode(1, 4), "discount": np.full(5, 1.5, np.float32)}, r"discount leaves \[0, 1\]"),
+        ({**make_episode(1, 4), "discount": np.array([1, 1, 0, 1, 1], np.float32)}, "discount is 0 before the last"),
+    ],
+)
+def test_episode_that_breaks_a_convention_is_refused_and_not_written(tmp_path, episode, words):
+    replay = make_replay(tmp_path)
+    with pytest.raises(UserError, match=words):
+        replay.add(episode)
+    assert list(tmp_path.iterdir()) == []
+    assert (replay.steps, replay.episodes, replay.entries) == (0, 0, 0)
+
+
+def test_terminal_episode_is_accepted(tmp_path):
+    episode = make_episode(1, 4)
+    episode["discount"][-1] = 0
+    replay = make_replay(tmp_path, batch_length=5)
+    replay.add(episode)
+    np.testing.assert_array_equal(replay.sample()["discount"][0], [1, 1, 1, 1, 0])
+
+
+def test_episode_of_another_kind_is_refused(tmp_path):
+    replay = make_replay(tmp_path)
+    replay.add(make_episode(1, 4))
+    with pytest.raises(UserError, match="keys"):
+        replay.add(make_episode(2, 4, state=True))
+    with pytest.raises(UserError, match=r"image has shape \(16, 16, 3\) an entry, \(8, 8, 3\) in the others"):
+        replay.add(make_episode(2, 4, size=16))
+    assert replay.episodes == 1
+
+
+def test_file_of_another_kind_is_refused_by_name(tmp_path):
+    other = make_replay(tmp_path / "other").add(make_episode(1, 4, size=16))
+    make_replay(tmp_path / "run").add(make_episode(1, 4))
+    foreign = other.rename(tmp_path / "run" / other.name)
+    with pytest.raises(UserError, match=f"{foreign.name}.*image has shape.*Move it out"):
+        make_replay(tmp_path / "run")
+    assert foreign.exists()
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def bare_array(path):
+    with open(path, "wb") as file:
+        np.save(file, np.zeros(3))
+
+
+def object_array(path):
+    with open(path, "wb") as file:
+        np.savez(file, **make_episode(1, 4), state=np.array([{}] * 5))
+
+
+def another_length(path):
+    with open(path, "wb") as file:
+        np.savez(file, **make_episode(1, 7))
+
+
+@pytest.mark.parametrize(
+    "damage", [truncate, flip_a_byte, bare_array, object_array, another_length, lambda path: path.write_bytes(b"")]
+)
+def test_damaged_file_is_named_and_kept(tmp_path, damage):
+    path = make_replay(tmp_path).add(make_episode(1, 4))
+    damage(path)
+    content = path.read_bytes()
+    with pytest.raises(UserError) as error:
+        make_replay(tmp_path)
+    assert str(path) in str(error.value) and "Move it out of the replay folder" in str(error.value)
+    assert path.read_bytes() == content
+
+
+def test_damage_anywhere_is_refused_or_harmless(tmp_path):
+    episode = make_episode(1, 4)
+    path = make_replay(tmp_path).add(episode)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for position in rng.choice(len(whole), 150, replace=False):
+        content = bytearray(whole)
+        content[position] ^= int(rng.integers(1, 256))
+        path.write_bytes(content)
+        try:
+            batch = make_replay(tmp_path, batch_size=1).sample()
+        except UserError:
+            refused += 1
+        else:  # a byte that says nothing, such as the time of day in the archive
+            for key, value in episode.items():
+                np.testing.assert_array_equal(batch[key][0], value)
+    assert refused > 50
+
+
+def test_file_with_another_name_is_refused(tmp_path):
+    (tmp_path / "demonstration.npz").write_bytes(b"")
+    with pytest.raises(UserError, match="demonstration.npz is not named like an episode.*move it"):
+        make_replay(tmp_path)
+
+
+def test_leftover_temporary_file_is_ignored(tmp_path):
+    path = make_replay(tmp_path).add(make_episode(1, 4))
+    (tmp_path / f".{path.name}.tmp").write_bytes(b"half an epis")
+    again = make_replay(tmp_path)
+    assert (again.episodes, again.steps) == (1, 4)
+
+
+@pytest.mark.parametrize("moment", ["replace", "fsync"])
+def test_crash_while_writing_leaves_no_half_episode(tmp_path, monkeypatch, moment):
+    replay = make_replay(tmp_path)
+    replay.add(make_episode(1, 4))
+
+    def crash(*_):
+        raise OSError("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(replay_module.os, moment, crash)
+        with pytest.raises(OSError, match="the disk is gone"):
+            replay.add(make_episode(2, 4))
+    assert (replay.episodes, replay.steps, replay.entries) == (1, 4, 5)
+    assert make_replay(tmp_path).episodes == 1
+    replay.add(make_episode(3, 4))
+    assert make_replay(tmp_path).episodes == 2
+
+
+def test_file_appears_only_when_complete(tmp_path, monkeypatch):
+    seen = []
+    replace = replay_module.os.replace
+
+    def look(temporary, path):
+        seen.append((list(tmp_path.glob("*.npz")), Path(temporary).parent == Path(path).parent))
+        with np.load(temporary, allow_pickle=False) as arrays:
+            seen.append(sorted(arrays.files))
+        replace(temporary, path)
+
+    monkeypatch.setattr(replay_module.os, "replace", look)
+    path = make_replay(tmp_path).add(make_episode(1, 4))
+    assert seen == [([], True), sorted(make_episode(1, 4))]
+    assert path.exists() and path.name.endswith("-000004.npz")
+
+
+def test_names_sort_in_the_order_of_adding_when_the_clock_goes_back(tmp_path):
+    first = make_replay(tmp_path).add(make_episode(1, 4))
+    first = first.rename(tmp_path / f"29990101T000000000000{first.name[21:]}")
+    replay = make_replay(tmp_path)
+    paths = [first] + [replay.add(make_episode(number, 4)) for number in (2, 3, 4)]
+    assert paths == sorted(paths)
+
+
+def test_sampling_while_another_thread_adds(tmp_path, monkeypatch):
+    monkeypatch.setattr(replay_module, "_write", lambda path, episode: None)  # the race is about memory, not the disk
+    replay = make_replay(tmp_path, batch_size=32, batch_length=4, capacity=60)
+    replay.add(make_episode(0, transitions=9, size=2))
+    errors = []
+
+    def add():
+        try:
+            for count in range(1, 400):
+                replay.add(make_episode(count % 250, transitions=3 + count % 17, size=2))
+        except Exception as error:
+            errors.append(error)
+
+    adder = threading.Thread(target=add)
+    adder.start()
+    batches = 0
+    while adder.is_alive():
+        batch = replay.sample()
+        time = drawn_starts(batch)[:, None] + np.arange(4)
+        np.testing.assert_array_equal(batch["reward"], 1000 * drawn_episodes(batch)[:, None] + time)
+        np.testing.assert_array_equal(batch["image"][:, :, 1, 1, 1], time)
+        batches += 1
+    adder.join()
+    assert errors == [] and batches > 5
+    assert replay.episodes == 400 and replay.entries <= 60
+
+
+def test_dataset_has_static_shapes_and_the_content_of_sample(tmp_path):
+    replay = make_replay(tmp_path, batch_size=6, batch_length=5)
+    replay.add(make_episode(1, 30, state=True))
+    dataset = replay.dataset()
+    shapes = {key: tuple(spec.shape) for key, spec in dataset.element_spec.items()}
+    expected = make_replay(tmp_path, batch_size=6, batch_length=5)
+    assert shapes == {key: value.shape for key, value in expected.sample().items()}
+    assert all(None not in shape for shape in shapes.values())
+
+    expected = make_replay(tmp_path, batch_size=6, batch_length=5)
+    for batch in dataset.take(3):
+        reference = expected.sample()
+        assert batch.keys() == reference.keys()
+        for key, value in batch.items():
+            np.testing.assert_array_equal(value.numpy(), reference[key])
+
+
+def test_dataset_sees_episodes_that_are_added_later(tmp_path):
+    replay = make_replay(tmp_path, batch_size=64)
+    replay.add(make_episode(1, 10))
+    batches = iter(replay.dataset())
+    assert set(next(batches)["image"][:, 0, 0, 0, 0].numpy()) == {1}
+    replay.add(make_episode(2, 200))
+    ahead = replay_module.PREFETCH + 3
+    assert 2 in {int(number) for _ in range(ahead) for number in next(batches)["image"][:, 0, 0, 0, 0].numpy()}
+
+
+def test_transposed_arrays_are_stored_in_reading_order(tmp_path):
+    episode = make_episode(1, 9)
+    episode["image"] = episode["image"].transpose(3, 2, 1, 0).copy().transpose(3, 2, 1, 0)
+    replay = make_replay(tmp_path)
+    path = replay.add(episode)
+    with np.load(path, allow_pickle=False) as arrays:
+        assert arrays["image"].flags.c_contiguous
+    np.testing.assert_array_equal(make_replay(tmp_path).sample()["image"], replay.sample()["image"])
