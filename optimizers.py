@@ -237,7 +237,10 @@ class LatCo(Planner):
         horizon: H.
         iterations: number of primal steps, each followed by an update of the multipliers.
         solver: "condensed" or "block_tridiagonal" (see least_squares.py).
-        damping: Levenberg-Marquardt damping.
+        damping: Levenberg-Marquardt damping, in units of the mean of the plan's dynamics multipliers. This is what
+            normalizing the objective by that mean amounts to. Where steps leave the region in which the linearization
+            holds, violations stay, multipliers grow and so does the damping; an absolute damping of the same 1e-3
+            diverges on random RSSMs.
         eps_dyn: threshold on the squared dynamics violation of a time step.
         eps_act: threshold on the squared action violation of a time step.
         eta: keeps the logarithm of the dual update finite.
@@ -294,7 +297,7 @@ class LatCo(Planner):
             residuals = self._residuals(plan, mu)
             finite = _all_finite(residuals.e, residuals.rho)
             duals, record = self._after_step(k, residuals, finite, duals, record)
-            step = self.solve(A, B, *residuals[:5], *duals, damping)
+            step = self.solve(A, B, *residuals[:5], *duals, damping * tf.reduce_mean(duals[0], 1))
             finite &= _all_finite(*step)
             moved = plan[0] + step[0], plan[1] + step[1]
             plan, kept = _where(finite, moved, kept), _where(finite, plan, kept)

@@ -139,8 +139,8 @@ class LatCoAgent(PlanningAgent):
         c = self.config
         return optimizers.LatCo(
             problem, c.planning_horizon, c.latco_iterations, c.latco_solver,
-            damping=c.latco_damping, eps_dyn=c.latco_eps_dyn, eps_act=c.latco_eps_act, eta=c.latco_eta, dual_lr=c.latco_dual_lr, dual_log=c.latco_dual_log,
-            lam_init=c.latco_lam_init, nu_init=c.latco_nu_init,
+            damping=c.latco_damping, eps_dyn=c.latco_eps_dyn, eps_act=c.latco_eps_act, eta=c.latco_eta,
+            dual_lr=c.latco_dual_lr, dual_log=c.latco_dual_log, lam_init=c.latco_lam_init, nu_init=c.latco_nu_init,
         )  # fmt: skip
 
 

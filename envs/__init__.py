@@ -7,12 +7,17 @@
 A task is named `<suite>_<name>`. One table says which function makes the environments of a suite; it is resolved on
 first use, so that importing this package stays cheap (no simulator, no TensorFlow) and worker processes start fast.
 
-Keys of the configuration read here: task, action_repeat, time_limit, render_quality, camera, reward, randomize.
+Simulators and TensorFlow stay in separate processes: Mesa's software renderer and TensorFlow each bring an LLVM, and a
+process with both crashes, at the first picture or (DM Control) at its end. So the agent's process asks for `spaces` and
+`make_vector_env`, which work in other processes; `make_env` is for programs without TensorFlow.
 """
 
+import copy
 import functools
 import importlib
 import os
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 from errors import UserError
@@ -29,6 +34,9 @@ SUITES = {
     "pointmass": "envs.pointmass:make",
     "gym": "envs.gym:make",
 }
+
+# What environments read of the configuration.
+KEYS = ("task", "action_repeat", "time_limit", "render_quality", "camera", "reward", "randomize")
 
 # Simulator steps per agent decision in the papers: PlaNet section 5 by domain, the other DM Control tasks 2 (Dreamer);
 # LatCo (ICML) section 5: 2 for Thermos and Hammer. Everything else, 1.
@@ -47,18 +55,19 @@ PAPER_ACTION_REPEAT = {
 
 
 def make_env(config: Any, seed: int) -> "gym.Env":
-    """Makes one environment of `config.task`.
-
-    Its spaces can be read anywhere, but it draws only in a process without TensorFlow (see `make_vector_env`).
+    """Makes one environment of `config.task` in this process, which must not hold TensorFlow.
 
     Args:
-        config: settings (the keys are listed at the top of this file).
+        config: an object with the attributes `KEYS`.
         seed: decides everything random; two environments of one seed and one task are identical. It takes effect at
             the first reset, unless that reset is given a seed of its own.
 
     Raises:
-        UserError: an unknown suite, task or camera, or an environment that does not fit (discrete actions, no images).
+        UserError: an unknown suite, task or camera, an environment that does not fit (discrete actions, no pictures),
+            or a machine that lacks the library to draw.
     """
+    if "tensorflow" in sys.modules:
+        raise RuntimeError("Environments crash beside TensorFlow: use envs.spaces or envs.make_vector_env instead.")
     from envs.wrappers import ActionRepeat, PixelEnv
 
     _import_mujoco()
@@ -69,19 +78,30 @@ def make_env(config: Any, seed: int) -> "gym.Env":
 
 
 def make_vector_env(config: Any, num_envs: int, seed: int) -> "gym.vector.VectorEnv":
-    """Makes a batch of environments; each has a random stream of its own, derived from `seed` and its index.
+    """Makes a batch of environments, in a process each; each has a random stream of its own derived from `seed`.
 
-    Every environment runs in a process of its own, a single one too: Mesa's software renderer and TensorFlow each bring
-    an LLVM, and a process that uses both crashes. Episodes do not restart by themselves:
-    `reset(options={'reset_mask': mask})`, bool of shape [num_envs], starts new ones where the mask is true and repeats
-    the last observation elsewhere.
+    Episodes do not restart by themselves: `reset(options={'reset_mask': mask})`, bool of shape [num_envs], starts new
+    ones where the mask is true and repeats the last observation elsewhere.
 
     Raises:
         UserError: as `make_env`, or when a worker dies or does not answer in time.
     """
     from envs.workers import WorkerEnvs
 
-    return WorkerEnvs([functools.partial(make_env, config, stream_seed(seed, index)) for index in range(num_envs)])
+    settings = _settings(config)
+    makers = [functools.partial(make_env, settings, stream_seed(seed, index)) for index in range(num_envs)]
+    batch = WorkerEnvs(makers, spaces(config))
+    batch.action_space.seed(seed)
+    return batch
+
+
+def spaces(config: Any) -> tuple["gym.spaces.Dict", "gym.spaces.Box"]:
+    """Observation and action space of one environment, found out in another process (about two seconds, then known).
+
+    Raises:
+        UserError: as `make_env`.
+    """
+    return copy.deepcopy(_spaces(tuple(getattr(config, key) for key in KEYS)))
 
 
 def action_repeat(config: Any) -> int:
@@ -95,15 +115,16 @@ def action_repeat(config: Any) -> int:
 
 
 def task_names(suite: str) -> list[str]:
-    """Every task of a suite, each as `<suite>_<name>`.
+    """Every task of a suite, each as `<suite>_<name>`, found out in another process.
 
     Raises:
         UserError: an unknown suite.
     """
+    from envs.workers import elsewhere
+
     if suite not in SUITES:
         raise UserError(f"Unknown suite '{suite}': choose one of {', '.join(SUITES)}.")
-    module = importlib.import_module(SUITES[suite].split(":")[0])
-    return [f"{suite}_{name}" for name in module.names()]
+    return elsewhere(_names, suite)
 
 
 def split_task(task: str) -> tuple[str, str]:
@@ -135,3 +156,26 @@ def _import_mujoco() -> None:
         importlib.import_module("mujoco")
     except (AttributeError, ImportError, RuntimeError) as error:  # what it raises depends on the missing library
         raise UserError(HELP) from error
+
+
+def _names(suite: str) -> list[str]:
+    module = importlib.import_module(SUITES[suite].split(":")[0])
+    return [f"{suite}_{name}" for name in module.names()]
+
+
+def _settings(config: Any) -> types.SimpleNamespace:
+    # Workers get plain values, so that they need not import the code of the configuration.
+    return types.SimpleNamespace(**{key: getattr(config, key) for key in KEYS})
+
+
+@functools.lru_cache
+def _spaces(values: tuple) -> tuple["gym.spaces.Dict", "gym.spaces.Box"]:
+    from envs.workers import elsewhere
+
+    return elsewhere(_make_spaces, types.SimpleNamespace(**dict(zip(KEYS, values, strict=True))))
+
+
+def _make_spaces(config: Any) -> tuple["gym.spaces.Dict", "gym.spaces.Box"]:
+    env = make_env(config, seed=0)
+    env.close()
+    return env.observation_space, env.action_space

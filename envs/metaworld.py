@@ -15,8 +15,8 @@ from errors import unknown
 ALIASES = {"thermos": "stick-push"}  # LatCo's name
 TIME_LIMIT = 150  # environment steps (T_tot in LatCo, ICML, section 5.1)
 
-LATCO_CAMERA = FreeCamera(205.0, -165.0, 2.6, (1.1, 1.1, -0.1), upside_down=True)
-HAMMER_CAMERA = FreeCamera(220.0, -140.0, 0.8, (0.2, 0.65, -0.1), upside_down=True)
+LATCO_CAMERA = FreeCamera(205.0, -165.0, 2.6, (1.1, 1.1, -0.1))
+HAMMER_CAMERA = FreeCamera(220.0, -140.0, 0.8, (0.2, 0.65, -0.1))
 CAMERAS = {
     **dict.fromkeys(("reach", "button-press", "window-close", "drawer-close", "push", "stick-push"), LATCO_CAMERA),
     "hammer": HAMMER_CAMERA,

@@ -34,16 +34,17 @@ assert image[32, 32].max() > image[0, 0].max(), 'the picture is empty'
 
 @dataclasses.dataclass(frozen=True)
 class FreeCamera:
-    """A camera on a sphere around a point: angles in degrees, lengths in metres.
-
-    `upside_down` cameras have their picture turned by 180 degrees.
-    """
+    """A camera on a sphere around a point: angles in degrees, lengths in metres."""
 
     azimuth: float
     elevation: float
     distance: float
     lookat: tuple[float, float, float]
-    upside_down: bool = False
+
+    @property
+    def upside_down(self) -> bool:
+        """Whether the camera went over the pole, where its up points down."""
+        return abs(self.elevation) > 90.0
 
 
 class Camera:
@@ -57,7 +58,7 @@ class Camera:
             data: mujoco.MjData, drawn as it is at each picture.
             view: a free camera, or the name or number of a camera of the model.
             quality: `full` (as the simulator ships it) or `fast` (no shadows, reflections, multisampling).
-            upside_down: turn the picture by 180 degrees.
+            upside_down: the camera is mounted upside down; its picture is turned by 180 degrees.
 
         Raises:
             UserError: a camera name that the model does not have.

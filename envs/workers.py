@@ -2,9 +2,11 @@
 
 import contextlib
 import multiprocessing
+import os
 import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import gymnasium as gym
@@ -16,10 +18,23 @@ from errors import UserError
 STEP_TIMEOUT = 300.0
 
 
-class WorkerEnvs(gym.vector.AsyncVectorEnv):
-    """Environments in a process each."""
+def elsewhere(function: Callable, *args: Any) -> Any:
+    """Calls a function of a module in a new process, without TensorFlow, and returns or raises what it does."""
+    with _hidden_main(), ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
 
-    def __init__(self, factories: Sequence[Callable[[], gym.Env]]) -> None:
+
+class WorkerEnvs(gym.vector.AsyncVectorEnv):
+    """Environments in a process each, stepped in parallel."""
+
+    def __init__(self, makers: Sequence[Callable[[], gym.Env]], spaces: tuple[gym.spaces.Dict, gym.spaces.Box]) -> None:
+        """Starts the workers.
+
+        Args:
+            makers: a picklable function for each environment.
+            spaces: observation and action space of one environment.
+        """
+        factories = [_Factory(maker, spaces) for maker in makers]
         # Spawned, because TensorFlow's threads do not survive a fork and a worker shall not hold TensorFlow.
         with _hidden_main():
             super().__init__(factories, context="spawn", autoreset_mode=gym.vector.AutoresetMode.DISABLED)
@@ -55,6 +70,21 @@ class WorkerEnvs(gym.vector.AsyncVectorEnv):
         # Closing waits for a pending answer unless none is due.
         self._state = AsyncState.DEFAULT
         self.close(terminate=True)
+
+
+class _Factory:
+    """Makes the environment in the worker. The base class also makes one here, only to read its spaces."""
+
+    def __init__(self, maker: Callable[[], gym.Env], spaces: tuple[gym.spaces.Dict, gym.spaces.Box]) -> None:
+        self._maker, self._spaces, self._home = maker, spaces, os.getpid()
+
+    def __call__(self) -> gym.Env:
+        if os.getpid() != self._home:
+            return self._maker()
+        placeholder = gym.Env()
+        placeholder.observation_space, placeholder.action_space = self._spaces
+        placeholder.metadata = {}
+        return placeholder
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """Wrappers that every suite shares; the suites' own environments observe a state vector and render one image."""
 
-import sys
 from typing import Any
 
 import gymnasium as gym
@@ -98,9 +97,6 @@ class PixelEnv(gym.Wrapper):
         return self._observe(state), float(reward), bool(terminated), bool(truncated), _keep_success(info)
 
     def _observe(self, state: np.ndarray) -> dict[str, np.ndarray]:
-        if "tensorflow" in sys.modules:
-            # Better this sentence than the segmentation fault of two LLVMs in one process.
-            raise RuntimeError("Environments draw only in processes without TensorFlow: use envs.make_vector_env.")
         observation = {"image": self.env.render()}
         if self._has_state:
             observation["state"] = np.asarray(state, np.float32)

@@ -1,0 +1,241 @@
+"""BaseAgent and PlanningAgent: what is trained, what is padding, when a plan is made, what a log directory refuses."""
+
+import gymnasium
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import optimizers
+import planning_agent
+from base_agent import BaseAgent, Every
+from errors import UserError
+from planning_agent import PlanningAgent
+
+ACTIONS = 2
+OBSERVATIONS = gymnasium.spaces.Dict(
+    {
+        "image": gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8),
+        "state": gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32),
+    }
+)
+ACTION_SPACE = gymnasium.spaces.Box(-1.0, 1.0, (ACTIONS,), np.float32)
+
+
+def make_batch(config, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = [config.batch_size, config.batch_length]
+    batch = {
+        "image": rng.integers(0, 256, [*shape, 64, 64, 3], np.uint8),
+        "action": rng.uniform(-1, 1, [*shape, ACTIONS]).astype(np.float32),
+        "reward": rng.uniform(0, 1, shape).astype(np.float32),
+        "discount": np.ones(shape, np.float32),
+        "is_first": np.zeros(shape, bool),
+        "mask": np.ones(shape, np.float32),
+        "state": rng.normal(size=[*shape, 3]).astype(np.float32),
+    }
+    return {key: tf.constant(value) for key, value in batch.items()}
+
+
+def make_noise(config, seed=1):
+    shape = [config.batch_size, config.batch_length, config.stoch]
+    return tf.constant(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
+
+
+def test_an_update_changes_every_variable(tiny_config):
+    config = tiny_config.replace(discount_head=True, state_probe=True, free_nats=0.0)
+    agent = BaseAgent(config, OBSERVATIONS, ACTION_SPACE)
+    variables = agent.model.trainable_variables
+    parts = {v.path.split("/")[0] for v in variables}
+    assert len(variables) == len(agent.optimizer._trainable_variables)
+    before = [v.numpy() for v in variables]
+    # Several batches: a rectified unit may be silent on one of them.
+    for seed in range(3):
+        agent.train_step(make_batch(config, seed))
+    unchanged = [v.path for v, old in zip(variables, before, strict=True) if np.array_equal(v.numpy(), old)]
+    assert not unchanged, f"never trained: {unchanged} of {parts}"
+    assert int(agent.updates) == 3
+
+
+def test_updates_lower_the_loss_of_a_batch(tiny_config):
+    agent = BaseAgent(tiny_config.replace(free_nats=0.0, model_lr=1e-2), OBSERVATIONS, ACTION_SPACE)
+    batch = make_batch(tiny_config)
+    # Images of one colour, since noise cannot be learned in a few steps.
+    batch["image"] = tf.fill(batch["image"].shape, tf.constant(200, tf.uint8))
+    first = float(agent.train_step(batch)["loss"])
+    for _ in range(20):
+        last = float(agent.train_step(batch)["loss"])
+    assert last < 0.8 * first
+
+
+def test_loss_is_what_it_says(tiny_config):
+    config = tiny_config.replace(free_nats=0.0, reward_scale=3.0, kl_scale=0.5)
+    agent = BaseAgent(config, OBSERVATIONS, ACTION_SPACE)
+    batch, noise = make_batch(config), make_noise(config)
+    loss, metrics, post = agent.loss(batch, noise)
+    feat = np.concatenate([post["stoch"], post["deter"]], -1)
+    decoded = agent.model.decode(tf.constant(feat)).numpy()
+    image = batch["image"].numpy() / 255.0 - 0.5
+    image_loss = 0.5 * ((decoded - image) ** 2).sum((2, 3, 4)).mean()
+    reward_loss = 0.5 * ((agent.model.reward(tf.constant(feat)).numpy() - batch["reward"].numpy()) ** 2).mean()
+    assert float(metrics["image_loss"]) == pytest.approx(image_loss, rel=1e-4)
+    assert float(metrics["reward_loss"]) == pytest.approx(reward_loss, rel=1e-4)
+    assert float(loss) == pytest.approx(image_loss + 3.0 * reward_loss + 0.5 * float(metrics["kl"]), rel=1e-4)
+
+
+def test_free_nats_are_free(tiny_config):
+    batch, noise = make_batch(tiny_config), make_noise(tiny_config)
+    agent = BaseAgent(tiny_config.replace(free_nats=1e6), OBSERVATIONS, ACTION_SPACE)
+    with tf.GradientTape() as tape:
+        loss, metrics, _ = agent.loss(batch, noise)
+    assert float(loss) == pytest.approx(1e6 + float(metrics["image_loss"] + metrics["reward_loss"]), rel=1e-6)
+    # Only the KL term trains the prior's output layer.
+    gradient = tape.gradient(loss, agent.model.dynamics.prior_out.kernel)
+    assert gradient is None or not np.any(gradient)
+
+
+def test_padding_counts_in_no_term(tiny_config):
+    config = tiny_config.replace(discount_head=True, state_probe=True)
+    agent = BaseAgent(config, OBSERVATIONS, ACTION_SPACE)
+    batch, other, noise = make_batch(config, 0), make_batch(config, 1), make_noise(config)
+    mask = np.ones([config.batch_size, config.batch_length], np.float32)
+    mask[1, 5:] = 0.0
+    padded = {
+        key: tf.where(tf.reshape(mask, [*mask.shape, *[1] * (value.ndim - 2)]) > 0, value, other[key])
+        for key, value in batch.items()
+    }
+    loss, metrics, _ = agent.loss(batch | {"mask": tf.constant(mask)}, noise)
+    padded_loss, padded_metrics, _ = agent.loss(padded | {"mask": tf.constant(mask)}, noise)
+    assert float(loss) == pytest.approx(float(padded_loss), rel=1e-5)
+    for name, value in metrics.items():
+        assert float(value) == pytest.approx(float(padded_metrics[name]), rel=1e-5), name
+
+
+def test_probe_changes_no_other_weight(tiny_config):
+    batch, noise = make_batch(tiny_config), make_noise(tiny_config)
+    grads = []
+    for probe in (False, True):
+        agent = BaseAgent(tiny_config.replace(state_probe=probe), OBSERVATIONS, ACTION_SPACE)
+        shared = [agent.model.encoder, agent.model.dynamics, agent.model.decoder, agent.model.reward]
+        with tf.GradientTape() as tape:
+            loss = agent.loss(batch, noise)[0]
+        grads.append(tape.gradient(loss, [v for part in shared for v in part.trainable_variables]))
+    for without, with_probe in zip(*grads, strict=True):
+        np.testing.assert_allclose(without, with_probe, rtol=1e-4, atol=1e-6)
+
+
+def test_probe_without_a_state_is_refused(tiny_config):
+    images = gymnasium.spaces.Dict({"image": OBSERVATIONS["image"]})
+    with pytest.raises(UserError, match="state_probe"):
+        BaseAgent(tiny_config.replace(state_probe=True), images, ACTION_SPACE)
+
+
+def test_a_step_without_finite_gradients_is_skipped_and_counted(tiny_config):
+    agent = BaseAgent(tiny_config, OBSERVATIONS, ACTION_SPACE)
+    batch = make_batch(tiny_config)
+    before = [v.numpy() for v in agent.model.trainable_variables]
+    metrics = agent.train_step(batch | {"reward": tf.fill(batch["reward"].shape, np.float32("nan"))})
+    assert float(metrics["skipped_updates"]) == 1.0
+    for old, variable in zip(before, agent.model.trainable_variables, strict=True):
+        np.testing.assert_array_equal(old, variable.numpy())
+    assert float(agent.train_step(batch)["skipped_updates"]) == 0.0
+
+
+def test_every_counts_passed_multiples():
+    every = Every(10, start=5)
+    assert [every(count) for count in (9, 10, 19, 45, 45, 50)] == [0, 1, 0, 3, 0, 1]
+    assert [Every(0)(count) for count in (0, 10)] == [0, 0]
+
+
+class CountingPlanner(optimizers.Planner):
+    """Plan k says action 0.01 (10 k + t) at time t, in every environment."""
+
+    calls = 0
+
+    def __call__(self, z0, seed):
+        batch, self.calls = z0.shape[0], self.calls + 1
+        actions = 0.01 * (10 * self.calls + tf.range(self.horizon, dtype=tf.float32))
+        actions = tf.broadcast_to(actions[None, :, None], [batch, self.horizon, ACTIONS])
+        states = tf.zeros([batch, self.horizon, z0.shape[1]])
+        curves = {"reward": tf.zeros([batch, 2]), "lam": tf.fill([batch, 2], float(self.calls))}
+        return optimizers.Plan(actions, states, actions[..., 0], curves, tf.zeros([batch], tf.int32))
+
+    def _optimize(self, z0, seeds):
+        raise AssertionError("not compiled in this test")
+
+
+class CountingAgent(PlanningAgent):
+    def make_planner(self, problem):
+        return CountingPlanner(problem, self.config.planning_horizon)
+
+
+def act(agent, is_first, state):
+    latent = agent.model.dynamics.initial(len(is_first))
+    action, state, extras = agent.act(latent, np.array(is_first), state)
+    return (100 * action[:, 0]).round().astype(int).tolist(), state, extras
+
+
+def test_plans_are_made_when_missing_or_used_up_and_only_there(tiny_config):
+    agent = CountingAgent(tiny_config.replace(planning_horizon=5, mpc_steps=3), OBSERVATIONS, ACTION_SPACE)
+    actions, state, extras = act(agent, [True, True], {})
+    assert actions == [10, 10] and extras["planned"].tolist() == [True, True]
+    actions, state, _ = act(agent, [False, False], state)
+    assert actions == [11, 11] and agent.planner.calls == 1
+    # Environment 1 starts a new episode: it gets plan 2, environment 0 goes on with the last action of plan 1.
+    actions, state, extras = act(agent, [False, True], state)
+    assert actions == [12, 20] and extras["planned"].tolist() == [False, True]
+    assert extras["plan/lam"].tolist() == [1.0, 2.0]
+    actions, state, extras = act(agent, [False, False], state)
+    assert actions == [30, 21] and extras["planned"].tolist() == [True, False]
+    np.testing.assert_allclose(extras["predicted_reward"], [0.30, 0.21], atol=1e-6)
+
+
+def test_policy_filters_each_environment_as_if_it_were_alone(tiny_config):
+    agent = CountingAgent(tiny_config, OBSERVATIONS, ACTION_SPACE)
+    noise = tf.constant(np.random.default_rng(0).normal(size=[3, 2, tiny_config.stoch]).astype(np.float32))
+    images = np.random.default_rng(1).integers(0, 256, [3, 2, 64, 64, 3], np.uint8)
+    actions = np.random.default_rng(2).uniform(-1, 1, [3, 2, ACTIONS]).astype(np.float32)
+    firsts = np.array([[True, True], [False, False], [False, True]])
+
+    def run(envs):
+        dynamics, state = agent.model.dynamics, agent.model.dynamics.initial(len(envs))
+        for t in range(3):
+            embed = agent.model.embed(tf.constant(images[t, envs][None]))[0]
+            state = dynamics.obs_step(state, actions[t, envs], embed, firsts[t, envs], tf.gather(noise[t], envs))
+        return state
+
+    together = run([0, 1])
+    for env in (0, 1):
+        for key, value in run([env]).items():
+            np.testing.assert_allclose(together[key][env], value[0], rtol=1e-4, atol=1e-5)
+
+
+def test_exploration_noise_is_added_and_clipped(tiny_config):
+    agent = CountingAgent(tiny_config.replace(expl_noise=0.3), OBSERVATIONS, ACTION_SPACE)
+    obs = {"image": np.zeros([64, 64, 64, 3], np.uint8)}
+    first = np.ones(64, bool)
+    calm, _, _ = agent.policy(obs, first, None, explore=False)
+    np.testing.assert_allclose(calm, 0.1, atol=1e-6)
+    noisy, state, _ = agent.policy(obs, first, None, explore=True)
+    assert noisy.std() == pytest.approx(0.3, rel=0.25) and np.abs(noisy).max() <= 1.0
+    # The model must see the action that was executed, noise included.
+    np.testing.assert_array_equal(state["action"], noisy)
+
+
+def test_more_executed_steps_than_planned_ones_are_refused(tiny_config):
+    with pytest.raises(UserError, match="mpc_steps"):
+        CountingAgent(tiny_config.replace(planning_horizon=3, mpc_steps=4), OBSERVATIONS, ACTION_SPACE)
+
+
+def test_unknown_planner_names_the_nearest(tiny_config):
+    with pytest.raises(UserError, match="'latco'"):
+        planning_agent.make_agent(tiny_config.replace(planner="laco"))
+
+
+def test_log_directory_of_another_model_is_refused_and_left_alone(tiny_config):
+    logdir = planning_agent.open_logdir(tiny_config, [])
+    saved = (logdir / "config.yaml").read_bytes()
+    with pytest.raises(UserError, match="deter = 8"):
+        planning_agent.open_logdir(tiny_config.replace(deter=16), [])
+    assert (logdir / "config.yaml").read_bytes() == saved
+    planning_agent.open_logdir(tiny_config.replace(steps=999), ["--steps", "999"])
+    assert len((logdir / "runs.jsonl").read_text().splitlines()) == 2

@@ -1,0 +1,81 @@
+"""The driver against environments whose numbers say where they come from."""
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from driver import Driver
+
+
+class Counter(gymnasium.Env):
+    """Episode k of environment i shows 100 i + 10 k + t at time t and pays t; ends after `length` steps."""
+
+    def __init__(self, index, length, terminal):
+        self.index, self.length, self.terminal = index, length, terminal
+        self.observation_space = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 255, (1,), np.float32)})
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+        self.episode = -1
+
+    def _obs(self):
+        return {"image": np.array([100 * self.index + 10 * self.episode + self.t], np.float32)}
+
+    def reset(self, *, seed=None, options=None):
+        self.episode, self.t = self.episode + 1, 0
+        return self._obs(), {}
+
+    def step(self, action):
+        self.t += 1
+        done = self.t == self.length
+        info = {"success": float(self.t == 2)}
+        return self._obs(), float(self.t), done and self.terminal, done and not self.terminal, info
+
+
+def make_driver(*settings):
+    makers = [lambda index=index, s=s: Counter(index, *s) for index, s in enumerate(settings)]
+    return Driver(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED))
+
+
+def policy(obs, is_first, state):
+    """Acts with (first?, how many calls so far) / 100, which the episodes must hold at the right place."""
+    calls = 0 if state is None else state
+    action = np.stack([is_first.astype(np.float32), np.full(len(is_first), calls / 100, np.float32)], -1)
+    return action, calls + 1, {"calls": np.full(len(is_first), calls)}
+
+
+def test_episodes_are_cut_and_aligned_per_environment():
+    driver = make_driver((3, True), (2, False))
+    episodes = [episode for _ in range(6) for episode in driver.step(policy)]
+    first = next(e for e in episodes if e.env == 0)
+    np.testing.assert_array_equal(first.data["image"][:, 0], [0, 1, 2, 3])
+    np.testing.assert_array_equal(first.data["reward"], [0, 1, 2, 3])
+    np.testing.assert_array_equal(first.data["discount"], [1, 1, 1, 0])
+    np.testing.assert_array_equal(first.data["is_first"], [True, False, False, False])
+    np.testing.assert_allclose(first.data["action"], [[0, 0], [1, 0], [0, 0.01], [0, 0.02]], atol=1e-7)
+    np.testing.assert_array_equal(first.extras["calls"], [0, 1, 2])
+    second = [e for e in episodes if e.env == 1][1]
+    np.testing.assert_array_equal(second.data["image"][:, 0], [110, 111, 112])
+    np.testing.assert_array_equal(second.data["discount"], [1, 1, 1])
+    np.testing.assert_allclose(second.data["action"], [[0, 0], [1, 0.02], [0, 0.03]], atol=1e-7)
+    assert [e.env for e in episodes] == [1, 0, 1, 0, 1]
+
+
+def test_summary_tells_success_at_any_step_from_success_at_the_last():
+    episode = next(e for e in (e for _ in range(3) for e in make_driver_steps()) if e.length == 3)
+    summary = episode.summary()
+    assert summary == {"return": 6.0, "length": 3.0, "success": 1.0, "success_final": 0.0}
+    assert episode.data["success"].tolist() == [0.0, 0.0, 1.0, 0.0]
+
+
+def make_driver_steps():
+    driver = make_driver((3, False))
+    return [episode for _ in range(3) for episode in driver.step(policy)]
+
+
+def test_restart_drops_the_episodes_in_progress():
+    driver = make_driver((3, True))
+    driver.step(policy)
+    driver.restart()
+    episodes = [episode for _ in range(3) for episode in driver.step(policy)]
+    assert len(episodes) == 1
+    np.testing.assert_array_equal(episodes[0].data["image"][:, 0], [10, 11, 12, 13])
+    np.testing.assert_array_equal(episodes[0].extras["calls"], [0, 1, 2])

@@ -1,0 +1,132 @@
+"""Whole-program runs: every suite and planner, resuming after SIGKILL, refusals with exit code 2, no retracing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import planning_agent
+from base_agent import TrainingRun
+from config import load_config
+
+ROOT = Path(__file__).parent.parent
+DEBUG = ["--configs", "defaults"]
+
+
+def read_metrics(logdir):
+    return [json.loads(line) for line in (logdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("planner", sorted(planning_agent.PLANNERS))
+@pytest.mark.parametrize("suite", ["dmc", "metaworld", "pointmass", "gym"])
+def test_every_suite_trains_with_every_planner(suite, planner, tmp_path):
+    argv = [*DEBUG, suite, "debug", "--planner", planner, "--logdir", str(tmp_path)]
+    assert planning_agent.main(argv) == 0
+    rows = read_metrics(tmp_path)
+    names = set().union(*rows)
+    assert {"train/return", "eval/return", "model/loss", "model/kl", "plan/predicted_return"} <= names
+    assert rows[-1]["step"] >= 120
+    assert all(np.isfinite(row["model/loss"]) for row in rows if "model/loss" in row)
+    assert planner != "latco" or {"plan/dynamics_violation", "plan/lam"} <= names
+    assert list((tmp_path / "videos").glob("eval-episode*")) and list((tmp_path / "episodes").glob("*.npz"))
+    assert list((tmp_path / "images").glob("plan-*"))
+
+
+def test_nothing_is_traced_again_after_the_first_episodes(tmp_path):
+    argv = [*DEBUG, "pointmass", "debug", "--logdir", str(tmp_path), "--discount_head", "true", "--state_probe", "true"]
+    config = load_config(argv).resolved()
+    agent = planning_agent.make_agent(config)
+    agent.train(tmp_path, quiet=True)
+    counts = [f.experimental_get_tracing_count() for f in (agent.train_step, agent.filter, agent.open_loop)]
+    assert counts == [1, 1, 1] and agent.planner.traces == 1
+    TrainingRun(agent, tmp_path, quiet=True).close()
+    agent.step.assign(0)
+    run = TrainingRun(agent, tmp_path, quiet=True)
+    run.config = config.replace(steps=config.steps + 60)
+    run.run()
+    assert [f.experimental_get_tracing_count() for f in (agent.train_step, agent.filter, agent.open_loop)] == counts
+    assert agent.planner.traces == 1
+
+
+def test_killed_run_resumes_with_its_steps_replay_and_weights(tmp_path):
+    argv = [*DEBUG, "pointmass", "debug", "--steps", "100000", "--eval_every", "0", "--logdir", str(tmp_path)]
+    process = subprocess.Popen([sys.executable, "planning_agent.py", *argv], cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: (tmp_path / "checkpoints" / "ckpt-3.index").exists(), process)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    config = load_config(argv).resolved()
+    weights = tf.train.load_checkpoint(str(tmp_path / "checkpoints"))
+    kernel = "model/reward/out/_kernel/.ATTRIBUTES/VARIABLE_VALUE"
+    saved_step = int(weights.get_tensor("step/.ATTRIBUTES/VARIABLE_VALUE"))
+    episodes = len(list((tmp_path / "episodes").glob("*.npz")))
+    agent = planning_agent.make_agent(config)
+    fresh = agent.model.reward.out.kernel.numpy()
+    run = TrainingRun(agent, tmp_path, quiet=True)
+    try:
+        assert run.replay.episodes == episodes >= 3
+        assert int(agent.step) == max(saved_step, run.replay.steps) >= 40
+        assert int(agent.updates) == int(weights.get_tensor("updates/.ATTRIBUTES/VARIABLE_VALUE")) > 0
+        np.testing.assert_array_equal(agent.model.reward.out.kernel.numpy(), weights.get_tensor(kernel))
+        assert np.any(agent.model.reward.out.kernel.numpy() != fresh)
+        before = int(agent.step)
+        run.config = config.replace(steps=before + 30)
+    except BaseException:
+        run.close()
+        raise
+    run.run()
+    assert int(agent.step) >= before + 30 and len(list((tmp_path / "episodes").glob("*.npz"))) > episodes
+
+
+def wait_for(condition, process, seconds=240):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the program ended before it was killed"
+        assert time.monotonic() < deadline, "the program made no checkpoint in time"
+        time.sleep(0.1)
+
+
+def test_checkpoint_of_another_model_is_refused_in_one_sentence(tmp_path, capsys):
+    small = [*DEBUG, "pointmass", "debug", "--steps", "60", "--eval_every", "0", "--logdir", str(tmp_path)]
+    assert planning_agent.main(small) == 0
+    (tmp_path / "config.yaml").unlink()
+    assert planning_agent.main([*small, "--deter", "12", "--steps", "200"]) == 2
+    error = capsys.readouterr().err
+    assert "checkpoint" in error and "--logdir" in error and "Traceback" not in error
+    assert list((tmp_path / "checkpoints").glob("ckpt-*.index"))
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["--configs", "defaults", "metawrld"], ["metawrld", "metaworld"]),
+        (["--configs", "defaults", "--planing_horizon", "3"], ["planing_horizon", "planning_horizon"]),
+        (["--planner", "latcoo"], ["latcoo", "latco"]),
+        (["--task", "metaworld_raech"], ["raech", "reach"]),
+        (["--task", "atari_pong"], ["atari", "metaworld"]),
+        (["--latco_solver", "dense"], ["dense", "condensed"]),
+        (["--steps", "many"], ["many", "steps"]),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_exit_code_2(argv, words, tmp_path, capsys):
+    assert planning_agent.main([*argv, "--logdir", str(tmp_path / "new")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.count("\n") == 0 and all(word in error for word in words)
+    assert not (tmp_path / "new").exists()
+
+
+def test_corrupt_episode_is_named_and_kept(tmp_path, capsys):
+    (tmp_path / "episodes").mkdir(parents=True)
+    bad = tmp_path / "episodes" / "20260101T000000000000-00000000-000020.npz"
+    bad.write_bytes(b"not an episode")
+    argv = [*DEBUG, "pointmass", "debug", "--logdir", str(tmp_path)]
+    assert planning_agent.main(argv) == 2
+    assert bad.name in capsys.readouterr().err and bad.read_bytes() == b"not an episode"
