@@ -245,6 +245,7 @@ class TrainingRun:
         try:
             while agent.step < min(c.prefill, c.steps):
                 self.collect(agent.random_policy)
+            self.should_train(int(agent.step))  # the prefill is paid for by `pretrain`
             if agent.updates == 0 and c.pretrain and self.replay.episodes:
                 self.update(c.pretrain)
                 self.save()

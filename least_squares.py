@@ -49,8 +49,8 @@ def condensed_step(A, B, e, v, V, rho, g, lam, nu, damping) -> tuple[tf.Tensor, 
     target = -bound * V * v / precision  # abar
 
     psi = _adjoints(A, g)  # [H (t), P, H (i), n]
-    slack_rows = psi * tf.transpose(slack_scale, [1, 0, 2])[:, :, None]
-    action_rows = psi @ tf.transpose(B * action_scale[:, :, None], [1, 0, 2, 3])
+    slack_rows = psi * _time_first(slack_scale)[:, :, None]
+    action_rows = psi @ _time_first(B * action_scale[:, :, None])
     rows = tf.transpose(tf.concat([slack_rows, action_rows], -1), [1, 2, 0, 3])  # [P, H (i), H (t), n + m]
     X = tf.reshape(rows, [-1, H, H * rows.shape[-1]])
 
@@ -66,20 +66,47 @@ def condensed_step(A, B, e, v, V, rho, g, lam, nu, damping) -> tuple[tf.Tensor, 
     return _linear_rollout(A, slack - e + tf.linalg.matvec(B, da)), da
 
 
+# The time loops below carry indices into the Jacobians instead of scanning over them: with XLA on a CPU, handing
+# [H, P, n, n] to tf.scan copies it first, which cost as much as the products (4.6 against 2.5 ms a step at n = 230).
+
+
 def _adjoints(A, g):
     """Return psi [H (t), P, H (i), n], psi_i(t) = d(g_i^T dz_{i+1})/d(dz_{t+1}): g_i at t = i and zero for t > i."""
     H = g.shape[1]
-    # One row per reward residual; going back in time, A^T moves the rows begun so far and row t begins at time t.
-    moves = tf.transpose(tf.concat([A[:, 1:], tf.zeros_like(A[:, :1])], 1), [1, 0, 2, 3])
-    begins = tf.eye(H, dtype=g.dtype)[:, None, :, None] * tf.transpose(g, [1, 0, 2])[:, :, None]
-    return tf.scan(lambda psi, x: psi @ x[0] + x[1], (moves, begins), tf.zeros_like(begins[0]), reverse=True)
+    A, g = _time_first(A), _time_first(g)
+    eye = tf.eye(H, dtype=g.dtype)
+
+    def begin(t):  # row i = t of psi(t), [P, H, n]
+        return eye[t][:, None] * g[t][:, None]
+
+    def body(t, psi, history):
+        psi = psi @ A[t + 1] + begin(t)
+        return t - 1, psi, history.write(t, psi)
+
+    psi = begin(H - 1)
+    history = tf.TensorArray(g.dtype, H, element_shape=psi.shape).write(H - 1, psi)
+    loop = tf.while_loop(lambda t, *_: t >= 0, body, (H - 2, psi, history), maximum_iterations=H - 1)
+    return loop[-1].stack()
 
 
 def _linear_rollout(A, drive):
     """Return dz [P, H, n] of dz_{t+1} = A_t dz_t + drive_t, dz_0 = 0."""
-    elements = tf.transpose(A, [1, 0, 2, 3]), tf.transpose(drive, [1, 0, 2])
-    states = tf.scan(lambda z, x: tf.linalg.matvec(x[0], z) + x[1], elements, tf.zeros_like(drive[:, 0]))
-    return tf.transpose(states, [1, 0, 2])
+    A, drive = _time_first(A), _time_first(drive)
+    H = drive.shape[0]
+
+    def body(t, dz, history):
+        dz = tf.linalg.matvec(A[t], dz) + drive[t]
+        return t + 1, dz, history.write(t, dz)
+
+    history = tf.TensorArray(drive.dtype, H, element_shape=drive.shape[1:])
+    start = (0, tf.zeros_like(drive[0]), history)
+    loop = tf.while_loop(lambda t, *_: t < H, body, start, maximum_iterations=H)
+    return tf.transpose(loop[-1].stack(), [1, 0, 2])
+
+
+def _time_first(x):
+    """[P, H, ...] to [H, P, ...]."""
+    return tf.transpose(x, [1, 0, *range(2, x.shape.rank)])
 
 
 def block_tridiagonal_step(A, B, e, v, V, rho, g, lam, nu, damping) -> tuple[tf.Tensor, tf.Tensor]:
@@ -128,7 +155,7 @@ def _gradient(A, B, e, v, V, rho, g, lam, nu):
 
 def _block_cholesky_solve(diagonal, lower, right):
     """Solve the symmetric block-tridiagonal system with blocks [P, H, q, q] for the right-hand side [P, H, q]."""
-    diagonal, lower, right = (tf.transpose(x, [1, 0, *range(2, x.shape.rank)]) for x in (diagonal, lower, right))
+    diagonal, lower, right = _time_first(diagonal), _time_first(lower), _time_first(right)
     right = right[..., None]
 
     def forward(carry, x):

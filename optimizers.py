@@ -109,7 +109,7 @@ class Planner(abc.ABC):
         self.problem = problem
         self.horizon = horizon
         self.traces = 0
-        self._compiled = tf.function(self._traced, jit_compile=jit_compile)
+        self._compiled = tf.function(self._traced, jit_compile=jit_compile, autograph=False)
 
     def __call__(self, z0: tf.Tensor, seed: tf.Tensor) -> Plan:
         """Plan from z0 [B, n].

@@ -5,7 +5,6 @@
 `--help` lists every setting. A new planner is one subclass of `PlanningAgent` and one line in `PLANNERS`.
 """
 
-import difflib
 import json
 import os
 import platform
@@ -27,7 +26,7 @@ import models
 import optimizers
 from base_agent import BaseAgent
 from config import Config, load_config
-from errors import UserError
+from errors import UserError, unknown
 
 # What a log directory's episodes and weights depend on: a resumed run must agree with the first one in these.
 FIXED_KEYS = (
@@ -153,15 +152,8 @@ PLANNERS = {
 def make_agent(config: Config) -> PlanningAgent:
     """The agent of `config.planner` for `config.task`. Raises UserError for an unknown planner or task."""
     if config.planner not in PLANNERS:
-        near = difflib.get_close_matches(config.planner, PLANNERS, 1, 0.0)[0]
-        raise UserError(
-            f"There is no planner '{config.planner}'; did you mean '{near}'? Planners: {', '.join(PLANNERS)}."
-        )
-    env = envs.make_env(config, config.seed)
-    try:
-        return PLANNERS[config.planner](config, env.observation_space, env.action_space)
-    finally:
-        env.close()
+        raise unknown("planner", config.planner, PLANNERS)
+    return PLANNERS[config.planner](config, *envs.spaces(config))
 
 
 def open_logdir(config: Config, argv: Sequence[str]) -> Path:
