@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import tensorflow as tf
+from scipy import special
 from tensorflow import keras
 
 import envs
@@ -63,6 +64,10 @@ class BaseAgent:
         keras.utils.set_random_seed(c.seed)
         self.action_size = action_space.shape[0]
         self.repeat = envs.action_repeat(c)
+        if not 0.0 <= c.prefill_correlation < 1.0:
+            raise UserError(
+                f"prefill_correlation is {c.prefill_correlation}: choose a number from 0 up to, not including, 1."
+            )
         state_size = observation_space["state"].shape[0] if c.state_probe and "state" in observation_space.spaces else 0
         if c.state_probe and not state_size:
             raise UserError(
@@ -180,9 +185,13 @@ class BaseAgent:
 
     def random_policy(
         self, obs: dict[str, np.ndarray], is_first: np.ndarray, state: Any
-    ) -> tuple[np.ndarray, Any, dict]:
-        """Uniform actions in [-1, 1]."""
-        return self.noise.uniform(-1.0, 1.0, [len(is_first), self.action_size]).astype(np.float32), None, {}
+    ) -> tuple[np.ndarray, Any, dict[str, np.ndarray]]:
+        """Uniform actions in [-1, 1] whose underlying Gaussian has a correlation of `prefill_correlation` in time."""
+        rho = self.config.prefill_correlation
+        fresh = self.noise.standard_normal([len(is_first), self.action_size])
+        if state is not None:
+            fresh = np.where(is_first[:, None], fresh, rho * state + np.sqrt(1.0 - rho**2) * fresh)
+        return np.float32(2.0 * special.ndtr(fresh) - 1.0), fresh, {}
 
     # Pictures
 
@@ -242,14 +251,16 @@ class TrainingRun:
     def run(self) -> None:
         """Collects and trains until the budget of environment steps is spent; saves at the end."""
         c, agent = self.config, self.agent
+        resumed = agent.updates > 0
         try:
             while agent.step < min(c.prefill, c.steps):
                 self.collect(agent.random_policy)
             self.should_train(int(agent.step))  # the prefill is paid for by `pretrain`
+            self.driver.policy_state = None  # what the random policy kept means nothing to the agent's
             if agent.updates == 0 and c.pretrain and self.replay.episodes:
                 self.update(c.pretrain)
                 self.save()
-            if self.should_eval(int(agent.step)):
+            if self.should_eval(int(agent.step)) or (c.eval_every and not resumed):
                 self.evaluate()
             while agent.step < c.steps:
                 self.collect(lambda *args: agent.policy(*args, explore=True))

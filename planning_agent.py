@@ -87,10 +87,7 @@ class PlanningAgent(BaseAgent):
         return action, state | {"cursor": cursor + 1}, extras
 
     def plan(self, latent: models.State) -> dict[str, np.ndarray | dict[str, np.ndarray]]:
-        """Plans from latent states.
-
-        The plan entries of the policy state. Statistics are those of the last iteration.
-        """
+        """Plans from latent states: the plan entries of the policy state, with the last iteration's statistics."""
         start, traces = time.perf_counter(), self.planner.traces
         plan = self.planner(models.get_feat(latent), self.rng.uniform_full_int([2], tf.int32))
         actions = plan.actions.numpy()
@@ -98,8 +95,8 @@ class PlanningAgent(BaseAgent):
         seconds = time.perf_counter() - start if self.planner.traces == traces else np.nan
         stats = {f"plan/{name}": curve[:, -1].numpy() for name, curve in plan.curves.items() if name != "reward"}
         stats |= {
-            "non_finite": plan.non_finite.numpy().astype(np.float32),
-            "plan_seconds": np.full(len(actions), seconds, np.float32),
+            "plan/non_finite": plan.non_finite.numpy().astype(np.float32),
+            "speed/plan_seconds": np.full(len(actions), seconds, np.float32),
         }
         return {
             "plan_actions": actions,

@@ -239,3 +239,22 @@ def test_log_directory_of_another_model_is_refused_and_left_alone(tiny_config):
     assert (logdir / "config.yaml").read_bytes() == saved
     planning_agent.open_logdir(tiny_config.replace(steps=999), ["--steps", "999"])
     assert len((logdir / "runs.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.9])
+def test_random_actions_are_uniform_with_the_given_correlation_and_start_anew(tiny_config, rho):
+    agent = BaseAgent(tiny_config.replace(prefill_correlation=rho), OBSERVATIONS, ACTION_SPACE)
+    batch, actions, state = 4000, [], None
+    for t in range(3):
+        is_first = np.full(batch, t == 0)
+        is_first[:2000] |= t == 2
+        action, state, _ = agent.random_policy({}, is_first, state)
+        actions.append(action[:, 0])
+    for action in actions:
+        np.testing.assert_allclose(np.quantile(action, [0.25, 0.5, 0.75]), [-0.5, 0.0, 0.5], atol=0.06)
+    correlation = lambda rows, t: np.corrcoef(actions[t - 1][rows], actions[t][rows])[0, 1]  # noqa: E731
+    # Correlation of uniform marginals: 6 / pi arcsin(rho / 2).
+    expected = 6.0 / np.pi * np.arcsin(rho / 2.0)
+    assert correlation(slice(None), 1) == pytest.approx(expected, abs=0.05)
+    assert correlation(slice(2000, None), 2) == pytest.approx(expected, abs=0.06)
+    assert correlation(slice(0, 2000), 2) == pytest.approx(0.0, abs=0.08)

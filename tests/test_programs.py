@@ -34,6 +34,7 @@ def test_every_suite_trains_with_every_planner(suite, planner, tmp_path):
     assert {"train/return", "eval/return", "model/loss", "model/kl", "plan/predicted_return"} <= names
     assert rows[-1]["step"] >= 120
     assert all(np.isfinite(row["model/loss"]) for row in rows if "model/loss" in row)
+    assert {"plan/non_finite", "speed/plan_seconds", "speed/update_seconds", "speed/policy_seconds"} <= names
     assert planner != "latco" or {"plan/dynamics_violation", "plan/lam"} <= names
     assert list((tmp_path / "videos").glob("eval-episode*")) and list((tmp_path / "episodes").glob("*.npz"))
     assert list((tmp_path / "images").glob("plan-*"))
