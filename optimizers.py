@@ -135,10 +135,10 @@ class Planner(abc.ABC):
 class CEM(Planner):
     """Cross-entropy method over action sequences (PlaNet, algorithm 2).
 
-    The belief starts as Normal(0, a_max^2), candidates are clipped to the bounds, and the belief is refit to the elites'
-    mean and standard deviation (PlaNet's text writes the mean absolute deviation, LatCo's appendix D the standard
-    deviation; the latter is what matches a Gaussian). The plan is the final mean. A candidate whose return is not
-    finite is never an elite; where fewer than two elites are left the belief stays.
+    The belief starts as Normal(0, a_max^2), candidates are clipped to the bounds, and the belief is refit to the
+    elites' mean and standard deviation (PlaNet's text writes the mean absolute deviation, LatCo's appendix D the
+    standard deviation; the latter is what matches a Gaussian). The plan is the final mean. A candidate whose return is
+    not finite is never an elite; where fewer than two elites are left the belief stays.
 
     Args:
         problem: the latent problem.
@@ -177,7 +177,13 @@ class CEM(Planner):
             mean, std, score, thrown = self._refit(z0, mean, std, seeds_k)
             return k + 1, mean, std, curve.write(k, score), non_finite + thrown
 
-        start = (0, tf.zeros(shape, z0.dtype), self.problem.a_max * tf.ones(shape, z0.dtype), curve, tf.zeros([B], tf.int32))
+        start = (
+            0,
+            tf.zeros(shape, z0.dtype),
+            self.problem.a_max * tf.ones(shape, z0.dtype),
+            curve,
+            tf.zeros([B], tf.int32),
+        )
         _, mean, _, curve, non_finite = tf.while_loop(
             lambda k, *_: k < self.iterations, body, start, maximum_iterations=self.iterations
         )
@@ -230,7 +236,7 @@ XLA_SOLVERS = ("condensed",)  # XLA expands float64 Cholesky factorizations of 2
 
 
 class LatCo(Planner):
-    """Latent collocation with deterministic plans (LatCo, ICML 2021: algorithm 1 of section 3.5, section 4, appendix B).
+    """Latent collocation with deterministic plans (LatCo, ICML 2021: algorithm 1, section 4 and appendix B).
 
     Args:
         problem: the latent problem.
@@ -302,7 +308,16 @@ class LatCo(Planner):
             moved = plan[0] + step[0], plan[1] + step[1]
             plan, kept = _where(finite, moved, kept), _where(finite, plan, kept)
             damping = tf.where(finite, damping, DAMPING_GROWTH * damping)
-            return k + 1, plan, kept, duals, curve.write(k, record), record, damping, rejected + tf.cast(~finite, tf.int32)
+            return (
+                k + 1,
+                plan,
+                kept,
+                duals,
+                curve.write(k, record),
+                record,
+                damping,
+                rejected + tf.cast(~finite, tf.int32),
+            )
 
         curve = tf.TensorArray(z0.dtype, length, element_shape=[B, len(self.CURVES)])
         duals = tuple(tf.fill([B, self.horizon], tf.cast(x, z0.dtype)) for x in (self.lam_init, self.nu_init))
