@@ -72,7 +72,8 @@ class PlanningAgent(BaseAgent):
         self, latent: models.State, is_first: np.ndarray, state: dict
     ) -> tuple[np.ndarray, dict, dict[str, np.ndarray]]:
         """The next action of every environment's plan, after planning anew where a plan is missing or used up."""
-        cursor = state.get("cursor", np.zeros(len(is_first), np.int64))
+        # Without a plan, as after a prefill that ended within an episode, it counts as used up.
+        cursor = state.get("cursor", np.full(len(is_first), self.config.mpc_steps))
         need = is_first | (cursor >= self.config.mpc_steps)
         if need.any():
             plans = self.plan(latent)

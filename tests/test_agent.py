@@ -189,6 +189,12 @@ def test_plans_are_made_when_missing_or_used_up_and_only_there(tiny_config):
     np.testing.assert_allclose(extras["predicted_reward"], [0.30, 0.21], atol=1e-6)
 
 
+def test_an_episode_taken_over_from_another_policy_gets_a_plan_at_once(tiny_config):
+    agent = CountingAgent(tiny_config.replace(planning_horizon=5, mpc_steps=3), OBSERVATIONS, ACTION_SPACE)
+    actions, _, extras = act(agent, [False, True], {})
+    assert actions == [10, 10] and extras["planned"].tolist() == [True, True]
+
+
 def test_policy_filters_each_environment_as_if_it_were_alone(tiny_config):
     agent = CountingAgent(tiny_config, OBSERVATIONS, ACTION_SPACE)
     noise = tf.constant(np.random.default_rng(0).normal(size=[3, 2, tiny_config.stoch]).astype(np.float32))
