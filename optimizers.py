@@ -28,8 +28,9 @@ from least_squares import block_tridiagonal_step, condensed_step
 # relaxation starts from 1e8, well inside.
 MULTIPLIER_RANGE = (1e-6, 1e10)
 
-# A plan whose step led to non-finite numbers goes back and takes smaller steps, as Levenberg and Marquardt do.
-DAMPING_GROWTH = 10.0
+# A plan whose step led to non-finite numbers goes back and damps its next step more, and less again after a success, as
+# Levenberg and Marquardt do; without it, the same step would fail again.
+DAMPING_FACTOR = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,6 +282,8 @@ class LatCo(Planner):
             raise unknown("collocation solver", solver, SOLVERS)
         if dual_log not in ("e", "10"):
             raise UserError(f"The logarithm of the dual update is 'e' or '10', not {dual_log!r}.")
+        if damping <= 0:
+            raise UserError(f"The damping of LatCo must be positive, not {damping}.")
         super().__init__(problem, horizon, jit_compile and solver in XLA_SOLVERS)
         self.iterations, self.solve, self.damping = iterations, SOLVERS[solver], damping
         self.eps_dyn, self.eps_act, self.eta = eps_dyn, eps_act, eta
@@ -294,46 +297,53 @@ class LatCo(Planner):
         return tf.clip_by_value(updated, *MULTIPLIER_RANGE)
 
     def _optimize(self, z0, seeds):
-        problem, B = self.problem, z0.shape[0]
-        start = self._start(z0, seeds)
-        length = self.iterations + 1  # entry k of a curve: the plan after k steps
-
-        def body(k, plan, kept, duals, curve, record, damping, rejected):
-            mu, A, B = self._linearize(z0, plan)
-            residuals = self._residuals(plan, mu)
-            finite = _all_finite(residuals.e, residuals.rho)
-            duals, record = self._after_step(k, residuals, finite, duals, record)
-            step = self.solve(A, B, *residuals[:5], *duals, damping * tf.reduce_mean(duals[0], 1))
-            finite &= _all_finite(*step)
-            moved = plan[0] + step[0], plan[1] + step[1]
-            plan, kept = _where(finite, moved, kept), _where(finite, plan, kept)
-            damping = tf.where(finite, damping, DAMPING_GROWTH * damping)
-            return (
-                k + 1,
-                plan,
-                kept,
-                duals,
-                curve.write(k, record),
-                record,
-                damping,
-                rejected + tf.cast(~finite, tf.int32),
-            )
-
-        curve = tf.TensorArray(z0.dtype, length, element_shape=[B, len(self.CURVES)])
-        duals = tuple(tf.fill([B, self.horizon], tf.cast(x, z0.dtype)) for x in (self.lam_init, self.nu_init))
-        record = tf.zeros([B, len(self.CURVES)], z0.dtype)
-        damping = tf.fill([B], tf.cast(self.damping, z0.dtype))
-        state = (0, start, start, duals, curve, record, damping, tf.zeros([B], tf.int32))
-        _, plan, kept, duals, curve, record, _, rejected = tf.while_loop(
-            lambda k, *_: k < self.iterations, body, state, maximum_iterations=self.iterations
+        B, start = z0.shape[0], self._start(z0, seeds)
+        search = Search(
+            plan=start,
+            kept=start,
+            duals=tuple(tf.fill([B, self.horizon], tf.cast(x, z0.dtype)) for x in (self.lam_init, self.nu_init)),
+            damping=tf.fill([B], tf.cast(self.damping, z0.dtype)),
+            record=tf.zeros([B, len(self.CURVES)], z0.dtype),
+            rejected=tf.zeros([B], tf.int32),
         )
-        residuals = self._residuals(plan, problem.step(_before(z0, plan[0]), plan[1]))
-        finite = _all_finite(residuals.e, residuals.rho)
-        _, record = self._after_step(self.iterations, residuals, finite, duals, record)
-        curves = tf.transpose(curve.write(self.iterations, record).stack()[1:], [2, 1, 0])
+        # Entry k is the plan after k steps; entry 0, the start, is no part of the curves.
+        curve = tf.TensorArray(z0.dtype, self.iterations + 1, element_shape=search.record.shape)
+
+        def body(k, search, curve):
+            search = self._iterate(k, z0, search)
+            return k + 1, search, curve.write(k, search.record)
+
+        _, search, curve = tf.while_loop(
+            lambda k, *_: k < self.iterations, body, (0, search, curve), maximum_iterations=self.iterations
+        )
+        mu = self.problem.step(_before(z0, search.plan[0]), search.plan[1])
+        finite, search = self._after_step(self.iterations, self._residuals(search.plan, mu), search)
+        curves = tf.transpose(curve.write(self.iterations, search.record).stack()[1:], [2, 1, 0])
         curves = dict(zip(self.CURVES, tf.unstack(curves), strict=True))
-        candidates = [_where(finite, plan, kept), kept, start]
-        return _best_finite(problem, z0, candidates, curves, rejected + tf.cast(~finite, tf.int32))
+        candidates = [_where(finite, search.plan, search.kept), search.kept, start]
+        return _best_finite(self.problem, z0, candidates, curves, search.rejected + tf.cast(~finite, tf.int32))
+
+    def _iterate(self, k, z0, search):
+        """Update the multipliers for the present plan and take step k + 1 from it.
+
+        A plan is kept once its residuals, Jacobians and step have turned out finite; where they have not, the search
+        goes back to the one before and damps the next step more.
+        """
+        mu, A, B = self._linearize(z0, search.plan)
+        residuals = self._residuals(search.plan, mu)
+        finite, search = self._after_step(k, residuals, search)
+        damping = search.damping * tf.reduce_mean(search.duals[0], 1)
+        step = self.solve(A, B, *residuals[:5], *search.duals, damping)
+        finite &= _all_finite(*step)
+        moved = tuple(x + dx for x, dx in zip(search.plan, step, strict=True))
+        return search._replace(
+            plan=_where(finite, moved, search.kept),
+            kept=_where(finite, search.plan, search.kept),
+            damping=tf.where(
+                finite, tf.maximum(search.damping / DAMPING_FACTOR, self.damping), search.damping * DAMPING_FACTOR
+            ),
+            rejected=search.rejected + tf.cast(~finite, tf.int32),
+        )
 
     def _start(self, z0, seeds):
         """First states [B, H, n] and actions [B, H, m]: random actions and their rollout through the mean dynamics."""
@@ -353,6 +363,7 @@ class LatCo(Planner):
         return [tf.reshape(x, [*states.shape[:2], *x.shape[1:]]) for x in flat]
 
     def _residuals(self, plan, mu):
+        """The Residuals of a plan whose mean next states are mu [B, H, n]."""
         states, actions = plan
         v = tf.nn.relu(tf.abs(actions) - self.problem.a_max)
         with tf.GradientTape() as tape:
@@ -362,15 +373,31 @@ class LatCo(Planner):
         g = tape.gradient(rho, states)  # every residual depends on its own state only
         return Residuals(states - mu, v, tf.sign(actions) * tf.cast(v > 0, v.dtype), rho, g, rewards)
 
-    def _after_step(self, k, residuals, finite, duals, record):
-        """The multipliers and the curves' entry [B, 5] after step k; step 0 is the start, which updates nothing."""
+    def _after_step(self, k, residuals, search):
+        """Whether the residuals after step k are finite, bool [B], and the search with its multipliers updated.
+
+        Step 0 is the start, which updates no multipliers. A plan that is not finite leaves them and its record as
+        they are.
+        """
+        finite = _all_finite(residuals.e, residuals.rho)
         dynamics, bound = (tf.reduce_sum(tf.square(x), -1) for x in (residuals.e, residuals.v))
-        lam = self.dual_update(duals[0], dynamics, self.eps_dyn)
-        nu = self.dual_update(duals[1], bound, self.eps_act)
-        duals = _where(finite & (k > 0), (lam, nu), duals)
+        lam = self.dual_update(search.duals[0], dynamics, self.eps_dyn)
+        nu = self.dual_update(search.duals[1], bound, self.eps_act)
+        duals = _where(finite & (k > 0), (lam, nu), search.duals)
         sums = [tf.reduce_sum(x, 1) for x in (residuals.rewards, dynamics, bound)]
-        entry = tf.stack(sums + [tf.reduce_mean(x, 1) for x in duals], -1)
-        return duals, tf.where(finite[:, None], entry, record)
+        record = tf.stack(sums + [tf.reduce_mean(x, 1) for x in duals], -1)
+        return finite, search._replace(duals=duals, record=tf.where(finite[:, None], record, search.record))
+
+
+class Search(NamedTuple):
+    """What a collocation search carries from one iteration to the next."""
+
+    plan: tuple[tf.Tensor, tf.Tensor]  # states [B, H, n] and actions [B, H, m]
+    kept: tuple[tf.Tensor, tf.Tensor]  # the last plan known to be finite in all that was computed from it
+    duals: tuple[tf.Tensor, tf.Tensor]  # lam and nu [B, H]
+    damping: tf.Tensor  # [B], in units of the mean of lam
+    record: tf.Tensor  # [B, 5], the present entry of LatCo.CURVES
+    rejected: tf.Tensor  # int32 [B]
 
 
 class Residuals(NamedTuple):
@@ -387,13 +414,12 @@ class Residuals(NamedTuple):
 def _best_finite(problem, z0, candidates, curves, non_finite) -> Plan:
     """The first of the candidates (states, actions) that is finite and has a finite predicted return."""
     bound = problem.a_max
-    states, actions = (tf.stack(x) for x in zip(*candidates, strict=True))  # [C, B, H, ...]
+    states, actions = (tf.stack(x, 1) for x in zip(*candidates, strict=True))  # [B, C, H, ...]
     actions = tf.clip_by_value(actions, -bound, bound)
-    rewards = problem.reward(rollout(problem.step, tf.repeat(z0[None], len(candidates), 0), actions))
+    rewards = problem.reward(rollout(problem.step, tf.repeat(z0[:, None], len(candidates), 1), actions))
     finite = tf.reduce_all(tf.math.is_finite(rewards), -1) & tf.reduce_all(tf.math.is_finite(states), [-2, -1])
-    best = tf.argmax(tf.cast(finite, tf.int32), 0, tf.int32)  # the first maximum; the last resort is candidate 0
-    pick = lambda x: tf.gather(tf.experimental.numpy.swapaxes(x, 0, 1), best, batch_dims=1)  # noqa: E731
-    return Plan(pick(actions), pick(states), pick(rewards), curves, non_finite)
+    best = tf.argmax(tf.cast(finite, tf.int32), 1, tf.int32)  # the first maximum; the last resort is candidate 0
+    return Plan(*(tf.gather(x, best, batch_dims=1) for x in (actions, states, rewards)), curves, non_finite)
 
 
 def split_seed(seed: tf.Tensor, count: int) -> tf.Tensor:

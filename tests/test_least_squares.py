@@ -75,3 +75,73 @@ def test_step_equals_dense_solve(solver, on_slacks, damping):
     problem = random_problem()
     for found, expected in zip(solve(solver, problem, damping), dense_step(problem, damping, on_slacks), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_solvers_agree_as_the_damping_vanishes():
+    problem = random_problem(seed=1)
+    differences = []
+    for damping in (1e-2, 1e-4, 1e-6, 1e-8):
+        condensed, reference = (
+            np.concatenate(solve(f, problem, damping), -1) for f in (condensed_step, block_tridiagonal_step)
+        )
+        differences.append(np.linalg.norm(condensed - reference) / np.linalg.norm(reference))
+    # Both steps are smooth in the damping, so that their difference is proportional to it.
+    assert differences[0] > 1e-3  # they do measure it differently
+    for larger, smaller in zip(differences, differences[1:], strict=False):
+        assert smaller < 0.05 * larger
+    assert differences[-1] < 1e-6
+
+
+@pytest.mark.parametrize("solver", [condensed_step, block_tridiagonal_step])
+def test_a_batch_of_plans_equals_single_plans(solver):
+    problem, damping = random_problem(seed=2), np.array([1e-4, 1e-2, 0.3])
+    together = solve(solver, problem, damping)
+    for p in range(3):
+        alone = solve(solver, {name: value[p : p + 1] for name, value in problem.items()}, damping[p])
+        for batched, single in zip(together, alone, strict=True):
+            np.testing.assert_allclose(batched[p], single[0], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("solver", [condensed_step, block_tridiagonal_step])
+def test_the_first_state_is_fixed(solver):
+    problem = random_problem(seed=3)
+    changed = dict(problem, A=problem["A"].copy())
+    changed["A"][:, 0] = 1e3
+    for step, other in zip(solve(solver, problem, 1e-3), solve(solver, changed, 1e-3), strict=True):
+        np.testing.assert_array_equal(step, other)
+
+
+@pytest.mark.parametrize("solver", [condensed_step, block_tridiagonal_step])
+def test_a_horizon_of_one(solver):
+    problem = random_problem(seed=4, H=1)
+    expected = dense_step(problem, 1e-9, on_slacks=False)
+    for step, answer in zip(solve(solver, problem, 1e-9), expected, strict=True):
+        np.testing.assert_allclose(step, answer, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("lam", [1e-6, 1.0, 1e8])
+def test_float32_is_enough_for_the_condensed_step(lam):
+    # Contracting dynamics of a learned model's size in small; the block-tridiagonal normal equations need float64 here.
+    problem = random_problem(seed=5, P=2, H=20, n=12, lam=lam)
+    problem["A"] *= 0.3
+    compiled = tf.function(condensed_step, jit_compile=True)
+    for step, answer in zip(
+        solve(compiled, problem, np.float32(1e-3), np.float32), solve(condensed_step, problem, 1e-3), strict=True
+    ):
+        assert np.linalg.norm(step - answer) < 2e-3 * np.linalg.norm(answer)
+
+
+def test_an_indefinite_matrix_gives_a_step_that_is_not_finite():
+    problem = random_problem(seed=6)
+    problem["lam"][1, 2] = -50.0
+    dz, _ = solve(block_tridiagonal_step, problem, 1e-3)
+    assert np.all(np.isfinite(dz[0])) and not np.all(np.isfinite(dz[1]))
+
+
+def test_the_graph_does_not_grow_with_the_horizon():
+    def operations(H):
+        shapes = (random_problem(P=1, H=H)[name] for name in ORDER)
+        specs = [tf.TensorSpec(x.shape, tf.float32) for x in shapes] + [tf.TensorSpec([], tf.float32)]
+        return len(tf.function(condensed_step).get_concrete_function(*specs).graph.as_graph_def().node)
+
+    assert operations(50) == operations(5)
