@@ -205,7 +205,47 @@ def test_a_plan_that_is_not_finite_is_counted_and_disturbs_no_other(name):
     assert np.all(np.isfinite(plan.actions)) and np.all(np.isfinite(plan.states))
 
 
+@pytest.mark.parametrize("solver", ["condensed", "block_tridiagonal"])
+def test_a_search_that_leaps_over_a_cliff_comes_back_and_goes_on(solver):
+    # Beyond |x| = 1.2 the second problem's dynamics are not a number, and relaxed states leap there: the goal is at 1.
+    def step(z, a):
+        beyond = (tf.abs(z[..., :1]) > 1.2) & (z[..., 1:] > 0.5)
+        x = tf.where(beyond, tf.constant(np.nan, z.dtype), z[..., :1] + 0.1 * a)
+        return tf.concat([x, z[..., 1:]], -1)
+
+    problem = LatentProblem(step, lambda z: -4 * tf.square(z[..., 0] - 1.0), 2, 1)
+    plan = LatCo(problem, 8, 100, solver, jit_compile=False)(np.array([[0.0, 0.0], [0.0, 1.0]]), SEED)
+    best = -4 * sum((1 - 0.1 * t) ** 2 for t in range(1, 9))
+    returns = tf.reduce_sum(plan.rewards, 1).numpy()
+    assert returns[0] == pytest.approx(best, rel=1e-3) and plan.non_finite[0] == 0
+    assert -32.0 < 1.5 * best < returns[1] and plan.non_finite[1] > 0  # -32 is the return of standing still
+    assert all(np.all(np.isfinite(curve)) for curve in plan.curves.values())
+    assert plan.curves["dynamics_violation"][1, -1] < 0.02
+
+
+def test_multipliers_that_start_at_1e8_do_not_relax_the_dynamics_at_first():
+    step, reward = lambda z, a: z + 0.1 * a, lambda z: -tf.square(z[..., 0] - 5.0)
+    problem = LatentProblem(step, reward, 1, 1)
+    strict, relaxed = (LatCo(problem, 5, 100, lam_init=x)(tf.zeros([1, 1]), SEED) for x in (1e8, 1.0))
+    assert np.max(strict.curves["dynamics_violation"][0, :5]) < 1e-6 < 0.01 < relaxed.curves["dynamics_violation"][0, 0]
+    np.testing.assert_allclose(strict.curves["lam"][0, 0], 1e8 * (1 + 0.1 * np.log(0.01)), rtol=1e-3)
+    np.testing.assert_allclose(strict.actions[0, :, 0], 1.0, atol=0.05)
+
+
+def test_the_problem_s_own_linearization_is_used():
+    def linearize(z, a):
+        calls.append(z.shape)
+        return tuple(tf.stop_gradient(x) for x in linearize_by_tape(curved_problem().step, z, a))
+
+    calls, z0 = [], np.array([[0.1, 0.2], [1.0, -1.0]])
+    plans = [LatCo(curved_problem(x), 4, 10, jit_compile=False)(z0, SEED) for x in (linearize, None)]
+    assert calls == [(8, 2)]
+    np.testing.assert_allclose(plans[0].actions, plans[1].actions, rtol=1e-9)
+
+
 def test_impossible_settings_are_refused():
+    with pytest.raises(UserError, match="damping"):
+        LatCo(curved_problem(), 3, damping=0.0)
     with pytest.raises(UserError, match="horizon"):
         LatCo(curved_problem(), 0)
     with pytest.raises(UserError, match="elites"):
