@@ -51,6 +51,31 @@ class Every:
         return passed
 
 
+def restore(checkpoint: tf.train.Checkpoint, path: str, partial: bool = False) -> None:
+    """Reads a checkpoint file into objects, each of which must be found in it.
+
+    Args:
+      checkpoint: names the objects.
+      path: the file, without its suffix.
+      partial: whether the file may hold more than these objects.
+
+    Raises:
+      UserError: the file is damaged or was made with another configuration.
+    """
+    try:
+        status = checkpoint.restore(path)
+        if partial:
+            status.expect_partial().assert_existing_objects_matched()
+        else:
+            status.assert_existing_objects_matched().assert_consumed()
+    except (AssertionError, IndexError, ValueError, tf.errors.OpError) as error:  # IndexError: a file cut short
+        raise UserError(
+            f"The checkpoint {path} does not fit this configuration or is damaged "
+            f"({str(error).splitlines()[0][:200]}): "
+            "start with the configuration that made it, or choose another --logdir."
+        ) from error
+
+
 def masked_mean(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     """Mean of values [B, L] over the entries that are not padding."""
     return tf.reduce_sum(values * mask) / tf.reduce_sum(mask)
@@ -73,10 +98,12 @@ class BaseAgent:
             raise UserError(
                 f"The task {c.task} reports no simulator state, so state_probe has nothing to learn: turn it off."
             )
+        if c.cost_head and not envs.reports_cost(c):
+            raise UserError(f"The task {c.task} reports no cost, so cost_head has nothing to learn: turn it off.")
         self.model = models.WorldModel(
             self.action_size, stoch=c.stoch, deter=c.deter, hidden=c.hidden, act=c.act, min_std=c.min_std,
             cnn_depth=c.cnn_depth, cnn_act=c.cnn_act, reward_layers=c.reward_layers, reward_units=c.reward_units,
-            discount_head=c.discount_head, state_size=state_size,
+            discount_head=c.discount_head, cost_head=c.cost_head, state_size=state_size,
         )  # fmt: skip
         self.optimizer = keras.optimizers.Adam(c.model_lr, epsilon=c.adam_eps)
         self.optimizer.build(self.model.trainable_variables)
@@ -100,6 +127,7 @@ class BaseAgent:
             post          z_0 -----> z_1 -----> z_2          z_t ~ q(z_t | z_{t-1}, a_t, o_t)
             prior                    z_1        z_2          z_t ~ p(z_t | z_{t-1}, a_t), which the KL term compares
             reward        0          r_1        r_2          came with image_t; predicted from z_t, as is discount_t
+            cost          c_0        c_1        c_2          came with image_t; predicted from z_t
 
         A chunk that starts within an episode starts from the zero state too. Entries with mask 0 are padding and count
         in no term. Gaussian log-likelihoods have unit variance and are given up to their constant.
@@ -125,6 +153,9 @@ class BaseAgent:
             cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(batch["discount"], model.discount(feat))
             metrics["discount_loss"] = masked_mean(cross_entropy, mask)
             loss += c.discount_scale * metrics["discount_loss"]
+        if model.cost is not None:
+            metrics["cost_loss"] = 0.5 * masked_mean(tf.square(model.cost(feat) - batch["cost"]), mask)
+            loss += c.cost_scale * metrics["cost_loss"]
         if model.probe is not None:
             error = tf.square(model.probe(tf.stop_gradient(feat)) - batch["state"])
             metrics["state_loss"] = 0.5 * masked_mean(tf.reduce_mean(error, -1), mask)
@@ -409,22 +440,12 @@ class TrainingRun:
             self.checkpoint, str(self.logdir / "checkpoints"), self.config.checkpoints_kept
         )
         if self.manager.latest_checkpoint:
-            self._restore(self.manager.latest_checkpoint)
+            restore(self.checkpoint, self.manager.latest_checkpoint)
+            self.replay.random_state = json.loads(self.replay_state.numpy())
+            agent.noise.bit_generator.state = json.loads(self.noise_state.numpy())
         # Episodes are saved more often than weights: after a crash the data may be ahead of the last checkpoint, and
         # they were paid for.
         agent.step.assign(max(int(agent.step), self.replay.steps * agent.repeat))
-
-    def _restore(self, path: str) -> None:
-        try:
-            self.checkpoint.restore(path).assert_existing_objects_matched().assert_consumed()
-        except (AssertionError, ValueError, tf.errors.OpError) as error:
-            raise UserError(
-                f"The checkpoint {path} does not fit this configuration or is damaged "
-                f"({str(error).splitlines()[0][:200]}): "
-                "start with the configuration that made it, or choose another --logdir."
-            ) from error
-        self.replay.random_state = json.loads(self.replay_state.numpy())
-        self.agent.noise.bit_generator.state = json.loads(self.noise_state.numpy())
 
     def save(self) -> None:
         """Writes a checkpoint (atomic: the index that names the newest one is replaced last) and drops the oldest."""

@@ -220,7 +220,9 @@ class Schema:
         return "\n".join(lines)
 
 
-def load_config(argv: Sequence[str], path: str | os.PathLike[str] = CONFIG_FILE) -> Config:
+def load_config(
+    argv: Sequence[str], path: str | os.PathLike[str] = CONFIG_FILE, saved: Mapping[str, Value] | None = None
+) -> Config:
     """Returns the settings that a command line asks for.
 
     ``--configs a b`` stacks presets left to right on ``defaults``, which is the base whether it is named or not; then
@@ -230,10 +232,12 @@ def load_config(argv: Sequence[str], path: str | os.PathLike[str] = CONFIG_FILE)
     Args:
       argv: the words after the name of the program.
       path: the file with the presets.
+      saved: the settings of an earlier run, which come between ``defaults`` and the command line. A key that it lacks
+        keeps its default, and one that the file with the presets has no longer is dropped, as no code reads it.
 
     Raises:
-      UserError: for an unknown preset or key (naming the nearest), a value that is missing or of the wrong type, or a
-        file that is not as the head of this module says.
+      UserError: for an unknown preset or key (naming the nearest), a value that is missing or of the wrong type, saved
+        ones included, or a file that is not as the head of this module says.
     """
     schema = read_schema(path)
     if {"-h", "--help"} & set(argv):
@@ -241,6 +245,9 @@ def load_config(argv: Sequence[str], path: str | os.PathLike[str] = CONFIG_FILE)
         raise SystemExit(0)
     presets, overrides = _split_arguments(argv, schema)
     values = dict(schema.presets["defaults"].values)
+    for key, value in (saved or {}).items():
+        if key in schema.settings:
+            values[key] = schema.settings[key].check(value, f"the saved {key}")
     for name in presets:
         if name not in schema.presets:
             raise unknown("preset", name, schema.presets)

@@ -30,11 +30,13 @@ class Episode:
         return len(self.data["reward"]) - 1
 
     def summary(self) -> dict[str, float]:
-        """Return, length and, where the simulator reports it, success at any step and at the last step."""
+        """Return, length and, where the simulator reports them, success at any and at the last step and summed cost."""
         stats = {"return": float(self.data["reward"].sum()), "length": float(self.length)}
         if "success" in self.data:
             success = self.data["success"]
             stats |= {"success": float(success.max() > 0), "success_final": float(success[-1] > 0)}
+        if "cost" in self.data:
+            stats["cost"] = float(self.data["cost"].sum())
         return stats
 
 
@@ -50,7 +52,7 @@ class _Recorder:
 
 
 def _stack(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    # A simulator reports success at its steps but not at a reset, where it is 0.
+    # A simulator may report success and cost at its steps but not at a reset, where they are 0.
     return {key: np.stack([row.get(key, np.zeros_like(last)) for row in rows]) for key, last in rows[-1].items()}
 
 
@@ -75,7 +77,7 @@ class Driver:
         self._recorders = [_Recorder() for _ in range(self.envs.num_envs)]
         self._obs = self._copy(obs)
         zeros = np.zeros(self.envs.num_envs, np.float32)
-        self._record(self._is_first, self._zero_action(), zeros, zeros + 1, info.get("success"))
+        self._record(self._is_first, self._zero_action(), zeros, zeros + 1, info)
 
     def step(self, policy: Policy) -> list[Episode]:
         """One decision in every environment. Returns the episodes that this ended."""
@@ -88,7 +90,7 @@ class Driver:
         for env, recorder in enumerate(self._recorders):
             recorder.extras.append({key: value[env] for key, value in extras.items()})
         everyone = np.ones(self.envs.num_envs, bool)
-        self._record(everyone, action, reward, 1.0 - terminated.astype(np.float32), info.get("success"))
+        self._record(everyone, action, reward, 1.0 - terminated.astype(np.float32), info)
         done = terminated | truncated
         episodes = [self._recorders[env].episode(env) for env in np.flatnonzero(done)]
         if done.any():
@@ -106,9 +108,9 @@ class Driver:
         for env in np.flatnonzero(done):
             self._recorders[env] = _Recorder()
         zeros = np.zeros(len(done), np.float32)
-        self._record(done, self._zero_action(), zeros, zeros + 1, info.get("success"))
+        self._record(done, self._zero_action(), zeros, zeros + 1, info)
 
-    def _record(self, mask, action, reward, discount, success) -> None:
+    def _record(self, mask, action, reward, discount, info) -> None:
         for env in np.flatnonzero(mask):
             entry = {key: value[env] for key, value in self._obs.items()}
             entry |= {
@@ -117,8 +119,7 @@ class Driver:
                 "discount": np.float32(discount[env]),
                 "is_first": np.bool_(self._is_first[env]),
             }
-            if success is not None:
-                entry["success"] = np.float32(success[env])
+            entry |= {key: np.float32(info[key][env]) for key in ("success", "cost") if key in info}
             self._recorders[env].entries.append(entry)
 
     def _zero_action(self) -> np.ndarray:

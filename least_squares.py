@@ -1,4 +1,4 @@
-"""Two linear solvers for one Levenberg-Marquardt step of collocation.
+"""Linear solvers for one Levenberg-Marquardt step: two for collocation, one for shooting.
 
 Index convention, for one plan of horizon H from a fixed first state z_0 (batched over plans P):
 
@@ -9,12 +9,13 @@ Residuals and their weights (LatCo, ICML 2021, sections 3.3 and 4), linearized a
 
     lambda_t   e_t + dz_{t+1} - A_t dz_t - B_t da_t    dynamics, e_t = z_{t+1} - mu(z_t, a_t), A = dmu/dz, B = dmu/da
     nu_t       v_t + V_t da_t                          action bound, V the diagonal of dv/da
-    1          rho_t + g_t^T dz_{t+1}                  reward, g = drho/dz
+    1          rho_t + g_t dz_{t+1}                    k scalars of single states, g = drho/dz
 
-with dz_0 = 0, so that A_0 never enters. Both solvers take the same arguments and return the step (dz, da) that
-minimizes the weighted sum of the squares of these plus a damping term:
+with dz_0 = 0, so that A_0 never enters. The k scalars are the reward and the state constraints, the latter with the
+square roots of their multipliers already multiplied in. Both solvers of collocation take the same arguments and return
+the step (dz, da) that minimizes the weighted sum of the squares of these plus a damping term:
 
-    A [P, H, n, n], B [P, H, n, m], e [P, H, n], v [P, H, m], V [P, H, m], rho [P, H], g [P, H, n], lam [P, H],
+    A [P, H, n, n], B [P, H, n, m], e [P, H, n], v [P, H, m], V [P, H, m], rho [P, H, k], g [P, H, k, n], lam [P, H],
     nu [P, H], damping (scalar or [P])  ->  dz [P, H, n], da [P, H, m]
 
 The weights are the multipliers as they are. Dividing the whole objective by the multipliers' mean, as one may do for
@@ -30,40 +31,62 @@ def condensed_step(A, B, e, v, V, rho, g, lam, nu, damping) -> tuple[tf.Tensor, 
     Instead of dz, the unknown is the slack s_t = e_t + dz_{t+1} - A_t dz_t - B_t da_t, so that dz follows from
     (s, da) by a linear recursion and the step minimizes, with P_t = nu_t V_t^2 + d and abar_t = -nu_t V_t v_t / P_t,
 
-        sum_t (lambda_t + d) |s_t|^2 + (da_t - abar_t)^T P_t (da_t - abar_t) + (rho_t + g_t^T dz_{t+1})^2.
+        sum_t (lambda_t + d) |s_t|^2 + (da_t - abar_t)^T P_t (da_t - abar_t) + |rho_t + g_t dz_{t+1}|^2.
 
-    Only the H reward residuals couple the steps. In the whitened unknowns x_t = (sqrt(lambda_t + d) s_t,
+    Only the H k scalar residuals couple the steps. In the whitened unknowns x_t = (sqrt(lambda_t + d) s_t,
     sqrt(P_t) (da_t - abar_t)) the problem is min |x|^2 + |c + X x|^2, whose solution x = -X^T (X X^T + I)^-1 c needs
-    an H x H Cholesky factorization only. Row i of X holds the adjoints psi_i(t) of reward residual i.
+    an H k x H k Cholesky factorization only. Row i of X holds the adjoints psi_i(t) of scalar residual i.
 
     X X^T + I has no eigenvalue below one however large the multipliers grow, so float32 is enough. The cost is
     O(H^2 n^2 + H^3); loops over time are not unrolled, and everything compiles with XLA.
     Shapes and conventions: the module's docstring.
     """
-    H, m = B.shape[1], B.shape[-1]
+    H, n, m = B.shape[1:]
     damping = tf.reshape(tf.cast(damping, e.dtype), [-1, 1, 1])
     slack_scale = tf.math.rsqrt(lam[..., None] + damping)  # [P, H, 1]
+    action_scale, target = _action_terms(v, V, nu, damping)
+    psi = _adjoints(A, g)  # [H (t), P, H k, n]
+    rows = tf.concat([psi * _time_first(slack_scale)[:, :, None], _action_rows(psi, B, action_scale)], -1)
+    # c is the scalar residual where x = 0: along s = 0, da = abar, the linear trajectory driven by B abar - e.
+    x = _least_norm(rows, rho, tf.concat([-e / slack_scale, target / action_scale], -1))
+    da = target + action_scale * x[..., n:]
+    slack = slack_scale * x[..., :n]
+    return _linear_rollout(A, slack - e + tf.linalg.matvec(B, da)), da
+
+
+def shooting_step(A, B, v, V, rho, g, nu, damping) -> tf.Tensor:
+    """Solve for the step da [P, H, m] of Gauss-Newton on the actions alone; damping on the actions.
+
+    The condensed problem without slacks: the states follow the dynamics, e = s = 0, and the rows of the rollout's
+    Jacobian by the actions are B^T times the same adjoints, so that it is never formed by differentiating the rollout.
+    Shapes and conventions: the module's docstring.
+    """
+    damping = tf.reshape(tf.cast(damping, v.dtype), [-1, 1, 1])
+    action_scale, target = _action_terms(v, V, nu, damping)
+    rows = _action_rows(_adjoints(A, g), B, action_scale)
+    return target + action_scale * _least_norm(rows, rho, target / action_scale)
+
+
+def _action_terms(v, V, nu, damping):
+    """P_t^(-1/2) [P, H, m] and abar [P, H, m] of the action bound and the damping."""
     bound = nu[..., None]
     precision = bound * tf.square(V) + damping
-    action_scale = tf.math.rsqrt(precision)  # [P, H, m]
-    target = -bound * V * v / precision  # abar
+    return tf.math.rsqrt(precision), -bound * V * v / precision
 
-    psi = _adjoints(A, g)  # [H (t), P, H (i), n]
-    slack_rows = psi * _time_first(slack_scale)[:, :, None]
-    action_rows = psi @ _time_first(B * action_scale[:, :, None])
-    rows = tf.transpose(tf.concat([slack_rows, action_rows], -1), [1, 2, 0, 3])  # [P, H (i), H (t), n + m]
-    X = tf.reshape(rows, [-1, H, H * rows.shape[-1]])
 
-    # c is the reward residual where x = 0: along s = 0, da = abar, the linear trajectory driven by B abar - e.
-    drive = tf.concat([-e / slack_scale, target / action_scale], -1)
-    c = rho[..., None] + X @ tf.reshape(drive, [-1, X.shape[-1], 1])  # [P, H, 1]
-    gram = tf.matmul(X, X, transpose_b=True) + tf.eye(H, dtype=X.dtype)
+def _action_rows(psi, B, action_scale):
+    """The rows of X that belong to the actions: psi [H (t), P, H k, n] to [H (t), P, H k, m]."""
+    return psi @ _time_first(B * action_scale[:, :, None])
+
+
+def _least_norm(rows, rho, drive):
+    """The x [P, H, q] that minimizes |x|^2 + |c + X x|^2, c = rho + X drive, for rows [H, P, H k, q] of X."""
+    H, P, R, q = rows.shape
+    X = tf.reshape(tf.transpose(rows, [1, 2, 0, 3]), [P, R, H * q])
+    c = tf.reshape(rho, [P, R, 1]) + X @ tf.reshape(drive, [P, H * q, 1])
+    gram = tf.matmul(X, X, transpose_b=True) + tf.eye(R, dtype=X.dtype)
     alpha = tf.linalg.cholesky_solve(tf.linalg.cholesky(gram), -c)
-    x = tf.reshape(tf.matmul(X, alpha, transpose_a=True), [-1, H, rows.shape[-1]])
-
-    da = target + action_scale * x[..., -m:]
-    slack = slack_scale * x[..., :-m]
-    return _linear_rollout(A, slack - e + tf.linalg.matvec(B, da)), da
+    return tf.reshape(tf.matmul(X, alpha, transpose_a=True), [P, H, q])
 
 
 # The time loops below carry indices into the Jacobians instead of scanning over them: with XLA on a CPU, handing
@@ -71,16 +94,15 @@ def condensed_step(A, B, e, v, V, rho, g, lam, nu, damping) -> tuple[tf.Tensor, 
 
 
 def _adjoints(A, g):
-    """Return psi [H (t), P, H (i), n], psi_i(t) = d(g_i^T dz_{i+1})/d(dz_{t+1}): g_i at t = i and zero for t > i."""
-    H = g.shape[1]
-    A, g = _time_first(A), _time_first(g)
+    """Return psi [H (t), P, H k, n]: row (i, j) is d(g_ij dz_{i+1})/d(dz_{t+1}), g_ij at t = i and zero for t > i."""
+    P, H, k, n = g.shape
     eye = tf.eye(H, dtype=g.dtype)
 
-    def begin(t):  # row i = t of psi(t), [P, H, n]
-        return eye[t][:, None] * g[t][:, None]
+    def begin(t):  # rows i = t of psi(t), [P, H k, n]
+        return tf.reshape(eye[t][:, None, None] * tf.gather(g, t, axis=1)[:, None], [P, H * k, n])
 
     def body(t, psi, history):
-        psi = psi @ A[t + 1] + begin(t)
+        psi = psi @ tf.gather(A, t + 1, axis=1) + begin(t)
         return t - 1, psi, history.write(t, psi)
 
     psi = begin(H - 1)
@@ -91,15 +113,14 @@ def _adjoints(A, g):
 
 def _linear_rollout(A, drive):
     """Return dz [P, H, n] of dz_{t+1} = A_t dz_t + drive_t, dz_0 = 0."""
-    A, drive = _time_first(A), _time_first(drive)
-    H = drive.shape[0]
+    H = drive.shape[1]
 
     def body(t, dz, history):
-        dz = tf.linalg.matvec(A[t], dz) + drive[t]
+        dz = tf.linalg.matvec(tf.gather(A, t, axis=1), dz) + tf.gather(drive, t, axis=1)
         return t + 1, dz, history.write(t, dz)
 
-    history = tf.TensorArray(drive.dtype, H, element_shape=drive.shape[1:])
-    start = (0, tf.zeros_like(drive[0]), history)
+    start = tf.zeros_like(drive[:, 0])
+    start = (0, start, tf.TensorArray(drive.dtype, H, element_shape=start.shape))
     loop = tf.while_loop(lambda t, *_: t < H, body, start, maximum_iterations=H)
     return tf.transpose(loop[-1].stack(), [1, 0, 2])
 
@@ -135,10 +156,10 @@ def _normal_matrix(A, B, V, g, lam, nu):
     eye = tf.eye(n, batch_shape=tf.shape(B)[:2], dtype=B.dtype)
     here = tf.concat([-B, eye], -1)  # d(dynamics residual t)/d u_t
     before = tf.pad(-A, [[0, 0], [0, 0], [0, 0], [m, 0]])  # d(dynamics residual t)/d u_{t-1}
-    reward = tf.pad(g, [[0, 0], [0, 0], [m, 0]])
+    scalars = tf.pad(g, [[0, 0], [0, 0], [0, 0], [m, 0]])
     diagonal = tf.matmul(here, here, transpose_a=True) * lam
     diagonal += tf.linalg.diag(tf.pad(nu[..., None] * tf.square(V), [[0, 0], [0, 0], [0, n]]))
-    diagonal += reward[..., None] * reward[..., None, :]
+    diagonal += tf.matmul(scalars, scalars, transpose_a=True)
     after = (tf.matmul(before, before, transpose_a=True) * lam)[:, 1:]
     diagonal += tf.pad(after, [[0, 0], [0, 1], [0, 0], [0, 0]])
     return diagonal, tf.matmul(here, before, transpose_a=True) * lam
@@ -149,7 +170,7 @@ def _gradient(A, B, e, v, V, rho, g, lam, nu):
     weighted = lam[..., None] * e
     actions = nu[..., None] * V * v - tf.linalg.matvec(B, weighted, transpose_a=True)
     after = tf.linalg.matvec(A, weighted, transpose_a=True)[:, 1:]
-    states = weighted + rho[..., None] * g - tf.pad(after, [[0, 0], [0, 1], [0, 0]])
+    states = weighted + tf.linalg.matvec(g, rho, transpose_a=True) - tf.pad(after, [[0, 0], [0, 1], [0, 0]])
     return tf.concat([actions, states], -1)
 
 

@@ -9,6 +9,7 @@ nothing.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -153,6 +154,33 @@ class DenseHead(keras.Model):
         return tf.reshape(x, [*x.shape[:-1], *self.shape])
 
 
+class _Slopes(NamedTuple):
+    """Derivatives of the elementwise parts of one step z, a -> z', all that its Jacobian needs besides the weights.
+
+    Attributes:
+      x: activation below the GRU, [..., hidden].
+      update: the GRU's update gate, its direct path from h to h', [..., deter].
+      kernel: h' by the input's share of the gates (update, reset, candidate), three of [..., deter].
+      recurrent: h' by the state's share of the same gates, three of [..., deter].
+      y: activation of the prior's hidden layer, [..., hidden].
+    """
+
+    x: tf.Tensor
+    update: tf.Tensor
+    kernel: tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+    recurrent: tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+    y: tf.Tensor
+
+
+def _scale_rows(slopes: Sequence[tf.Tensor], weights: tf.Tensor) -> tf.Tensor:
+    """The sum over gates of diag(slope) W: slopes of [..., rows] each and W [gates, rows, columns]."""
+    return sum(slope[..., None] * weight for slope, weight in zip(slopes, tf.unstack(weights), strict=True))
+
+
+def _add_diag(matrix: tf.Tensor, diag: tf.Tensor) -> tf.Tensor:
+    return tf.linalg.set_diag(matrix, tf.linalg.diag_part(matrix) + diag)
+
+
 class RSSM(keras.Model):
     """Recurrent state-space model with Gaussian latents (PlaNet equation 4 and figure 2c).
 
@@ -177,6 +205,7 @@ class RSSM(keras.Model):
         super().__init__(name="rssm")
         self.action_size, self.stoch, self.deter, self.hidden, self.min_std = action_size, stoch, deter, hidden, min_std
         self.feat_size = stoch + deter
+        self.noise_size = stoch  # standard normal numbers that one `sample_step` takes
         self.act = keras.activations.get(act)
         self.stoch_in = keras.layers.Dense(hidden)
         self.action_in = keras.layers.Dense(hidden, use_bias=False)
@@ -282,11 +311,19 @@ class RSSM(keras.Model):
         deter = self._next_deter(z[..., : self.stoch], z[..., self.stoch :], self.action_in(a))
         return tf.concat([self._prior(deter)[0], deter], -1)
 
-    def sample_step(self, z: tf.Tensor, a: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """A sample of the next feature given features [..., n] and actions [..., m]; `seed` int32 [2] (stateless)."""
+    def sample_step(self, z: tf.Tensor, a: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        """A sample of the next feature [..., n] given features [..., n] and actions [..., m].
+
+        `noise` [..., stoch] is standard normal and the caller's, who thus decides which samples share it.
+        """
         deter = self._next_deter(z[..., : self.stoch], z[..., self.stoch :], self.action_in(a))
         mean, std = self._prior(deter)
-        return tf.concat([mean + std * tf.random.stateless_normal(tf.shape(mean), seed), deter], -1)
+        return tf.concat([mean + std * noise, deter], -1)
+
+    def post_step(self, z: tf.Tensor, a: tf.Tensor, embed: tf.Tensor) -> tf.Tensor:
+        """Mean of the posterior's next feature given features [..., n], actions [..., m] and embeddings [..., E]."""
+        deter = self._next_deter(z[..., : self.stoch], z[..., self.stoch :], self.action_in(a))
+        return tf.concat([self._post(deter, self.embed_in(embed))[0], deter], -1)
 
     def linearize(self, z: tf.Tensor, a: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """mu(z, a) and its Jacobians by the chain rule through the layers.
@@ -302,20 +339,100 @@ class RSSM(keras.Model):
         Returns:
           mu [N, n], A = dmu/dz [N, n, n], B = dmu/da [N, n, m].
         """
-        stoch, deter = z[:, : self.stoch], z[:, self.stoch :]
-        x, dx = self._act_and_slope(self.stoch_in(stoch) + self.action_in(a))
-        deter_next, dh_dh, dh_dx = self._gru_jacobian(x, deter)
+        raw, deter_next, slopes = self._step_slopes(z, a)
+        kernel, recurrent = self._gru_kernels()
+        dh_dh = _add_diag(_scale_rows(slopes.recurrent, recurrent), slopes.update)
         # dh'/d(stoch, action): [N, deter, hidden] with the activation's slope on its columns, times [hidden, stoch +
         # m].
-        w_in = tf.transpose(tf.concat([self.stoch_in.kernel, self.action_in.kernel], 0))
-        dh_dsa = tf.einsum("nik,kj->nij", dh_dx * dx[:, None, :], w_in)
-        y, dy = self._act_and_slope(self.prior_in(deter_next))
-        mean = self.prior_out(y)[:, : self.stoch]
+        dh_dx = _scale_rows(slopes.kernel, kernel) * slopes.x[:, None, :]
+        dh_dsa = tf.einsum("nik,kj->nij", dh_dx, self._input_kernel())
         w_out = tf.transpose(self.prior_out.kernel[:, : self.stoch])
-        dmean_dh = tf.einsum("nkq,jq->nkj", dy[:, None, :] * w_out[None], self.prior_in.kernel)
+        dmean_dh = tf.einsum("nkq,jq->nkj", slopes.y[:, None, :] * w_out[None], self.prior_in.kernel)
         dh = tf.concat([dh_dsa[..., : self.stoch], dh_dh, dh_dsa[..., self.stoch :]], -1)
         jacobian = tf.concat([dmean_dh @ dh, dh], 1)
-        return tf.concat([mean, deter_next], -1), jacobian[..., : self.feat_size], jacobian[..., self.feat_size :]
+        mean = tf.concat([raw[:, : self.stoch], deter_next], -1)
+        return mean, jacobian[..., : self.feat_size], jacobian[..., self.feat_size :]
+
+    def linearize_moments(
+        self, z: tf.Tensor, a: tf.Tensor, noise: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Moments of the next feature over K samples of the present one, and the mean's Jacobians.
+
+        For Gaussian LatCo (ICML 2021, appendix C, algorithm 3). With samples z_k = mu + sigma eps_k, the mean Jacobian
+        by z_k is the Jacobian of the mean by mu. Unlike in `linearize`, z'_k is a sample and its standard deviation has
+        a share in the Jacobian. Exact, but the K Jacobians are never formed: sums over samples are taken before or
+        within the matrix products.
+
+        Args:
+          z: features [N, K, n].
+          a: actions [N, m].
+          noise: [N, K, stoch], as in `sample_step`.
+
+        Returns:
+          mean [N, n] and (biased) standard deviation [N, n] of z'_k = sample_step(z_k, a, noise_k), and the means over
+          k of dz'_k/dz_k [N, n, n] and dz'_k/da [N, n, m].
+        """
+        raw, deter_next, slopes = self._step_slopes(z, a[:, None])
+        stoch_mean, stoch_std = self._gaussian(raw)
+        sample = tf.concat([stoch_mean + stoch_std * noise, deter_next], -1)
+        mean = tf.reduce_mean(sample, 1)
+        # From the deviations, because a difference of squares can be negative by rounding.
+        std = tf.sqrt(tf.reduce_mean(tf.square(sample - mean[:, None]), 1))
+        std_slope = noise * tf.sigmoid(raw[..., self.stoch :])
+        weights = self._gru_kernels()  # transposed once, not in every iteration
+        # One n at a time: its [K, deter, hidden] fits in the cache, all of them do not.
+        jacobian = tf.map_fn(
+            lambda x: self._mean_jacobian(*x, *weights), (slopes, std_slope), fn_output_signature=raw.dtype
+        )
+        return mean, std, jacobian[..., : self.feat_size], jacobian[..., self.feat_size :]
+
+    def _mean_jacobian(
+        self, slopes: _Slopes, std_slope: tf.Tensor, kernel: tf.Tensor, recurrent: tf.Tensor
+    ) -> tf.Tensor:
+        """The mean of dz'_k/d(z_k, a), [n, n + m].
+
+        Takes the slopes [K, ...] of one n, dstoch'/d(raw standard deviation) [K, stoch] and `_gru_kernels`.
+        """
+        dh_dh, dh_dx = self._mean_deter_rows(slopes, kernel, recurrent)
+        ds_dh, ds_dx = self._mean_stoch_rows(slopes, std_slope, kernel, recurrent)
+        by_sa = tf.concat([ds_dx, dh_dx], 0) @ self._input_kernel()
+        by_h = tf.concat([ds_dh, dh_dh], 0)
+        return tf.concat([by_sa[:, : self.stoch], by_h, by_sa[:, self.stoch :]], 1)
+
+    def _mean_deter_rows(self, slopes: _Slopes, kernel: tf.Tensor, recurrent: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The means of dh'/dh [deter, deter] and of dh'/d(pre-activation of x) [deter, hidden].
+
+        diag(slope) W diag(slope of x) is W times an outer product elementwise, so the mean is W times that of the outer
+        products.
+        """
+        samples = slopes.x.shape[0]
+        update, gates = tf.nest.map_structure(lambda x: tf.reduce_mean(x, 0), (slopes.update, slopes.recurrent))
+        outer = tf.einsum("gkd,kh->gdh", tf.stack(slopes.kernel), slopes.x) / samples
+        return _add_diag(_scale_rows(gates, recurrent), update), tf.reduce_sum(outer * kernel, 0)
+
+    def _mean_stoch_rows(
+        self, slopes: _Slopes, std_slope: tf.Tensor, kernel: tf.Tensor, recurrent: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The means of dstoch'/dh [stoch, deter] and of dstoch'/d(pre-activation of x) [stoch, hidden].
+
+        Three factors depend on the sample, so the few rows dstoch'/dh' go through the GRU sample by sample. One dense
+        [deter, hidden] per sample is cheaper there than a product for each gate.
+        """
+        samples = slopes.x.shape[0]
+        w_mean, w_std = tf.split(tf.transpose(self.prior_out.kernel), 2, 0)
+        ds_dy = w_mean[:, None] + tf.transpose(std_slope)[..., None] * w_std[:, None]  # [stoch, K, hidden]
+        ds_dnext = tf.einsum("skq,jq->skj", ds_dy * slopes.y, self.prior_in.kernel)
+        dh_dx = _scale_rows(slopes.kernel, kernel) * slopes.x[:, None, :]
+        *gates, direct = tf.unstack(tf.einsum("skj,gkj->gsj", ds_dnext, tf.stack([*slopes.recurrent, slopes.update])))
+        by_h = direct + sum(gate @ weight for gate, weight in zip(gates, tf.unstack(recurrent), strict=True))
+        return by_h / samples, tf.einsum("skj,kjh->sh", ds_dnext, dh_dx) / samples
+
+    def _step_slopes(self, z: tf.Tensor, a: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, _Slopes]:
+        """The prior's raw outputs [..., 2 stoch], the next deter [..., deter] and the slopes on the way there."""
+        x, dx = self._act_and_slope(self.stoch_in(z[..., : self.stoch]) + self.action_in(a))
+        deter, update, kernel, recurrent = self._gru_slopes(x, z[..., self.stoch :])
+        y, dy = self._act_and_slope(self.prior_in(deter))
+        return self.prior_out(y), deter, _Slopes(dx, update, kernel, recurrent, dy)
 
     def _act_and_slope(self, pre: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The activation and its elementwise derivative."""
@@ -324,8 +441,8 @@ class RSSM(keras.Model):
             out = self.act(pre)
         return out, tape.gradient(out, pre)
 
-    def _gru_jacobian(self, x: tf.Tensor, h: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The Keras GRU h' = u h + (1 - u) c, with dh'/dh [N, deter, deter] and dh'/dx [N, deter, hidden]."""
+    def _gru_slopes(self, x: tf.Tensor, h: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tuple, tuple]:
+        """The Keras GRU h' = u h + (1 - u) c, followed by `update`, `kernel` and `recurrent` of `_Slopes`."""
         bias_in, bias_rec = tf.unstack(tf.convert_to_tensor(self.cell.bias))
         xu, xr, xc = tf.split(x @ self.cell.kernel + bias_in, 3, -1)
         hu, hr, hc = tf.split(h @ self.cell.recurrent_kernel + bias_rec, 3, -1)
@@ -334,27 +451,25 @@ class RSSM(keras.Model):
         slope_c = (1.0 - u) * (1.0 - c * c)
         slope_u = (h - c) * u * (1.0 - u)
         slope_r = slope_c * hc * r * (1.0 - r)
-        kernel = tf.transpose(tf.reshape(tf.convert_to_tensor(self.cell.kernel), [-1, 3, self.deter]), [1, 2, 0])
-        recurrent = tf.transpose(
-            tf.reshape(tf.convert_to_tensor(self.cell.recurrent_kernel), [-1, 3, self.deter]), [1, 2, 0]
-        )
+        return u * h + (1.0 - u) * c, u, (slope_u, slope_r, slope_c), (slope_u, slope_r, slope_c * r)
 
-        def rows(weights, *slopes):
-            return sum(
-                slope[:, :, None] * weight[None] for slope, weight in zip(slopes, tf.unstack(weights), strict=True)
-            )
+    def _gru_kernels(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """The GRU's kernels [3, deter, hidden] and [3, deter, deter], rows as in a Jacobian."""
+        kernels = (self.cell.kernel, self.cell.recurrent_kernel)
+        return tuple(tf.transpose(tf.reshape(tf.convert_to_tensor(x), [-1, 3, self.deter]), [1, 2, 0]) for x in kernels)
 
-        dh_dh = rows(recurrent, slope_u, slope_r, slope_c * r)
-        dh_dh = tf.linalg.set_diag(dh_dh, tf.linalg.diag_part(dh_dh) + u)
-        return u * h + (1.0 - u) * c, dh_dh, rows(kernel, slope_u, slope_r, slope_c)
+    def _input_kernel(self) -> tf.Tensor:
+        """[hidden, stoch + m], the derivative of the layer below the GRU by (stoch, action)."""
+        return tf.transpose(tf.concat([self.stoch_in.kernel, self.action_in.kernel], 0))
 
 
 class WorldModel(keras.Model):
-    """All learned parts: encoder, dynamics, decoder, reward head, optional discount head and state probe."""
+    """All learned parts: encoder, dynamics, decoder, reward head, optional discount head, cost head and state probe."""
 
     def __init__(
         self, action_size: int, *, stoch: int, deter: int, hidden: int, act: str, min_std: float, cnn_depth: int,
-        cnn_act: str, reward_layers: int, reward_units: int, discount_head: bool = False, state_size: int = 0,
+        cnn_act: str, reward_layers: int, reward_units: int, discount_head: bool = False, cost_head: bool = False,
+        state_size: int = 0,
     ):  # fmt: skip
         super().__init__(name="world_model")
         self.encoder = Encoder(cnn_depth, cnn_act)
@@ -364,6 +479,7 @@ class WorldModel(keras.Model):
         head = {"layers": reward_layers, "units": reward_units, "act": act}
         self.reward = DenseHead(feat_size, **head, name="reward")
         self.discount = DenseHead(feat_size, **head, name="discount") if discount_head else None
+        self.cost = DenseHead(feat_size, **head, name="cost") if cost_head else None
         self.probe = DenseHead(feat_size, (state_size,), **head, name="probe") if state_size else None
         self.built = True
 

@@ -22,16 +22,19 @@ import numpy as np
 import tensorflow as tf
 
 import envs
+import first_order
 import models
 import optimizers
-from base_agent import BaseAgent
+import sampling
+import second_order
+from base_agent import BaseAgent, restore
 from config import Config, load_config
 from errors import UserError, unknown
 
 # What a log directory's episodes and weights depend on: a resumed run must agree with the first one in these.
 FIXED_KEYS = (
     "task", "action_repeat", "time_limit", "reward", "camera", "stoch", "deter", "hidden", "min_std", "act", "cnn_act",
-    "cnn_depth", "reward_layers", "reward_units", "discount_head", "state_probe",
+    "cnn_depth", "reward_layers", "reward_units", "discount_head", "cost_head", "state_probe",
 )  # fmt: skip
 
 
@@ -40,7 +43,8 @@ class PlanningAgent(BaseAgent):
 
     An environment gets a new plan at the start of an episode and whenever `mpc_steps` actions of its last one are
     executed. The plans travel in the policy state: 'plan_actions' [B, H, A], 'plan_states' [B, H, n], 'plan_rewards'
-    [B, H], 'plan_stats' (name -> [B]) and 'cursor' [B], the number of actions already executed.
+    [B, H], 'plan_stats' (name -> [B]) and 'cursor' [B], the number of actions already executed; with a warm start also
+    'plan_kept' [B, C, H, A], with feedback 'plan_gains' [B, H, A, n].
     """
 
     def __init__(self, config: Config, observation_space: gymnasium.spaces.Dict, action_space: gymnasium.spaces.Box):
@@ -54,19 +58,29 @@ class PlanningAgent(BaseAgent):
 
     def latent_problem(self) -> optimizers.LatentProblem:
         """The learned model as planners see it: functions of features and actions."""
-        dynamics = self.model.dynamics
+        c, dynamics = self.config, self.model.dynamics
         return optimizers.LatentProblem(
             step=dynamics.mean_step,
             reward=self.model.reward,
             state_size=dynamics.feat_size,
             action_size=self.action_size,
             sample_step=dynamics.sample_step,
+            noise_size=dynamics.noise_size,
             linearize=dynamics.linearize,
+            linearize_moments=dynamics.linearize_moments,
+            encode=self.model.encoder,
+            filter=dynamics.post_step,
+            decode=self.model.decoder,
+            constraint=(lambda z: self.model.cost(z)[..., None] - c.cost_limit) if c.cost_head else None,
         )
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """The trajectory optimizer, built from the config."""
         raise NotImplementedError("PlanningAgent has no optimizer: use a subclass from PLANNERS.")
+
+    def planner_options(self) -> dict:
+        """What every planner is told besides its own settings."""
+        return {"restarts": self.config.n_parallel_plans, "tolerance": self.config.plan_tolerance}
 
     def act(
         self, latent: models.State, is_first: np.ndarray, state: dict
@@ -76,7 +90,7 @@ class PlanningAgent(BaseAgent):
         cursor = state.get("cursor", np.full(len(is_first), self.config.mpc_steps))
         need = is_first | (cursor >= self.config.mpc_steps)
         if need.any():
-            plans = self.plan(latent)
+            plans = self.plan(latent, self._warm(state, is_first, cursor))
             # Plans are made for the whole batch, so that shapes stay static; environments in the middle of a plan keep
             # theirs.
             keep = {key: state.get(key, value) for key, value in plans.items()}
@@ -84,27 +98,51 @@ class PlanningAgent(BaseAgent):
             cursor = np.where(need, 0, cursor)
         rows = np.arange(len(is_first))
         action, predicted = state["plan_actions"][rows, cursor], state["plan_rewards"][rows, cursor]
+        if "plan_gains" in state:  # feedback around the planned states; a plan starts where the environment is
+            deviation = models.get_feat(latent).numpy() - state["plan_states"][rows, np.maximum(cursor - 1, 0)]
+            deviation[cursor == 0] = 0.0
+            action = action + np.einsum("bmn,bn->bm", state["plan_gains"][rows, cursor], deviation)
         extras = {"predicted_reward": predicted, "planned": need, **state["plan_stats"]}
         return action, state | {"cursor": cursor + 1}, extras
 
-    def plan(self, latent: models.State) -> dict[str, np.ndarray | dict[str, np.ndarray]]:
+    def _warm(self, state: dict, is_first: np.ndarray, cursor: np.ndarray) -> optimizers.Warm | None:
+        """What is left of the last plans, shifted by the actions already executed; None where `warm_start` is off."""
+        if not self.config.warm_start:
+            return None
+        H = self.config.planning_horizon
+        if "plan_kept" not in state:
+            shape = (len(is_first), self.planner.sequences, H, self.action_size)
+            return optimizers.Warm(np.zeros(shape, np.float32), np.zeros(len(is_first), np.int32))
+        index = (cursor[:, None] + np.arange(H)) % H
+        kept = np.take_along_axis(state["plan_kept"], index[:, None, :, None], 2)
+        return optimizers.Warm(kept, np.where(is_first, 0, np.maximum(H - cursor, 0)).astype(np.int32))
+
+    def plan(
+        self, latent: models.State, warm: optimizers.Warm | None = None
+    ) -> dict[str, np.ndarray | dict[str, np.ndarray]]:
         """Plans from latent states: the plan entries of the policy state, with the last iteration's statistics."""
         start, traces = time.perf_counter(), self.planner.traces
-        plan = self.planner(models.get_feat(latent), self.rng.uniform_full_int([2], tf.int32))
+        plan = self.planner(models.get_feat(latent), self.rng.uniform_full_int([2], tf.int32), warm)
         actions = plan.actions.numpy()
         # A call that compiles says nothing about the speed of planning.
         seconds = time.perf_counter() - start if self.planner.traces == traces else np.nan
         stats = {f"plan/{name}": curve[:, -1].numpy() for name, curve in plan.curves.items() if name != "reward"}
         stats |= {
             "plan/non_finite": plan.non_finite.numpy().astype(np.float32),
+            "plan/iterations": plan.iterations.numpy().astype(np.float32),
             "speed/plan_seconds": np.full(len(actions), seconds, np.float32),
         }
-        return {
+        plans = {
             "plan_actions": actions,
             "plan_states": plan.states.numpy(),
             "plan_rewards": plan.rewards.numpy(),
             "plan_stats": stats,
         }
+        if self.config.warm_start:
+            plans["plan_kept"] = plan.kept.numpy()
+        if plan.gains is not None:
+            plans["plan_gains"] = plan.gains.numpy()
+        return plans
 
 
 def _where(mask: np.ndarray, new, old):
@@ -114,15 +152,88 @@ def _where(mask: np.ndarray, new, old):
     return np.where(mask.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
 
+class RandomShootingAgent(PlanningAgent):
+    """Uniformly random action sequences, the best of which is executed."""
+
+    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
+        """See `sampling.RandomShooting`."""
+        c = self.config
+        return sampling.RandomShooting(
+            problem, c.planning_horizon, c.cem_iterations, c.cem_candidates, c.sample_states, **self.planner_options()
+        )
+
+
 class CEMAgent(PlanningAgent):
     """PlaNet: the cross-entropy method over actions (PlaNet algorithm 2)."""
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """See `optimizers.CEM`."""
+        """See `sampling.CEM`."""
         c = self.config
-        return optimizers.CEM(
-            problem, c.planning_horizon, c.cem_iterations, c.cem_candidates, c.cem_elites, c.cem_sample_states
-        )
+        return sampling.CEM(
+            problem, c.planning_horizon, c.cem_iterations, c.cem_candidates, c.cem_elites, c.sample_states,
+            **self.planner_options(),
+        )  # fmt: skip
+
+
+class MPPIAgent(PlanningAgent):
+    """MPPI as LatCo's appendix D describes it: CEM whose elites weigh by their return."""
+
+    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
+        """See `sampling.CEM`."""
+        c = self.config
+        return sampling.CEM(
+            problem, c.planning_horizon, c.cem_iterations, c.mppi_candidates, c.cem_elites, c.sample_states,
+            gamma=c.mppi_gamma, **self.planner_options(),
+        )  # fmt: skip
+
+
+class ICEMAgent(PlanningAgent):
+    """Improved CEM (Pinneri et al. 2020)."""
+
+    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
+        """See `sampling.ICEM`."""
+        c = self.config
+        return sampling.ICEM(
+            problem, c.planning_horizon, c.icem_iterations, c.icem_candidates, c.icem_elites, c.sample_states,
+            beta=c.icem_beta, decay=c.icem_decay, keep=c.icem_keep, momentum=c.icem_momentum, std=c.icem_std,
+            **self.planner_options(),
+        )  # fmt: skip
+
+
+class GDAgent(PlanningAgent):
+    """Shooting by gradient descent on the actions."""
+
+    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
+        """See `first_order.GD`."""
+        c = self.config
+        return first_order.GD(
+            problem, c.planning_horizon, c.gd_iterations, c.gd_lr, dual_every=c.first_order_dual_every,
+            eps_act=c.latco_eps_act, dual_lr=c.latco_dual_lr, eta=c.latco_eta, **self.planner_options(),
+        )  # fmt: skip
+
+
+class GNAgent(PlanningAgent):
+    """Shooting by Gauss-Newton on the actions."""
+
+    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
+        """See `second_order.GN`."""
+        c = self.config
+        return second_order.GN(
+            problem, c.planning_horizon, c.gn_iterations, damping=c.gn_damping, eps_act=c.latco_eps_act,
+            dual_lr=c.latco_dual_lr, eta=c.latco_eta, **self.planner_options(),
+        )  # fmt: skip
+
+
+class ILQRAgent(PlanningAgent):
+    """Iterative LQR on the latent dynamics."""
+
+    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
+        """See `second_order.ILQR`."""
+        c = self.config
+        return second_order.ILQR(
+            problem, c.planning_horizon, c.ilqr_iterations, c.ilqr_feedback, damping=c.ilqr_damping,
+            **self.planner_options(),
+        )  # fmt: skip
 
 
 class LatCoAgent(PlanningAgent):
@@ -132,18 +243,86 @@ class LatCoAgent(PlanningAgent):
     """
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """See `optimizers.LatCo`."""
+        """See `second_order.LatCo`."""
         c = self.config
-        return optimizers.LatCo(
-            problem, c.planning_horizon, c.latco_iterations, c.latco_solver,
-            damping=c.latco_damping, eps_dyn=c.latco_eps_dyn, eps_act=c.latco_eps_act, eta=c.latco_eta,
-            dual_lr=c.latco_dual_lr, dual_log=c.latco_dual_log, lam_init=c.latco_lam_init, nu_init=c.latco_nu_init,
+        return second_order.LatCo(
+            problem, c.planning_horizon, c.latco_iterations, c.latco_solver, eps_dyn=c.latco_eps_dyn,
+            **self.latco_options(),
+        )  # fmt: skip
+
+    def latco_options(self) -> dict:
+        """What deterministic and Gaussian plans share."""
+        c = self.config
+        return self.planner_options() | {
+            "damping": c.latco_damping, "eps_act": c.latco_eps_act, "eps_con": c.latco_eps_con, "eta": c.latco_eta,
+            "dual_lr": c.latco_dual_lr, "dual_log": c.latco_dual_log, "lam_init": c.latco_lam_init,
+            "nu_init": c.latco_nu_init, "kappa_init": c.latco_kappa_init,
+        }  # fmt: skip
+
+
+class GaussianLatCoAgent(LatCoAgent):
+    """Latent collocation with Gaussian plans (LatCo ICML algorithms 2 and 3)."""
+
+    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
+        """See `second_order.GaussianLatCo`."""
+        c = self.config
+        return second_order.GaussianLatCo(
+            problem, c.planning_horizon, c.gaussian_iterations, c.latco_solver, c.gaussian_samples, c.gaussian_eps_dyn,
+            **self.latco_options(),
+        )  # fmt: skip
+
+
+class FirstOrderLatCoAgent(PlanningAgent):
+    """LatCo without second-order optimization (LatCo ICML table 3)."""
+
+    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
+        """See `first_order.FirstOrderLatCo`."""
+        c = self.config
+        return first_order.FirstOrderLatCo(problem, c.planning_horizon, lr=c.first_order_lr, **self.options())
+
+    def options(self) -> dict:
+        """What collocation of states and of images shares."""
+        c = self.config
+        return self.planner_options() | {
+            "iterations": c.first_order_iterations, "dual_every": c.first_order_dual_every,
+            "dual_lr": c.first_order_dual_lr, "eps_dyn": c.latco_eps_dyn, "eps_act": c.latco_eps_act,
+        }  # fmt: skip
+
+
+class ImageCollocationAgent(FirstOrderLatCoAgent):
+    """Collocation of images (LatCo ICML table 3)."""
+
+    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
+        """See `first_order.ImageCollocation`."""
+        c = self.config
+        return first_order.ImageCollocation(problem, c.planning_horizon, lr=c.image_lr, **self.options())
+
+
+class GRASPAgent(PlanningAgent):
+    """GRASP (Psenka et al. 2026): noisy lifted states under a soft dynamics penalty."""
+
+    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
+        """See `first_order.GRASP`."""
+        c = self.config
+        return first_order.GRASP(
+            problem, c.planning_horizon, c.grasp_iterations, c.grasp_lr, c.grasp_lam, c.grasp_noise,
+            c.grasp_sync_every, c.grasp_sync_steps, c.grasp_sync_lr, **self.planner_options(),
         )  # fmt: skip
 
 
 PLANNERS = {
+    "random_shooting": RandomShootingAgent,
     "cem": CEMAgent,
+    "mppi": MPPIAgent,
+    "icem": ICEMAgent,
+    "gd": GDAgent,
+    "gn": GNAgent,
+    "ilqr": ILQRAgent,
     "latco": LatCoAgent,
+    "gaussian_latco": GaussianLatCoAgent,
+    "latco_first_order": FirstOrderLatCoAgent,
+    "image_collocation": ImageCollocationAgent,
+    "grasp": GRASPAgent,
 }
 
 
@@ -152,6 +331,45 @@ def make_agent(config: Config) -> PlanningAgent:
     if config.planner not in PLANNERS:
         raise unknown("planner", config.planner, PLANNERS)
     return PLANNERS[config.planner](config, *envs.spaces(config))
+
+
+def load_agent(logdir: str | os.PathLike[str], overrides: Sequence[str] = ()) -> PlanningAgent:
+    """The agent that a run left behind: its settings, and the weights, step and updates of its newest checkpoint.
+
+    Args:
+      logdir: the log directory of the run.
+      overrides: words of a command line, such as ["--planner", "cem"], that change the run's settings. A setting that
+        config.yaml got after the run has its default.
+
+    Raises:
+      UserError: there is no run or no checkpoint in the log directory, its checkpoint does not fit its settings, or an
+        override is not valid or changes one of `FIXED_KEYS`.
+    """
+    logdir = Path(logdir).expanduser()
+    if not (logdir / "config.yaml").is_file():
+        raise UserError(f"{logdir} holds no run (it has no config.yaml): give the log directory of one as --logdir.")
+    saved = Config.load(logdir / "config.yaml")
+    config = load_config(overrides, saved=saved).resolved().replace(logdir=str(logdir))
+    _check_fixed_keys(load_config([], saved=saved), config, logdir)
+    newest = tf.train.latest_checkpoint(str(logdir / "checkpoints"))
+    if newest is None:
+        raise UserError(f"{logdir} has no checkpoint yet: wait until the run has made one, or choose another --logdir.")
+    agent = make_agent(config)
+    # The optimizer belongs to it: TensorFlow does not see the layers that a Keras 3 model keeps in lists, so that their
+    # weights are in a checkpoint as variables of the optimizer only.
+    parts = {"model": agent.model, "optimizer": agent.optimizer, "step": agent.step, "updates": agent.updates}
+    restore(tf.train.Checkpoint(**parts), newest, partial=True)
+    return agent
+
+
+def _check_fixed_keys(before: Config, config: Config, logdir: Path) -> None:
+    """Raises UserError unless the settings of the run in a log directory and these agree in `FIXED_KEYS`."""
+    for key in FIXED_KEYS:
+        if before.get(key) != config[key]:
+            raise UserError(
+                f"{logdir} holds a run with {key} = {before.get(key)}, this command says {config[key]}: "
+                f"choose another --logdir, or the same {key}."
+            )
 
 
 def open_logdir(config: Config, argv: Sequence[str]) -> Path:
@@ -164,13 +382,8 @@ def open_logdir(config: Config, argv: Sequence[str]) -> Path:
     logdir = Path(config.logdir).expanduser()
     saved = logdir / "config.yaml"
     if saved.exists():
-        before = Config.load(saved)
-        for key in FIXED_KEYS:
-            if before.get(key) != config[key]:
-                raise UserError(
-                    f"{logdir} holds a run with {key} = {before.get(key)}, this command says {config[key]}: "
-                    f"choose another --logdir, or the same {key}."
-                )
+        # A setting that config.yaml got after that run had its default.
+        _check_fixed_keys(load_config([], saved=Config.load(saved)), config, logdir)
     try:
         logdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -181,8 +394,7 @@ def open_logdir(config: Config, argv: Sequence[str]) -> Path:
     run = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": ["planning_agent.py", *argv],
-        "commit": _git("rev-parse", "HEAD"),
-        "modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        **git_revision(),
         "python": platform.python_version(),
         "tensorflow": tf.__version__,
         "machine": platform.machine(),
@@ -191,6 +403,14 @@ def open_logdir(config: Config, argv: Sequence[str]) -> Path:
     with open(logdir / "runs.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(run) + "\n")
     return logdir
+
+
+def git_revision() -> dict[str, str | bool]:
+    """The commit of this checkout ('' where there is none), and whether tracked files differ from it."""
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
+    }
 
 
 def _git(*args: str) -> str:

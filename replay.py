@@ -6,6 +6,7 @@ Time alignment (an episode of T agent steps has T + 1 entries):
     action      0      a_1     a_2   ...   a_T      action[t] led to image[t]
     image      o_0     o_1     o_2   ...   o_T
     reward      0      r_1     r_2   ...   r_T      reward[t] came with image[t]
+    cost       c_0     c_1     c_2   ...   c_T      cost[t] came with image[t]; optional
     discount    1       1       1    ...   0|1      0 only at a true terminal state, never at a time limit
     is_first  true   false   false   ...  false
 
@@ -54,6 +55,7 @@ KEYS = {
     "success": Key(
         np.float32, (), required=False, in_batch=False
     ),  # where the environment knows it; for diagnosis only
+    "cost": Key(np.float32, (), required=False),  # where the environment reports one
 }
 
 PREFETCH = 4  # batches; at 50 x 50 images of 64 x 64 one batch is 31 MB
@@ -186,7 +188,7 @@ class Replay:
 
         Returns:
             image uint8 [B, L, H, W, 3], action float32 [B, L, A], reward, discount, mask float32 [B, L], is_first bool
-            [B, L], and state float32 [B, L, S] where the episodes have it; fresh arrays.
+            [B, L], and state float32 [B, L, S] and cost float32 [B, L] where the episodes have them; fresh arrays.
 
         Raises:
             UserError: when there is no episode.
@@ -277,7 +279,7 @@ def check_episode(episode: Mapping[str, np.ndarray]) -> None:
         ValueError: with the first broken convention in words.
     """
     _check_keys(episode)
-    for key in ("action", "reward", "discount", "state", "success"):
+    for key in ("action", "reward", "discount", "state", "success", "cost"):
         if key in episode and not np.isfinite(episode[key]).all():
             first = int(np.argwhere(~np.isfinite(episode[key]))[0, 0])
             raise ValueError(f"{key} is not finite at entry {first}")

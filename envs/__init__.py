@@ -2,7 +2,10 @@
 
     observation  Dict(image=Box(0, 255, (64, 64, 3), uint8)[, state=Box(-inf, inf, (S,), float32)])
     action       Box(-1, 1, (A,), float32)
-    info         {'success': 0.0 or 1.0} where the simulator knows success, otherwise {}
+    info         'success' (0.0 or 1.0) and 'cost' (float), each where the simulator reports it, and nothing else
+
+The cost says how far a state breaks a constraint; it is never part of the reward. A simulator that reports one does so
+at every step; it may leave it out at a reset, where it then counts as 0.
 
 A task is named `<suite>_<name>`. One table says which function makes the environments of a suite; it is resolved on
 first use, so that importing this package stays cheap (no simulator, no TensorFlow) and worker processes start fast.
@@ -18,6 +21,7 @@ import importlib
 import os
 import sys
 import types
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from errors import UserError
@@ -101,7 +105,16 @@ def spaces(config: Any) -> tuple["gym.spaces.Dict", "gym.spaces.Box"]:
     Raises:
         UserError: as `make_env`.
     """
-    return copy.deepcopy(_spaces(tuple(getattr(config, key) for key in KEYS)))
+    return copy.deepcopy(_found_out(_make_spaces, _values(config)))
+
+
+def reports_cost(config: Any) -> bool:
+    """Whether the task's `info` of a step holds a cost, found out in another process like `spaces`.
+
+    Raises:
+        UserError: as `make_env`.
+    """
+    return _found_out(_play_for_cost, _values(config))
 
 
 def action_repeat(config: Any) -> int:
@@ -163,19 +176,32 @@ def _names(suite: str) -> list[str]:
     return [f"{suite}_{name}" for name in module.names()]
 
 
+def _values(config: Any) -> tuple:
+    return tuple(getattr(config, key) for key in KEYS)
+
+
 def _settings(config: Any) -> types.SimpleNamespace:
     # Workers get plain values, so that they need not import the code of the configuration.
-    return types.SimpleNamespace(**{key: getattr(config, key) for key in KEYS})
+    return types.SimpleNamespace(**dict(zip(KEYS, _values(config), strict=True)))
 
 
 @functools.lru_cache
-def _spaces(values: tuple) -> tuple["gym.spaces.Dict", "gym.spaces.Box"]:
+def _found_out(function: Callable, values: tuple) -> Any:
+    """The answer of a function of the settings, which may make environments: it runs in another process, once."""
     from envs.workers import elsewhere
 
-    return elsewhere(_make_spaces, types.SimpleNamespace(**dict(zip(KEYS, values, strict=True))))
+    return elsewhere(function, types.SimpleNamespace(**dict(zip(KEYS, values, strict=True))))
 
 
 def _make_spaces(config: Any) -> tuple["gym.spaces.Dict", "gym.spaces.Box"]:
     env = make_env(config, seed=0)
     env.close()
     return env.observation_space, env.action_space
+
+
+def _play_for_cost(config: Any) -> bool:
+    env = make_env(config, seed=0)
+    env.reset()
+    info = env.step(env.action_space.sample())[-1]
+    env.close()
+    return "cost" in info

@@ -20,6 +20,8 @@ def names() -> list[str]:
 def make(name: str, config: Any, seed: int) -> gym.Env:
     """Makes one environment; its observation is its own, flattened, and its time limit its own unless one is set.
 
+    A 'success' or 'cost' that it puts into `info` is passed on.
+
     Raises:
         UserError: an unknown id, a missing dependency, discrete actions, actions without bounds, or no pictures.
     """

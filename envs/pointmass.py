@@ -1,7 +1,10 @@
 """Two-dimensional navigation from images, seen from above: the toy tasks of the LatCo papers, in MuJoCo.
 
 obstacle (ICLR paper, section 6.1): reach a goal on the other side of a wall; the reward of a step is the negative
-distance to the goal. Going straight ends at the wall; the way round it takes about 17 of the 30 steps.
+distance to the goal. Going straight ends at the wall; the way round it takes about 17 of the 30 steps. A keep-out disc,
+neither drawn nor punished in the reward, lies before the wall: the cost of a state is the depth in it, 1 at its centre
+and 0 from its rim outwards. It covers the straight way and the place at the wall where that ends; every start is
+outside, and so is a way round.
 
 lottery (ICML paper, section 5.5): the Top goal pays 1; the Bottom goal pays 20 with 65% and -40 with 35%, -1 in the
 mean. Only one goal can be taken; it and its rival fade, and there is no reward any more.
@@ -25,6 +28,8 @@ SUBSTEPS = 10  # of the simulation per step
 # is a velocity: at most 0.12 arena units per step in x and in y.
 POINT_RADIUS = 0.08
 GOAL_RADIUS = 0.15
+KEEP_OUT_CENTER = (-0.25, -0.35)  # of the obstacle task
+KEEP_OUT_RADIUS = 0.2
 SCENE = """
 <mujoco>
   <option timestep="0.01" gravity="0 0 0"/>
@@ -112,7 +117,7 @@ class PointMass(gym.Env):
         mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[:] = self.start + self.np_random.uniform(-self.start_noise, self.start_noise, 2)
         mujoco.mj_forward(self.model, self.data)
-        return self._state(), {"success": 0.0}
+        return self._state(), self._info(False)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
         """Moves for a tenth of a second; episodes end only by the time limit."""
@@ -121,7 +126,7 @@ class PointMass(gym.Env):
         # Poses of the last step belong to its beginning; the picture shall show its end.
         mujoco.mj_forward(self.model, self.data)
         reward, success = self._outcome()
-        return self._state(), reward, False, False, {"success": float(success)}
+        return self._state(), reward, False, False, self._info(success)
 
     def _distance(self, goal: str) -> float:
         return float(np.linalg.norm(self.data.geom(goal).xpos[:2] - self.data.qpos))
@@ -129,12 +134,15 @@ class PointMass(gym.Env):
     def _state(self) -> np.ndarray:
         return np.concatenate([self.data.qpos, self.data.qvel])
 
+    def _info(self, success: bool) -> dict[str, float]:
+        return {"success": float(success)}
+
     def _outcome(self) -> tuple[float, bool]:
         raise NotImplementedError
 
 
 class Obstacle(PointMass):
-    """State: position, velocity. Success: the point is on the goal."""
+    """State: position, velocity. Success: the point is on the goal. Cost: its centre's depth in the keep-out disc."""
 
     scene = OBSTACLE
     start = (-0.6, -0.4)
@@ -142,6 +150,10 @@ class Obstacle(PointMass):
     def _outcome(self) -> tuple[float, bool]:
         distance = self._distance("goal")
         return -distance, distance < GOAL_RADIUS
+
+    def _info(self, success: bool) -> dict[str, float]:
+        distance = float(np.linalg.norm(self.data.qpos - KEEP_OUT_CENTER))
+        return super()._info(success) | {"cost": max(0.0, 1.0 - distance / KEEP_OUT_RADIUS)}
 
 
 class Lottery(PointMass):

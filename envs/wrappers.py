@@ -34,7 +34,8 @@ class CameraRender(gym.Wrapper):
 class ActionRepeat(gym.Wrapper):
     """Repeats each action and sums the rewards; stops early where the episode ends (PlaNet section 3).
 
-    Success is reported when any of the repeated steps succeeded, as an outcome that lasted one simulator step counts.
+    Success and cost are the largest of the repeated steps': an outcome that lasted one simulator step counts, and a
+    region that was entered for one simulator step was entered.
     """
 
     def __init__(self, env: gym.Env, repeat: int) -> None:
@@ -43,16 +44,15 @@ class ActionRepeat(gym.Wrapper):
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict]:
         """One agent decision: up to `repeat` simulator steps."""
-        total, success = 0.0, 0.0
+        total, largest = 0.0, {}
         for _ in range(self._repeat):
             obs, reward, terminated, truncated, info = self.env.step(action)
             total += float(reward)
-            success = max(success, float(info.get("success", 0.0)))
+            for key, value in _kept(info).items():
+                largest[key] = max(largest.get(key, value), value)
             if terminated or truncated:
                 break
-        if "success" in info:
-            info["success"] = success
-        return obs, total, terminated, truncated, info
+        return obs, total, terminated, truncated, {**info, **largest}
 
 
 class PixelEnv(gym.Wrapper):
@@ -60,7 +60,7 @@ class PixelEnv(gym.Wrapper):
 
     An environment without a state observes a vector of length zero. The wrapper renders once per decision, hands out
     the seed at the first reset, takes float32 actions in [-1, 1] (values beyond are clipped: exploration noise reaches
-    over the edge) and drops everything but success from `info`.
+    over the edge) and drops everything but success and cost from `info`.
     """
 
     def __init__(self, env: gym.Env, seed: int) -> None:
@@ -82,7 +82,7 @@ class PixelEnv(gym.Wrapper):
             seed = self._seed
         self._seed = None
         state, info = self.env.reset(seed=seed, options=options)
-        return self._observe(state), _keep_success(info)
+        return self._observe(state), _kept(info)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
         """One agent decision with an action of shape [A].
@@ -94,7 +94,7 @@ class PixelEnv(gym.Wrapper):
             raise ValueError(f"The action {action} is not finite.")
         action = np.clip(np.asarray(action, np.float32), -1.0, 1.0)
         state, reward, terminated, truncated, info = self.env.step(action)
-        return self._observe(state), float(reward), bool(terminated), bool(truncated), _keep_success(info)
+        return self._observe(state), float(reward), bool(terminated), bool(truncated), _kept(info)
 
     def _observe(self, state: np.ndarray) -> dict[str, np.ndarray]:
         observation = {"image": self.env.render()}
@@ -103,5 +103,6 @@ class PixelEnv(gym.Wrapper):
         return observation
 
 
-def _keep_success(info: dict) -> dict:
-    return {"success": float(info["success"])} if "success" in info else {}
+def _kept(info: dict) -> dict[str, float]:
+    """What the contract keeps of an `info`, each where the simulator reports it."""
+    return {key: float(info[key]) for key in ("success", "cost") if key in info}

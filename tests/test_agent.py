@@ -32,6 +32,7 @@ def make_batch(config, seed=0):
         "is_first": np.zeros(shape, bool),
         "mask": np.ones(shape, np.float32),
         "state": rng.normal(size=[*shape, 3]).astype(np.float32),
+        "cost": rng.uniform(0, 1, shape).astype(np.float32),
     }
     return {key: tf.constant(value) for key, value in batch.items()}
 
@@ -41,8 +42,13 @@ def make_noise(config, seed=1):
     return tf.constant(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
 
 
+def with_cost(config, **changes):
+    """The config with a cost head, on the task that reports a cost."""
+    return config.replace(task="pointmass_obstacle", cost_head=True, **changes)
+
+
 def test_an_update_changes_every_variable(tiny_config):
-    config = tiny_config.replace(discount_head=True, state_probe=True, free_nats=0.0)
+    config = with_cost(tiny_config, discount_head=True, state_probe=True, free_nats=0.0)
     agent = BaseAgent(config, OBSERVATIONS, ACTION_SPACE)
     variables = agent.model.trainable_variables
     parts = {v.path.split("/")[0] for v in variables}
@@ -82,6 +88,54 @@ def test_loss_is_what_it_says(tiny_config):
     assert float(loss) == pytest.approx(image_loss + 3.0 * reward_loss + 0.5 * float(metrics["kl"]), rel=1e-4)
 
 
+def test_cost_loss_is_what_it_says_and_trains_the_features(tiny_config):
+    config = with_cost(tiny_config, free_nats=0.0, cost_scale=7.0)
+    agent = BaseAgent(config, OBSERVATIONS, ACTION_SPACE)
+    batch, noise = make_batch(config), make_noise(config)
+    mask = np.ones([config.batch_size, config.batch_length], np.float32)
+    mask[1, 5:] = 0.0
+    with tf.GradientTape(persistent=True) as tape:
+        loss, metrics, post = agent.loss(batch | {"mask": tf.constant(mask)}, noise)
+    predicted = agent.model.cost(tf.concat([post["stoch"], post["deter"]], -1)).numpy()
+    cost_loss = 0.5 * ((predicted - batch["cost"].numpy()) ** 2)[mask > 0].mean()
+    assert float(metrics["cost_loss"]) == pytest.approx(cost_loss, rel=1e-4)
+    others = float(metrics["image_loss"] + metrics["reward_loss"] + metrics["kl"])
+    assert float(loss) - others == pytest.approx(7.0 * cost_loss, rel=1e-3)
+    for part in (agent.model.cost, agent.model.dynamics, agent.model.encoder):
+        grads = tape.gradient(metrics["cost_loss"], part.trainable_variables)
+        assert any(grad is not None and np.any(grad) for grad in grads), part.name
+
+
+def test_without_a_cost_head_costs_change_nothing(tiny_config):
+    agent = PlanlessAgent(tiny_config, OBSERVATIONS, ACTION_SPACE)
+    batch, noise = make_batch(tiny_config), make_noise(tiny_config)
+    loss, metrics, _ = agent.loss(batch, noise)
+    del batch["cost"]
+    assert float(agent.loss(batch, noise)[0]) == float(loss) and "cost_loss" not in metrics
+    assert agent.model.cost is None and agent.latent_problem().constraint is None
+
+
+def test_planners_are_asked_to_keep_the_predicted_cost_below_its_limit(tiny_config):
+    agent = PlanlessAgent(with_cost(tiny_config, cost_limit=0.25), OBSERVATIONS, ACTION_SPACE)
+    z = tf.random.stateless_normal([2, 5, tiny_config.stoch + tiny_config.deter], [1, 2])
+    asked = agent.latent_problem().constraint(z)
+    assert asked.shape == (2, 5, 1) and np.ptp(asked) > 0
+    np.testing.assert_allclose(asked[..., 0], agent.model.cost(z) - 0.25, atol=1e-6)
+
+
+@pytest.mark.parametrize("task", ["pointmass_lottery", "gym_InvertedPendulum-v5"])
+def test_cost_head_on_a_task_without_cost_is_refused(tiny_config, task):
+    with pytest.raises(UserError, match=f"{task} reports no cost.*turn it off"):
+        BaseAgent(tiny_config.replace(task=task, cost_head=True), OBSERVATIONS, ACTION_SPACE)
+
+
+class PlanlessAgent(PlanningAgent):
+    """An agent of which only the model and the latent problem matter."""
+
+    def make_planner(self, problem):
+        return None
+
+
 def test_free_nats_are_free(tiny_config):
     batch, noise = make_batch(tiny_config), make_noise(tiny_config)
     agent = BaseAgent(tiny_config.replace(free_nats=1e6), OBSERVATIONS, ACTION_SPACE)
@@ -94,7 +148,7 @@ def test_free_nats_are_free(tiny_config):
 
 
 def test_padding_counts_in_no_term(tiny_config):
-    config = tiny_config.replace(discount_head=True, state_probe=True)
+    config = with_cost(tiny_config, discount_head=True, state_probe=True)
     agent = BaseAgent(config, OBSERVATIONS, ACTION_SPACE)
     batch, other, noise = make_batch(config, 0), make_batch(config, 1), make_noise(config)
     mask = np.ones([config.batch_size, config.batch_length], np.float32)
@@ -147,25 +201,29 @@ def test_every_counts_passed_multiples():
 
 
 class CountingPlanner(optimizers.Planner):
-    """Plan k says action 0.01 (10 k + t) at time t, in every environment."""
+    """Plan k says action 0.01 (10 k + t) at time t, in every environment, and remembers what it was given."""
 
-    calls = 0
+    calls, gain, warm = 0, None, None
 
-    def __call__(self, z0, seed):
-        batch, self.calls = z0.shape[0], self.calls + 1
+    def __call__(self, z0, seed, warm=None):
+        batch, self.calls, self.warm = z0.shape[0], self.calls + 1, warm
         actions = 0.01 * (10 * self.calls + tf.range(self.horizon, dtype=tf.float32))
         actions = tf.broadcast_to(actions[None, :, None], [batch, self.horizon, ACTIONS])
-        states = tf.zeros([batch, self.horizon, z0.shape[1]])
+        states = tf.ones([batch, self.horizon, z0.shape[1]])
         curves = {"reward": tf.zeros([batch, 2]), "lam": tf.fill([batch, 2], float(self.calls))}
-        return optimizers.Plan(actions, states, actions[..., 0], curves, tf.zeros([batch], tf.int32))
+        counts = tf.zeros([batch], tf.int32)
+        gains = None
+        if self.gain:
+            gains = tf.fill([batch, self.horizon, ACTIONS, z0.shape[1]], self.gain)
+        return optimizers.Plan(actions, states, actions[..., 0], curves, counts, counts, actions[:, None], gains)
 
-    def _optimize(self, z0, seeds):
+    def _optimize(self, z0, seeds, warm, limit):
         raise AssertionError("not compiled in this test")
 
 
 class CountingAgent(PlanningAgent):
     def make_planner(self, problem):
-        return CountingPlanner(problem, self.config.planning_horizon)
+        return CountingPlanner(problem, self.config.planning_horizon, 1)
 
 
 def act(agent, is_first, state):
@@ -193,6 +251,49 @@ def test_an_episode_taken_over_from_another_policy_gets_a_plan_at_once(tiny_conf
     agent = CountingAgent(tiny_config.replace(planning_horizon=5, mpc_steps=3), OBSERVATIONS, ACTION_SPACE)
     actions, _, extras = act(agent, [False, True], {})
     assert actions == [10, 10] and extras["planned"].tolist() == [True, True]
+
+
+def test_a_warm_start_is_what_is_left_of_each_environment_s_own_plan(tiny_config):
+    config = tiny_config.replace(planning_horizon=5, mpc_steps=3, warm_start=True)
+    agent = CountingAgent(config, OBSERVATIONS, ACTION_SPACE)
+    _, state, _ = act(agent, [True, True], {})
+    assert agent.planner.warm.steps.tolist() == [0, 0] and agent.planner.warm.actions.shape == (2, 1, 5, ACTIONS)
+    _, state, _ = act(agent, [False, False], state)
+    # Environment 1 starts an episode after two actions: nothing of its plan holds; environment 0 is asked nothing.
+    _, state, _ = act(agent, [False, True], state)
+    assert agent.planner.warm.steps.tolist() == [3, 0]
+    _, state, _ = act(agent, [False, False], state)  # environment 0 has executed 3 actions, environment 1 one
+    warm = agent.planner.warm
+    assert warm.steps.tolist() == [2, 4]
+    np.testing.assert_allclose(warm.actions[0, 0, :2, 0], [0.13, 0.14], atol=1e-6)
+    np.testing.assert_allclose(warm.actions[1, 0, :4, 0], [0.21, 0.22, 0.23, 0.24], atol=1e-6)
+
+
+def test_without_warm_start_planners_start_afresh(tiny_config):
+    agent = CountingAgent(tiny_config, OBSERVATIONS, ACTION_SPACE)
+    act(agent, [True], act(agent, [True], {})[1])
+    assert agent.planner.calls == 2 and agent.planner.warm is None
+
+
+def test_feedback_corrects_for_the_distance_to_the_planned_state(tiny_config):
+    agent = CountingAgent(tiny_config.replace(planning_horizon=5, mpc_steps=5), OBSERVATIONS, ACTION_SPACE)
+    agent.planner.gain = 0.01
+    n = tiny_config.stoch + tiny_config.deter
+    actions, state, _ = act(agent, [True], {})
+    assert actions == [10]  # the plan starts where the environment is
+    actions, _, _ = act(agent, [False], state)
+    assert actions == [11 - n]  # the planned state is one in all of its n entries, the environment's zero
+
+
+def test_rewards_that_are_no_numbers_are_counted_and_survived(tiny_config):
+    config = tiny_config.replace(planning_horizon=4, mpc_steps=4)
+    for name in ("cem", "gd", "gn", "ilqr", "latco", "gaussian_latco", "icem", "grasp"):
+        agent = planning_agent.PLANNERS[name](config, OBSERVATIONS, ACTION_SPACE)
+        agent.model.reward.out.bias.assign([np.nan])
+        first = np.ones(2, bool)
+        action, _, extras = agent.act(agent.model.dynamics.initial(2), first, {})
+        assert np.all(np.isfinite(action)) and np.all(np.abs(action) <= 1.0), name
+        assert np.all(extras["plan/non_finite"] > 0), name
 
 
 def test_policy_filters_each_environment_as_if_it_were_alone(tiny_config):
@@ -242,6 +343,8 @@ def test_log_directory_of_another_model_is_refused_and_left_alone(tiny_config):
     saved = (logdir / "config.yaml").read_bytes()
     with pytest.raises(UserError, match="deter = 8"):
         planning_agent.open_logdir(tiny_config.replace(deter=16), [])
+    with pytest.raises(UserError, match="cost_head = False"):
+        planning_agent.open_logdir(tiny_config.replace(cost_head=True), [])
     assert (logdir / "config.yaml").read_bytes() == saved
     planning_agent.open_logdir(tiny_config.replace(steps=999), ["--steps", "999"])
     assert len((logdir / "runs.jsonl").read_text().splitlines()) == 2

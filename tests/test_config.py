@@ -273,6 +273,21 @@ def test_load_refuses_what_save_does_not_write(tmp_path: Path):
         Config.load(CONFIG_FILE)
 
 
+def test_saved_settings_come_between_defaults_and_the_command_line(small_file: Path):
+    saved = Config({"steps": 7, "rate": 2, "mode": "fast", "forgotten": 3})
+    defaults = load("", small_file)
+    expected = defaults.as_dict() | {"steps": 7, "rate": 2.0, "mode": "fast"}
+    assert load_config([], small_file, saved) == expected
+    assert load_config(["--configs", "long", "--mode", "10"], small_file, saved) == expected | {
+        "steps": 1000,
+        "rate": 1.0,
+        "mode": "10",
+    }
+    for wrong in ({"steps": "seven"}, {"steps": 1.5}, {"mode": "fats"}):
+        with pytest.raises(UserError, match="the saved (steps|mode)"):
+            load_config([], small_file, wrong)
+
+
 def test_fields_in_braces_are_filled_from_the_config(small_file: Path):
     config = load("--name x", small_file)
     assert config.resolved() == config.replace(path="runs/x/100")

@@ -4,14 +4,18 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from driver import Driver
+from driver import Driver, Episode
 
 
 class Counter(gymnasium.Env):
-    """Episode k of environment i shows 100 i + 10 k + t at time t and pays t; ends after `length` steps."""
+    """Episode k of environment i shows 100 i + 10 k + t at time t, pays t and costs t / 2; ends after `length` steps.
 
-    def __init__(self, index, length, terminal):
+    At a reset it reports no success, and no cost either unless it has a `start_cost`.
+    """
+
+    def __init__(self, index, length, terminal, start_cost=None):
         self.index, self.length, self.terminal = index, length, terminal
+        self.start_info = {} if start_cost is None else {"cost": start_cost}
         self.observation_space = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 255, (1,), np.float32)})
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.episode = -1
@@ -21,12 +25,12 @@ class Counter(gymnasium.Env):
 
     def reset(self, *, seed=None, options=None):
         self.episode, self.t = self.episode + 1, 0
-        return self._obs(), {}
+        return self._obs(), self.start_info
 
     def step(self, action):
         self.t += 1
         done = self.t == self.length
-        info = {"success": float(self.t == 2)}
+        info = {"success": float(self.t == 2), "cost": self.t / 2}
         return self._obs(), float(self.t), done and self.terminal, done and not self.terminal, info
 
 
@@ -62,8 +66,22 @@ def test_episodes_are_cut_and_aligned_per_environment():
 def test_summary_tells_success_at_any_step_from_success_at_the_last():
     episode = next(e for e in (e for _ in range(3) for e in make_driver_steps()) if e.length == 3)
     summary = episode.summary()
-    assert summary == {"return": 6.0, "length": 3.0, "success": 1.0, "success_final": 0.0}
+    assert summary == {"return": 6.0, "length": 3.0, "success": 1.0, "success_final": 0.0, "cost": 3.0}
     assert episode.data["success"].tolist() == [0.0, 0.0, 1.0, 0.0]
+
+
+def test_costs_are_recorded_at_resets_too_and_are_zero_where_a_reset_reports_none():
+    driver = make_driver((3, True, 0.25), (2, False))
+    episodes = [episode for _ in range(6) for episode in driver.step(policy)]
+    recorded = {env: [e.data["cost"].tolist() for e in episodes if e.env == env] for env in (0, 1)}
+    assert recorded == {0: [[0.25, 0.5, 1.0, 1.5]] * 2, 1: [[0.0, 0.5, 1.0]] * 3}
+    assert all(e.data["cost"].dtype == np.float32 for e in episodes)
+    assert {e.env: e.summary()["cost"] for e in episodes} == {0: 3.25, 1: 1.5}
+
+
+def test_what_a_simulator_does_not_report_is_not_summed():
+    episode = Episode(0, {"reward": np.array([0.0, 2.0, 3.0], np.float32)}, {})
+    assert episode.summary() == {"return": 5.0, "length": 2.0}
 
 
 def make_driver_steps():

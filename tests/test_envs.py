@@ -135,7 +135,7 @@ def dm_control_pictures(domain: str, task: str, camera: int) -> tuple[np.ndarray
 
 
 class CameraRoll(gym.Env):
-    """Observes a picture and no state; the left half of the picture is white."""
+    """Observes a picture and no state; the left half of the picture is white. Reports a cost at steps only."""
 
     metadata = {"render_modes": ["rgb_array"]}
     observation_space = gym.spaces.Box(0, 255, (96, 96, 3), np.uint8)
@@ -151,7 +151,7 @@ class CameraRoll(gym.Env):
 
     def step(self, action):
         self.actions.append(action)
-        return np.zeros((96, 96, 3), np.uint8), 1.0, False, False, {}
+        return np.zeros((96, 96, 3), np.uint8), 1.0, False, False, {"cost": len(self.actions), "noise": 1}
 
     def render(self):
         picture = np.zeros((128, 192, 3), np.uint8)
@@ -159,14 +159,19 @@ class CameraRoll(gym.Env):
         return picture
 
 
-def play_camera_roll() -> tuple[dict, list[np.ndarray], gym.Space]:
+def play_camera_roll() -> tuple[dict, list[np.ndarray], gym.Space, list[dict], bool]:
+    """First observation, actions, space, every info, and whether the task is said to report a cost."""
     gym.register("CameraRoll-v0", CameraRoll)
-    env = envs.make_env(make_config("gym_CameraRoll-v0", time_limit=3), 0)
-    obs, _ = env.reset()
+    config = make_config("gym_CameraRoll-v0", time_limit=3)
+    env = envs.make_env(config, 0)
+    obs, info = env.reset()
+    infos = [info]
     for action in ([-1.0, -1.0], [0.0, 0.0], [5.0, 1.0]):
-        *_, truncated, _ = env.step(np.array(action))
+        *_, truncated, info = env.step(np.array(action))
+        infos.append(info)
     assert truncated
-    return obs, env.unwrapped.actions, env.observation_space
+    # What envs.reports_cost asks, in this process, where the environment is registered.
+    return obs, env.unwrapped.actions, env.observation_space, infos, envs._play_for_cost(config)
 
 
 # The contract ---------------------------------------------------------------------------------------------------------
@@ -218,6 +223,7 @@ def test_the_first_picture_shows_the_new_episode_not_the_last_one(elsewhere):
 class Recorder(gym.Env):
     """Rewards 1, 10, 100, ...; succeeds in step 2 only; ends after `length` steps; counts its pictures."""
 
+    costs = (0.0, 0.75, 0.25, -2.0, -1.0)
     observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float64)
     action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
 
@@ -232,7 +238,7 @@ class Recorder(gym.Env):
     def step(self, action):
         self.steps += 1
         self.actions.append(action)
-        info = {"success": float(self.steps == 2), "noise": 1}
+        info = {"success": float(self.steps == 2), "cost": self.costs[self.steps - 1], "noise": 1}
         return np.array([self.steps]), 10.0 ** (self.steps - 1), self.steps == self.length, False, info
 
     def render(self):
@@ -246,10 +252,11 @@ def test_action_repeat_sums_rewards_stops_at_the_end_and_draws_once():
     obs, info = env.reset()
     assert simulator.pictures == 1 and info == {"success": 0.0}
     obs, reward, terminated, truncated, info = env.step(np.zeros(2))
-    assert (reward, terminated, truncated, info) == (111.0, False, False, {"success": 1.0})
+    assert (reward, terminated, truncated, info) == (111.0, False, False, {"success": 1.0, "cost": 0.75})
     assert simulator.pictures == 2 and obs["state"] == 3 and (obs["image"] == 3).all()
     obs, reward, terminated, truncated, info = env.step(np.zeros(2))
-    assert (reward, terminated, truncated, info) == (11000.0, True, False, {"success": 0.0})
+    # The largest cost of negative ones is not zero.
+    assert (reward, terminated, truncated, info) == (11000.0, True, False, {"success": 0.0, "cost": -1.0})
     assert simulator.pictures == 3 and obs["state"] == 5
 
 
@@ -496,11 +503,25 @@ def test_fast_quality_shows_the_same_scene(elsewhere):
 
 
 def test_gym_environments_are_rescaled_and_shrunk(elsewhere):
-    obs, actions, space = elsewhere(play_camera_roll)
+    obs, actions, space, *_ = elsewhere(play_camera_roll)
     assert list(space) == ["image"], "a picture is no state"
     np.testing.assert_allclose(actions, [[0, 10], [0.5, 20], [1, 30]])
     # 192 columns become 64, of which 32 are white; each is an average of three.
     assert (obs["image"][:, :32] == 255).all() and (obs["image"][:, 32:] == 0).all()
+
+
+def test_gym_environments_that_report_a_cost_at_steps_only_pass_it_on(elsewhere):
+    *_, infos, reported = elsewhere(play_camera_roll)
+    assert infos == [{}, {"cost": 1.0}, {"cost": 2.0}, {"cost": 3.0}] and reported
+    assert all(type(info["cost"]) is float for info in infos[1:])
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [("pointmass_obstacle", True), ("pointmass_lottery", False), ("gym_InvertedPendulum-v5", False)],
+)
+def test_whether_a_task_reports_a_cost_is_known_without_its_environment(task, expected):
+    assert envs.reports_cost(make_config(task)) is expected
 
 
 @pytest.mark.slow
@@ -541,6 +562,63 @@ def test_the_wall_blocks_the_straight_way_and_there_is_a_way_round():
         around, rewards, success = drive(env, [(-0.1, 0.55), (0.1, 0.55), goal], seed)
         np.testing.assert_allclose(rewards, -np.linalg.norm(around[1:] - goal, axis=1))
         assert success and np.flatnonzero(-rewards < GOAL_RADIUS)[0] < 26, "it arrives with steps to spare"
+
+
+@pytest.mark.parametrize(
+    ("position", "cost"),
+    [
+        ((-0.25, -0.35), 1.0),  # the centre
+        ((-0.25, -0.25), 0.5),
+        ((-0.31, -0.27), 0.5),  # 0.06 and 0.08 aside are 0.1 away
+        ((-0.40, -0.35), 0.25),
+        ((-0.45, -0.35), 0.0),  # the rim
+        ((-0.25, -0.56), 0.0),
+        ((0.60, -0.40), 0.0),  # the goal
+    ],
+)
+def test_the_cost_of_the_obstacle_task_is_the_depth_in_the_keep_out_disc(position, cost):
+    from envs.pointmass import Obstacle
+
+    env = Obstacle()
+    env.start, env.start_noise = position, 0.0
+    assert env.reset(seed=0)[1]["cost"] == pytest.approx(cost, abs=1e-9)
+    _, reward, _, _, info = env.step(np.zeros(2, np.float32))
+    assert info["cost"] == pytest.approx(cost, abs=1e-9)
+    assert reward == pytest.approx(-np.hypot(0.6 - position[0], -0.4 - position[1])), "never punished in the reward"
+
+
+def test_the_keep_out_disc_lies_on_the_straight_way_and_a_way_round_is_free():
+    from envs.pointmass import KEEP_OUT_CENTER, KEEP_OUT_RADIUS, Obstacle
+
+    env, goal = Obstacle(), (0.6, -0.4)
+    for seed in range(10):
+        straight, _, _ = drive(env, [goal], seed)
+        # It rests where the cost is far above `cost_limit`, 0.1.
+        assert env._info(False)["cost"] > 0.3
+        depth = 1.0 - np.linalg.norm(straight - KEEP_OUT_CENTER, axis=1) / KEEP_OUT_RADIUS
+        assert depth[0] < 0 and depth[-1] == pytest.approx(env._info(False)["cost"], abs=1e-6)
+        around, _, success = drive(env, [(-0.6, 0.0), (-0.1, 0.55), (0.1, 0.55), goal], seed)
+        assert success and (np.linalg.norm(around - KEEP_OUT_CENTER, axis=1) > KEEP_OUT_RADIUS).all()
+    nearest_start = (-0.5, -0.35)
+    assert np.linalg.norm(np.subtract(nearest_start, KEEP_OUT_CENTER)) > KEEP_OUT_RADIUS
+
+
+def test_the_cost_passes_through_the_workers():
+    batch = envs.make_vector_env(make_config("pointmass_obstacle"), 2, seed=0)
+    try:
+        infos = [batch.reset()[1]]
+        for _ in range(3):
+            # Environment 0 drives into the disc, environment 1 stays at its start.
+            obs, _, _, _, info = batch.step(np.array([[1.0, 0.2], [0.0, 0.0]], np.float32))
+            infos.append(info)
+        costs = np.array([info["cost"] for info in infos])
+        assert costs.shape == (4, 2) and (costs[0] == 0).all() and (costs[:, 1] == 0).all()
+        depth = 1.0 - np.linalg.norm(obs["state"][0, :2] - [-0.25, -0.35]) / 0.2
+        assert depth > 0.2 and costs[-1, 0] == pytest.approx(depth, abs=1e-5)
+        masked = batch.reset(options={"reset_mask": np.array([True, False])})[1]
+        assert masked["cost"].tolist() == [0.0, 0.0]
+    finally:
+        batch.close()
 
 
 def test_full_speed_is_what_the_arena_says():

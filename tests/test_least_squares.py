@@ -1,15 +1,15 @@
-"""The two solvers of the collocation step against a dense solve of the full least-squares problem."""
+"""The solvers of a step against a dense solve of the full least-squares problem."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from least_squares import block_tridiagonal_step, condensed_step
+from least_squares import block_tridiagonal_step, condensed_step, shooting_step
 
 ORDER = ("A", "B", "e", "v", "V", "rho", "g", "lam", "nu")
 
 
-def random_problem(seed=0, P=3, H=5, n=4, m=2, lam=None):
+def random_problem(seed=0, P=3, H=5, n=4, m=2, k=2, lam=None):
     rng = np.random.default_rng(seed)
     signs = rng.choice([-1.0, 0.0, 1.0], (P, H, m))
     return {
@@ -18,8 +18,8 @@ def random_problem(seed=0, P=3, H=5, n=4, m=2, lam=None):
         "e": rng.normal(size=(P, H, n)),
         "v": np.abs(signs) * rng.uniform(0.1, 1, (P, H, m)),
         "V": signs,
-        "rho": rng.normal(size=(P, H)),
-        "g": rng.normal(size=(P, H, n)),
+        "rho": rng.normal(size=(P, H, k)),
+        "g": rng.normal(size=(P, H, k, n)),
         "lam": np.full((P, H), lam) if lam else rng.uniform(0.5, 5, (P, H)),
         "nu": rng.uniform(0.5, 5, (P, H)),
     }
@@ -34,7 +34,7 @@ def dense_rows(problem, p):
     """Rows of the residuals' Jacobian over the unknowns (da, dz), their values and their weights, for plan p."""
     A, B, e, v, V, rho, g, lam, nu = (problem[name][p] for name in ORDER)
     H, n, m = B.shape
-    dynamics, bound, reward = (np.zeros((H, k, H * (m + n))) for k in (n, m, 1))
+    dynamics, bound, scalars = (np.zeros((H, k, H * (m + n))) for k in (n, m, g.shape[1]))
     action = lambda t: slice(t * m, (t + 1) * m)  # noqa: E731
     state = lambda t: slice(H * m + t * n, H * m + (t + 1) * n)  # noqa: E731
     for t in range(H):
@@ -43,10 +43,10 @@ def dense_rows(problem, p):
         if t > 0:
             dynamics[t][:, state(t - 1)] = -A[t]
         bound[t][:, action(t)] = np.diag(V[t])
-        reward[t][:, state(t)] = g[t]
-    J = np.concatenate([x.reshape(-1, x.shape[-1]) for x in (dynamics, bound, reward)])
-    values = np.concatenate([e.ravel(), v.ravel(), rho])
-    weights = np.concatenate([np.repeat(lam, n), np.repeat(nu, m), np.ones(H)])
+        scalars[t][:, state(t)] = g[t]
+    J = np.concatenate([x.reshape(-1, x.shape[-1]) for x in (dynamics, bound, scalars)])
+    values = np.concatenate([e.ravel(), v.ravel(), rho.ravel()])
+    weights = np.concatenate([np.repeat(lam, n), np.repeat(nu, m), np.ones(rho.size)])
     return J, values, weights
 
 
@@ -70,15 +70,33 @@ def dense_step(problem, damping, on_slacks):
 
 
 @pytest.mark.parametrize("damping", [1e-6, 1e-3, 0.5])
+@pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("solver, on_slacks", [(condensed_step, True), (block_tridiagonal_step, False)])
-def test_step_equals_dense_solve(solver, on_slacks, damping):
-    problem = random_problem()
+def test_step_equals_dense_solve(solver, on_slacks, k, damping):
+    problem = random_problem(k=k)
     for found, expected in zip(solve(solver, problem, damping), dense_step(problem, damping, on_slacks), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("damping", [1e-6, 1e-3, 0.5])
+def test_shooting_step_equals_dense_solve_in_the_actions(damping):
+    problem = random_problem(seed=7)
+    P, H, n, m = problem["B"].shape
+    args = (problem[name] for name in ("A", "B", "v", "V", "rho", "g", "nu"))
+    found = shooting_step(*(tf.constant(x) for x in args), damping)
+    for p in range(P):
+        J, values, weights = dense_rows(problem | {"e": np.zeros([P, H, n])}, p)
+        # The states follow: dz = S da, from the rows of the dynamics, 0 = dynamics (da, dz).
+        dynamics, rest = J[: H * n], J[H * n :]
+        S = -np.linalg.solve(dynamics[:, H * m :], dynamics[:, : H * m])
+        J, values, weights = rest[:, : H * m] + rest[:, H * m :] @ S, values[H * n :], weights[H * n :]
+        normal = J.T @ (weights[:, None] * J) + damping * np.eye(H * m)
+        expected = -np.linalg.solve(normal, J.T @ (weights * values))
+        np.testing.assert_allclose(found[p], expected.reshape(H, m), rtol=1e-6, atol=1e-8)
+
+
 def test_solvers_agree_as_the_damping_vanishes():
-    problem = random_problem(seed=1)
+    problem = random_problem(seed=1, k=1)
     differences = []
     for damping in (1e-2, 1e-4, 1e-6, 1e-8):
         condensed, reference = (

@@ -111,12 +111,10 @@ def test_planner_steps_agree_with_the_prior():
     prior = rssm.img_step(flat, a.reshape(10, -1), np.zeros([10, STOCH], np.float32))
     expected = np.concatenate([prior["mean"], prior["deter"]], -1).reshape(2, 5, -1)
     np.testing.assert_allclose(rssm.mean_step(z, a), expected, rtol=1e-4, atol=1e-5)
-    zs, actions = np.repeat(z[:1, :1], 4000, 1), np.repeat(a[:1, :1], 4000, 1)
-    samples = rssm.sample_step(tf.constant(zs), tf.constant(actions), [1, 2]).numpy()[0]
-    std = np.asarray(prior["std"])[0]
-    np.testing.assert_allclose(samples[:, :STOCH].mean(0), expected[0, 0, :STOCH], atol=0.1 * std.max())
-    np.testing.assert_allclose(samples[:, :STOCH].std(0), std, rtol=0.1)
-    np.testing.assert_allclose(samples[:, STOCH:].std(0), 0.0, atol=1e-3)
+    noise = normal(2, 5, rssm.noise_size, seed=2)
+    prior = rssm.img_step(flat, a.reshape(10, -1), noise.reshape(10, -1))
+    expected = np.concatenate([prior["stoch"], prior["deter"]], -1).reshape(2, 5, -1)
+    np.testing.assert_allclose(rssm.sample_step(z, a, noise), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("act", ["relu", "elu", "tanh"])
@@ -130,6 +128,52 @@ def test_linearize_equals_automatic_differentiation(act):
     np.testing.assert_allclose(mean, mu, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(jac_z, tape.batch_jacobian(mu, z), rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(jac_a, tape.batch_jacobian(mu, a), rtol=1e-3, atol=1e-5)
+
+
+def moments_by_tape(rssm, z, a, noise):
+    """The moments and mean Jacobians of every sample's own Jacobians, averaged in numpy."""
+    samples = z.shape[1]
+    zs, noises = tf.reshape(z, [-1, z.shape[-1]]), tf.reshape(noise, [-1, noise.shape[-1]])
+    actions = tf.repeat(a, samples, 0)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([zs, actions])
+        z_next = rssm.sample_step(zs, actions, noises)
+    stack = lambda x: x.numpy().reshape([-1, samples, *x.shape[1:]])  # noqa: E731
+    z_next, jac_z, jac_a = map(stack, (z_next, tape.batch_jacobian(z_next, zs), tape.batch_jacobian(z_next, actions)))
+    return z_next.mean(1), z_next.std(1), jac_z.mean(1), jac_a.mean(1)
+
+
+@pytest.mark.parametrize(("act", "samples"), [("relu", 8), ("elu", 40), ("tanh", 1)])
+def test_linearize_moments_equals_the_average_of_automatic_differentiation(act, samples):
+    rssm = make_rssm(act)
+    z, a, noise = normal(3, samples, STOCH + DETER), normal(3, ACTIONS, seed=1), normal(3, samples, STOCH, seed=2)
+    inputs = [tf.constant(x) for x in (z, a, noise)]
+    eager = rssm.linearize_moments(*inputs)
+    expected = moments_by_tape(rssm, *inputs)
+    compiled = tf.function(rssm.linearize_moments, jit_compile=True)(*inputs)
+    for value, want, other in zip(eager, expected, compiled, strict=True):
+        np.testing.assert_allclose(value, want, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(other, value, rtol=1e-4, atol=1e-5)
+
+
+def test_linearize_moments_of_one_sample_without_noise_is_linearize():
+    rssm = make_rssm()
+    z, a = tf.constant(normal(4, STOCH + DETER)), tf.constant(normal(4, ACTIONS, seed=1))
+    mean, std, jac_z, jac_a = rssm.linearize_moments(z[:, None], a, tf.zeros([4, 1, STOCH]))
+    for value, want in zip((mean, jac_z, jac_a), rssm.linearize(z, a), strict=True):
+        np.testing.assert_allclose(value, want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(std, np.zeros_like(std))
+
+
+def test_linearize_moments_of_equal_samples_has_no_spread():
+    rssm = make_rssm()
+    z, a = tf.constant(normal(2, 1, STOCH + DETER)), tf.constant(normal(2, ACTIONS, seed=1))
+    noise = tf.constant(normal(2, 1, STOCH, seed=2))
+    one = rssm.linearize_moments(z, a, noise)
+    # Seven, because a sum of seven equal floats divided by seven is off by rounding, which must not become a NaN.
+    many = rssm.linearize_moments(tf.repeat(z, 7, 1), a, tf.repeat(noise, 7, 1))
+    for value, want in zip(many, one, strict=True):
+        np.testing.assert_allclose(value, want, rtol=1e-4, atol=1e-5)
 
 
 def test_kl_equals_the_closed_form():

@@ -1,100 +1,83 @@
-"""Planners against problems whose answer is known: linear-quadratic ones, a bounded race, and problems that break."""
+"""What holds for every planner: known optima, batches, restarts, warm starts, early stops and problems that break."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from problems import (
+    BUILDERS,
+    SEED,
+    curved,
+    linear_quadratic,
+    linear_quadratic_optimum,
+    ridge,
+    root_residual,
+    shifted_root,
+)
 
 from errors import UserError
-from optimizers import CEM, MULTIPLIER_RANGE, LatCo, LatentProblem, linearize_by_tape, rollout, split_seed
+from first_order import GD, GRASP, FirstOrderLatCo, ImageCollocation
+from optimizers import (
+    MULTIPLIER_RANGE,
+    LatentProblem,
+    Warm,
+    linearize_by_tape,
+    own_gradient,
+    rollout,
+    scale_multipliers,
+    split_seed,
+)
+from sampling import CEM, ICEM, RandomShooting
+from second_order import GN, ILQR, GaussianLatCo, LatCo
 
-SEED = [3, 4]
 HORIZON = 4
-# State (x, last action), so that a reward of the state can charge for the action.
-A = np.array([[0.9, 0.2, 0.0], [-0.1, 0.8, 0.0], [0.0, 0.0, 0.0]])
-B = np.array([[0.3], [0.7], [1.0]])
-WEIGHTS = np.array([1.0, 0.5, 0.3])
-TARGET = np.array([0.4, -0.2, 0.0])
+EAGER = {"jit_compile": False}  # of XLA only: compiling takes longer than these problems
+
+# name -> (planner of a problem with enough iterations, error of the return that its iterations leave)
+STRICT = {"reward_residual": shifted_root, "eps_dyn": 1e-10}
+SOLVED = {
+    "random_shooting": (lambda p: RandomShooting(p, HORIZON, 20, 2000, False, **EAGER), 2.0),
+    "cem": (lambda p: CEM(p, HORIZON, 30, 500, 50, False, **EAGER), 1e-3),
+    "mppi": (lambda p: CEM(p, HORIZON, 30, 500, 50, False, gamma=1.0, **EAGER), 1e-2),
+    "icem": (lambda p: ICEM(p, HORIZON, 8, 1000, 30, False, beta=0.5, std=0.1, **EAGER), 2e-2),
+    "gd": (lambda p: GD(p, HORIZON, 800, **EAGER), 1e-3),
+    "gn": (lambda p: GN(p, HORIZON, 50, reward_residual=shifted_root, **EAGER), 1e-3),
+    "ilqr": (lambda p: ILQR(p, HORIZON, 50, reward_residual=shifted_root, **EAGER), 1e-3),
+    "latco": (lambda p: LatCo(p, HORIZON, 150, "condensed", **STRICT, **EAGER), 1e-3),
+    "latco_block_tridiagonal": (lambda p: LatCo(p, HORIZON, 150, "block_tridiagonal", **STRICT, **EAGER), 1e-3),
+    "gaussian_latco": (lambda p: GaussianLatCo(p, HORIZON, 150, **STRICT, **EAGER), 1e-2),
+    "latco_first_order": (lambda p: FirstOrderLatCo(p, HORIZON, 3000, **EAGER), 5e-3),
+    "image_collocation": (lambda p: ImageCollocation(p, HORIZON, 5000), 5e-3),
+    "grasp": (lambda p: GRASP(p, HORIZON, 800, sync_steps=50, sync_lr=0.01, **EAGER), 2e-2),
+}
 
 
-def linear_step(z, a):
-    return tf.linalg.matvec(tf.constant(A, z.dtype), z) + tf.linalg.matvec(tf.constant(B, z.dtype), a)
-
-
-def quadratic_reward(z):
-    return -tf.reduce_sum(tf.constant(WEIGHTS, z.dtype) * tf.square(z - tf.constant(TARGET, z.dtype)), -1)
-
-
-def linear_quadratic():
-    return LatentProblem(linear_step, quadratic_reward, 3, 1, a_max=10.0)
-
-
-def linear_quadratic_optimum(z0):
-    """Actions [H] and return of the optimum, by the normal equations of the stacked problem."""
-    powers = [np.linalg.matrix_power(A, k) for k in range(HORIZON + 1)]
-    rows = [np.concatenate([powers[t - k] @ B if k <= t else 0 * B for k in range(HORIZON)], 1) for t in range(HORIZON)]
-    free = np.concatenate([powers[t + 1] @ z0 - TARGET for t in range(HORIZON)])
-    scale = np.sqrt(np.tile(WEIGHTS, HORIZON))
-    M = scale[:, None] * np.concatenate(rows)
-    actions = np.linalg.lstsq(M, -scale * free, rcond=None)[0]
-    return actions, -np.sum((M @ actions + scale * free) ** 2)
-
-
-def shifted_root(reward):
-    # sum of squares = H c - sum of rewards: the same optimum as the sum of rewards (LatCo section 4, "shifting").
-    return tf.sqrt(20.0 - reward)
-
-
-def curved_problem(linearize=None):
-    step = lambda z, a: 0.9 * z + 0.3 * tf.tanh(tf.concat([a, a * z[..., :1]], -1))  # noqa: E731
-    reward = lambda z: -tf.reduce_sum(tf.square(z - 0.3), -1)  # noqa: E731
-    sample = lambda z, a, seed: step(z, a) + 0.01 * tf.random.stateless_normal(tf.shape(z), seed)  # noqa: E731
-    return LatentProblem(step, reward, 2, 1, sample_step=sample, linearize=linearize)
-
-
-@pytest.mark.parametrize("solver", ["condensed", "block_tridiagonal"])
-def test_latco_reaches_the_linear_quadratic_optimum(solver):
+@pytest.mark.parametrize("name", SOLVED)
+def test_every_planner_reaches_the_linear_quadratic_optimum(name):
     z0 = np.array([0.5, 1.0, 0.0])
-    actions, best = linear_quadratic_optimum(z0)
-    planner = LatCo(
-        linear_quadratic(), HORIZON, 150, solver, eps_dyn=1e-10, reward_residual=shifted_root, jit_compile=False
-    )
-    plan = planner(z0[None], SEED)
-    assert float(tf.reduce_sum(plan.rewards)) == pytest.approx(best, abs=1e-3)
-    np.testing.assert_allclose(plan.actions[0, :, 0], actions, atol=0.02)
-    assert float(plan.curves["dynamics_violation"][0, -1]) < 1e-8
+    build, error = SOLVED[name]
+    actions, best = linear_quadratic_optimum(z0, HORIZON)
+    plan = build(linear_quadratic())(z0[None], SEED)
+    assert best - error <= float(tf.reduce_sum(plan.rewards)) <= best + 1e-9
+    # The return falls by at least 0.3 |da|^2 around the optimum: every action is charged for.
+    np.testing.assert_allclose(plan.actions[0, :, 0], actions, atol=np.sqrt(error / 0.3))
 
 
-def test_cem_reaches_the_linear_quadratic_optimum():
-    z0 = np.array([0.5, 1.0, 0.0], np.float32)
-    actions, best = linear_quadratic_optimum(z0)
-    plan = CEM(linear_quadratic(), HORIZON, 30, 500, 50, sample_states=False)(z0[None], SEED)
-    assert float(tf.reduce_sum(plan.rewards)) == pytest.approx(best, abs=1e-2)
-    np.testing.assert_allclose(plan.actions[0, :, 0], actions, atol=0.1)
+def test_shooting_by_gradients_is_stuck_before_the_ridge_and_collocation_leaps_over_it():
+    best = -2.25 - 1.0 - 0.25  # at full speed: 0.5, 1, 1.5, 2, 2, ...
+    for solver in ("condensed", "block_tridiagonal"):
+        planner = LatCo(ridge(), 8, 60, solver, reward_residual=root_residual, restarts=8, **EAGER)
+        plan = planner(np.zeros([2, 1], np.float32), SEED)
+        np.testing.assert_allclose(tf.reduce_sum(plan.rewards, 1), best, atol=0.05)
+        np.testing.assert_allclose(plan.actions[:, :4, 0], 1.0, atol=0.1)
+    stuck = GD(ridge(), 8, 400, **EAGER)(np.zeros([16, 1], np.float32), SEED)
+    assert np.all(tf.reduce_sum(stuck.rewards, 1) < best - 1.0)
 
 
-@pytest.mark.parametrize("name", ["cem", "latco"])
-def test_full_speed_ahead_where_the_goal_is_far(name):
-    step, reward = lambda z, a: z + 0.1 * a, lambda z: -tf.square(z[..., 0] - 5.0)
-    problem = LatentProblem(step, reward, 1, 1)
-    planner = CEM(problem, 5, 20, 300, 30, False) if name == "cem" else LatCo(problem, 5, 100, eps_act=1e-6)
-    plan = planner(tf.zeros([1, 1]), SEED)
-    np.testing.assert_allclose(plan.actions[0, :, 0], 1.0, atol=0.02)
-    np.testing.assert_allclose(plan.rewards[0], [-((5 - 0.1 * t) ** 2) for t in range(1, 6)], rtol=2e-3)
-
-
-def planners(jit_compile=False):
-    problem = curved_problem()
-    return {
-        "cem": CEM(problem, 4, 3, 40, 8, sample_states=False, jit_compile=jit_compile),
-        "latco": LatCo(problem, 4, 20, jit_compile=jit_compile),
-    }
-
-
-@pytest.mark.parametrize("name", ["cem", "latco"])
+@pytest.mark.parametrize("name", BUILDERS)
 def test_a_batch_gives_what_single_calls_give(name):
     # float64, because hundreds of steps amplify the rounding of differently grouped sums.
     z0 = np.array([[0.1, 0.2], [1.0, -1.0], [-0.5, 0.3]])
-    planner, seeds = planners()[name], split_seed(tf.constant(SEED), 3)
+    planner, seeds = BUILDERS[name][0](curved(), HORIZON, **EAGER), split_seed(tf.constant(SEED), 3)
     together = planner(z0, seeds)
     for row in range(3):
         alone = planner(z0[row : row + 1], seeds[row : row + 1])
@@ -104,66 +87,175 @@ def test_a_batch_gives_what_single_calls_give(name):
             np.testing.assert_allclose(curve[row], alone.curves[key][0], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["cem", "latco"])
-def test_compiled_plans_say_what_they_are_and_are_traced_once(name):
-    planner = planners(jit_compile=True)[name]
+@pytest.mark.parametrize("name", ["cem", "icem"])
+def test_a_batch_gives_what_single_calls_give_on_sampled_states(name):
+    make = {"cem": lambda p: CEM(p, 4, 2, 40, 8, **EAGER), "icem": lambda p: ICEM(p, 4, 2, 40, 8, **EAGER)}
+    z0, planner = np.array([[0.1, 0.2], [1.0, -1.0]]), make[name](curved())
+    seeds = split_seed(tf.constant(SEED), 2)
+    together = planner(z0, seeds)
+    for row in range(2):
+        alone = planner(z0[row : row + 1], seeds[row : row + 1])
+        np.testing.assert_allclose(together.actions[row], alone.actions[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_plans_say_what_they_are_and_are_traced_once(name):
+    build, iterations = BUILDERS[name]
+    planner = build(curved(), HORIZON)  # as users get it, with XLA where it pays
     z0 = np.array([[0.1, 0.2], [1.0, -1.0]], np.float32)
     plan = planner(z0, SEED)
     for seed in ([1, 2], [5, 6]):
         planner(z0 + 0.1, seed)
+    planner(z0, SEED, iterations=1)
     assert planner.traces == 1
-    planner(z0[:1], SEED)
-    assert planner.traces == 2
     assert plan.actions.shape == (2, 4, 1) and plan.states.shape == (2, 4, 2) and plan.rewards.shape == (2, 4)
+    assert plan.kept.shape == (2, planner.sequences, 4, 1)
     assert np.abs(plan.actions).max() <= 1.0 and plan.non_finite.numpy().tolist() == [0, 0]
-    assert all(curve.shape == (2, 3 if name == "cem" else 20) for curve in plan.curves.values())
-    state, problem = tf.constant(z0), curved_problem()
-    for t in range(4):
-        state = problem.step(state, plan.actions[:, t])
-        np.testing.assert_allclose(plan.rewards[:, t], problem.reward(state), rtol=1e-4, atol=1e-5)
-    if name == "latco":
-        own = tf.reduce_sum(problem.reward(plan.states), 1)
-        np.testing.assert_allclose(plan.curves["reward"][:, -1], own, rtol=1e-4)
+    assert plan.iterations.numpy().tolist() == [iterations] * 2
+    assert set(plan.curves) == set(planner.CURVES)
+    assert all(curve.shape == (2, iterations) for curve in plan.curves.values())
+    states = rollout(curved().step, tf.constant(z0), plan.actions)
+    np.testing.assert_allclose(plan.rewards, curved().reward(states), rtol=1e-4, atol=1e-5)
+    if "dynamics_violation" in plan.curves:
+        own = tf.reduce_sum(curved().reward(plan.states), 1)
+        tolerance = 1e-2 if name == "gaussian_latco" else 1e-5  # its reward is a mean over samples
+        np.testing.assert_allclose(plan.curves["reward"][:, -1], own, rtol=1e-4, atol=tolerance)
 
 
-def test_sampled_rollouts_follow_the_seed():
-    planner = CEM(curved_problem(), 4, 3, 40, 8, sample_states=True, jit_compile=False)
-    z0 = np.array([[0.1, 0.2]], np.float32)
-    first, again, other = planner(z0, [1, 2]), planner(z0, [1, 2]), planner(z0, [1, 3])
-    np.testing.assert_array_equal(first.actions, again.actions)
-    assert np.any(first.actions.numpy() != other.actions.numpy())
+@pytest.mark.parametrize("name", BUILDERS)
+def test_fewer_iterations_are_the_beginning_of_more(name):
+    build, iterations = BUILDERS[name]
+    if name in ("icem", "grasp"):
+        pytest.skip("what they do depends on how many iterations there are in all")
+    z0 = np.array([[0.1, 0.2]])
+    full = build(curved(), HORIZON, **EAGER)
+    short = full(z0, SEED, iterations=2)
+    whole = full(z0, SEED)
+    assert short.iterations.numpy().tolist() == [2] and whole.iterations.numpy().tolist() == [iterations]
+    for key, curve in short.curves.items():
+        np.testing.assert_allclose(curve[0, :2], whole.curves[key][0, :2], rtol=1e-9)
+        np.testing.assert_array_equal(curve[0, 2:], curve[0, 1])  # held
 
 
-def test_both_solvers_end_at_the_same_plan():
-    step, reward = lambda z, a: 0.9 * z + 0.3 * tf.tanh(a), lambda z: -tf.square(z[..., 0] - 0.15)
+@pytest.mark.parametrize("name", BUILDERS)
+def test_no_iterations_give_the_warm_start(name):
+    if name in ("icem", "random_shooting"):  # they return the best candidate, and know none yet
+        pytest.skip("a population is needed")
+    planner = BUILDERS[name][0](curved(), HORIZON, **EAGER)
+    z0, actions = np.array([[0.1, 0.2], [0.3, 0.1]]), np.array([0.5, -0.4, 0.3, -0.2])
+    kept = np.tile(actions[:, None], [2, planner.sequences, 1, 1])
+    plan = planner(z0, SEED, Warm(kept, [4, 2]), iterations=0)
+    cold = planner(z0, SEED, iterations=0)
+    np.testing.assert_allclose(plan.actions[0, :, 0], actions)
+    np.testing.assert_allclose(plan.actions[1, :2, 0], actions[:2])
+    np.testing.assert_allclose(plan.actions[1, 2:], cold.actions[1, 2:])  # the rest starts afresh
+
+
+@pytest.mark.parametrize("name", ["random_shooting", "icem"])
+def test_a_warm_start_that_is_the_optimum_is_kept(name):
+    # Full speed ahead is the only optimum, and random sequences of 12 actions come nowhere near it.
+    problem = LatentProblem(lambda z, a: z + 0.1 * a, lambda z: -tf.square(z[..., 0] - 5.0), 1, 1)
+    planner = BUILDERS[name][0](problem, 12, **EAGER)
+    z0, seed = np.zeros([2, 1]), split_seed(tf.constant(SEED), 2)
+    warm = planner(z0, seed, Warm(np.ones([2, planner.sequences, 12, 1]), [12, 0]))
+    np.testing.assert_allclose(warm.actions[0], 1.0)
+    np.testing.assert_allclose(warm.actions[1], planner(z0, seed).actions[1])
+    assert np.sum(warm.rewards[1]) < np.sum(warm.rewards[0])
+
+
+@pytest.mark.parametrize("name", ["cem", "gd", "latco", "gaussian_latco", "ilqr"])
+def test_the_best_of_the_restarts_is_returned(name):
+    build, z0 = BUILDERS[name][0], np.array([[0.1, 0.2], [1.0, -1.0]])
+    many = build(curved(), HORIZON, restarts=3, **EAGER)
+    plan, one = many(z0, SEED), build(curved(), HORIZON, **EAGER)
+    seeds = split_seed(tf.constant(SEED), 2)
+    for row in range(2):
+        singles = [one(z0[row : row + 1], seed[None]) for seed in split_seed(seeds[row], 3)]
+        scores = [float(one._score(z0[row : row + 1], x, split_seed(seeds[row], 3)[i][None])[0]) for i, x in
+                  enumerate(singles)]  # fmt: skip
+        best = singles[int(np.argmax(scores))]
+        np.testing.assert_allclose(plan.actions[row], best.actions[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(plan.curves["reward"][row], best.curves["reward"][0], rtol=1e-4, atol=1e-5)
+
+
+def test_only_the_first_restart_starts_warm():
+    planner = GD(curved(), HORIZON, 5, restarts=3, **EAGER)
+    z0, seeds = np.array([[0.1, 0.2]]), split_seed(split_seed(tf.constant(SEED), 1)[0], 3)
+    bad = np.full([1, 1, 4, 1], -1.0)  # drives away from the goal: it loses, and the others know nothing of it
+    plan = planner(z0, SEED, Warm(bad, [4]), iterations=0)
+    others = [GD(curved(), HORIZON, 5, **EAGER)(z0, seed[None], iterations=0) for seed in seeds[1:]]
+    best = max(others, key=lambda plan: float(tf.reduce_sum(plan.rewards)))
+    np.testing.assert_allclose(plan.actions, best.actions)
+
+
+@pytest.mark.parametrize("name", ["cem", "gd", "gn", "ilqr", "latco", "latco_block_tridiagonal", "gaussian_latco"])
+def test_an_early_stop_reports_its_iterations_and_spoils_no_plan(name):
+    long = {"cem": lambda **o: CEM(curved(), 4, 100, 60, 8, False, **o), "gd": lambda **o: GD(curved(), 4, 600, **o),
+            "gn": lambda **o: GN(curved(), 4, 100, **o), "ilqr": lambda **o: ILQR(curved(), 4, 100, **o),
+            "latco": lambda **o: LatCo(curved(), 4, 200, **o),
+            "latco_block_tridiagonal": lambda **o: LatCo(curved(), 4, 200, "block_tridiagonal", **o),
+            "gaussian_latco": lambda **o: GaussianLatCo(curved(), 4, 200, **o)}[name]  # fmt: skip
+    z0, seeds = np.array([[0.1, 0.2], [1.0, -1.0]]), split_seed(tf.constant(SEED), 2)
+    planner = long(tolerance=1e-3, **EAGER)
+    plan, full = planner(z0, seeds), long(**EAGER)(z0, seeds)
+    assert np.all(plan.iterations < planner.iterations) and np.all(plan.iterations >= 5)
+    np.testing.assert_allclose(tf.reduce_sum(plan.rewards, 1), tf.reduce_sum(full.rewards, 1), rtol=0.05, atol=0.05)
+    for row in range(2):
+        alone = planner(z0[row : row + 1], seeds[row : row + 1])
+        assert alone.iterations[0] == plan.iterations[row]
+        np.testing.assert_allclose(alone.actions[0], plan.actions[row], rtol=1e-4, atol=1e-5)
+        for curve in plan.curves.values():
+            np.testing.assert_array_equal(curve[row, int(plan.iterations[row]) :], curve[row, -1])
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_plan_that_is_not_finite_is_counted_and_disturbs_no_other(name):
+    problem = curved()
+
+    def broken(z):
+        # States that start beyond 50 stay there: their reward is not a number.
+        return tf.where(tf.abs(z[..., 0]) > 50.0, tf.constant(np.nan, z.dtype), problem.reward(z))
+
+    fields = {field: getattr(problem, field) for field in problem.__dataclass_fields__}
+    make, z0 = BUILDERS[name][0], np.array([[0.1, 0.2], [90.0, 90.0]])
+    seeds = split_seed(tf.constant(SEED), 2)
+    plan = make(LatentProblem(**fields | {"reward": broken}), HORIZON, **EAGER)(z0, seeds)
+    healthy = make(problem, HORIZON, **EAGER)(z0, seeds)
+    assert plan.non_finite.numpy()[0] == 0 and plan.non_finite.numpy()[1] > 0
+    np.testing.assert_allclose(plan.actions[0], healthy.actions[0], rtol=1e-5, atol=1e-6)
+    assert np.all(np.isfinite(plan.actions)) and np.all(np.isfinite(plan.states))
+    assert plan.gains is None or np.all(np.isfinite(plan.gains))
+
+
+@pytest.mark.parametrize("name", ["cem", "gd", "gn", "ilqr", "latco"])
+def test_full_speed_ahead_where_the_goal_is_far(name):
+    step, reward = lambda z, a: z + 0.1 * a, lambda z: -tf.square(z[..., 0] - 5.0)
     problem = LatentProblem(step, reward, 1, 1)
-    plans = [
-        LatCo(problem, 4, 150, solver, eps_dyn=1e-8, eps_act=1e-8, jit_compile=False)(np.array([[1.0]]), SEED)
-        for solver in ("condensed", "block_tridiagonal")
-    ]
-    # Two steps at full speed (tanh(1) = 0.76) reach 0.376, from where the goal is within reach.
-    for plan in plans:
-        np.testing.assert_allclose(plan.actions[0, :2, 0], -1.0, atol=0.01)
-        np.testing.assert_allclose(plan.rewards[0], [-(0.5215**2), -(0.2259**2), 0.0, 0.0], atol=5e-3)
-    np.testing.assert_allclose(plans[0].rewards, plans[1].rewards, atol=3e-3)
+    planner = {
+        "cem": lambda: CEM(problem, 5, 20, 300, 30, False, **EAGER),
+        "gd": lambda: GD(problem, 5, 500, eps_act=1e-6, **EAGER),
+        "gn": lambda: GN(problem, 5, 100, eps_act=1e-6, **EAGER),
+        "ilqr": lambda: ILQR(problem, 5, 50, **EAGER),
+        "latco": lambda: LatCo(problem, 5, 100, eps_act=1e-6, **EAGER),
+    }[name]()
+    plan = planner(tf.zeros([1, 1]), SEED)
+    np.testing.assert_allclose(plan.actions[0, :, 0], 1.0, atol=0.02)
+    np.testing.assert_allclose(plan.rewards[0], [-((5 - 0.1 * t) ** 2) for t in range(1, 6)], rtol=2e-3)
 
 
-def test_dual_update_by_hand():
-    # log(2.99 + 0.01) = 1.0986; log(0.01) = -4.6052; log10(2.9 + 0.1) = 0.4771; log10(0.1) = -1.
-    problem = linear_quadratic()
-    paper = LatCo(problem, 1, 1, jit_compile=False)
+def test_multipliers_by_hand():
+    # log(2.99 + 0.01) = 1.0986; log(0.01) = -4.6052.
     multiplier, violation = tf.constant([2.0, 2.0]), tf.constant([2.99e-4, 0.0])
-    np.testing.assert_allclose(paper.dual_update(multiplier, violation, 1e-4), [2.2197, 1.0790], rtol=1e-4)
-    code = LatCo(problem, 1, 1, eta=0.1, dual_log="10", jit_compile=False)
-    violation = tf.constant([2.9e-4, 0.0])
-    np.testing.assert_allclose(code.dual_update(multiplier, violation, 1e-4), [2.0954, 1.8], rtol=1e-4)
-    extreme = paper.dual_update(tf.constant([1e-6, 1e10]), tf.constant([0.0, 1e9]), 1e-4)
+    found = scale_multipliers(multiplier, violation, 1e-4, 0.1, 0.01)
+    np.testing.assert_allclose(found, [2.2197, 1.0790], rtol=1e-4)
+    extreme = scale_multipliers(tf.constant([1e-6, 1e10]), tf.constant([0.0, 1e9]), 1e-4, 0.1, 0.01)
     np.testing.assert_allclose(extreme, MULTIPLIER_RANGE)
+    np.testing.assert_array_equal(scale_multipliers(multiplier, violation, 1e-4, 0.0, 0.01), multiplier)
 
 
 def test_linearization_by_tape_equals_the_jacobian_by_hand():
     z, a = np.array([[0.3, -0.4], [1.0, 2.0]]), np.array([[0.2], [-0.7]])
-    mu, jac_z, jac_a = linearize_by_tape(curved_problem().step, tf.constant(z), tf.constant(a))
+    mu, jac_z, jac_a = linearize_by_tape(curved().step, tf.constant(z), tf.constant(a))
     product = a[:, 0] * z[:, 0]
     slope, slope_product = 1 - np.tanh(a[:, 0]) ** 2, 1 - np.tanh(product) ** 2
     np.testing.assert_allclose(mu, 0.9 * z + 0.3 * np.tanh(np.stack([a[:, 0], product], -1)))
@@ -173,84 +265,49 @@ def test_linearization_by_tape_equals_the_jacobian_by_hand():
         np.testing.assert_allclose(jac_a[row, :, 0], [0.3 * slope[row], 0.3 * slope_product[row] * z[row, 0]])
 
 
+def test_gradients_of_single_states_by_hand():
+    states = np.random.default_rng(0).normal(size=[2, 3, 2])
+    value, gradient = own_gradient(lambda z: tf.reduce_sum(tf.square(z), -1), tf.constant(states))
+    np.testing.assert_allclose(value, np.sum(states**2, -1))
+    np.testing.assert_allclose(gradient, 2 * states)
+    both, gradients = own_gradient(lambda z: tf.stack([z[..., 0] * z[..., 1], z[..., 1]], -1), tf.constant(states))
+    np.testing.assert_allclose(both, np.stack([states[..., 0] * states[..., 1], states[..., 1]], -1))
+    np.testing.assert_allclose(gradients[:, :, 0], states[..., ::-1])
+    np.testing.assert_allclose(gradients[:, :, 1], np.broadcast_to([0.0, 1.0], states.shape))
+
+
 def test_rollout_equals_a_loop():
     actions = np.random.default_rng(0).normal(size=[2, 3, 5, 1])
-    z0 = np.random.default_rng(1).normal(size=[2, 3, 2])
-    states, state, step = (
-        rollout(curved_problem().step, tf.constant(z0), tf.constant(actions)),
-        z0,
-        curved_problem().step,
-    )
+    state = np.random.default_rng(1).normal(size=[2, 3, 2])
+    states, step = rollout(curved().step, tf.constant(state), tf.constant(actions)), curved().step
     for t in range(5):
         state = step(tf.constant(state), tf.constant(actions[:, :, t])).numpy()
         np.testing.assert_allclose(states[:, :, t], state)
 
 
-@pytest.mark.parametrize("name", ["cem", "latco"])
-def test_a_plan_that_is_not_finite_is_counted_and_disturbs_no_other(name):
-    problem = curved_problem()
-
-    def broken(z):
-        # States that start beyond 50 stay there: their reward is not a number.
-        return tf.where(tf.abs(z[..., 0]) > 50.0, tf.constant(np.nan, z.dtype), problem.reward(z))
-
-    sick = LatentProblem(problem.step, broken, 2, 1)
-    make = {"cem": lambda p: CEM(p, 4, 3, 40, 8, False, False), "latco": lambda p: LatCo(p, 4, 10, jit_compile=False)}[
-        name
-    ]
-    z0, seeds = np.array([[0.1, 0.2], [90.0, 90.0]], np.float32), split_seed(tf.constant(SEED), 2)
-    plan, healthy = make(sick)(z0, seeds), make(problem)(z0, seeds)
-    assert plan.non_finite.numpy()[0] == 0 and plan.non_finite.numpy()[1] > 0
-    np.testing.assert_allclose(plan.actions[0], healthy.actions[0], rtol=1e-5, atol=1e-6)
-    assert np.all(np.isfinite(plan.actions)) and np.all(np.isfinite(plan.states))
-
-
-@pytest.mark.parametrize("solver", ["condensed", "block_tridiagonal"])
-def test_a_search_that_leaps_over_a_cliff_comes_back_and_goes_on(solver):
-    # Beyond |x| = 1.2 the second problem's dynamics are not a number, and relaxed states leap there: the goal is at 1.
-    def step(z, a):
-        beyond = (tf.abs(z[..., :1]) > 1.2) & (z[..., 1:] > 0.5)
-        x = tf.where(beyond, tf.constant(np.nan, z.dtype), z[..., :1] + 0.1 * a)
-        return tf.concat([x, z[..., 1:]], -1)
-
-    problem = LatentProblem(step, lambda z: -4 * tf.square(z[..., 0] - 1.0), 2, 1)
-    plan = LatCo(problem, 8, 100, solver, jit_compile=False)(np.array([[0.0, 0.0], [0.0, 1.0]]), SEED)
-    best = -4 * sum((1 - 0.1 * t) ** 2 for t in range(1, 9))
-    returns = tf.reduce_sum(plan.rewards, 1).numpy()
-    assert returns[0] == pytest.approx(best, rel=1e-3) and plan.non_finite[0] == 0
-    assert -32.0 < 1.5 * best < returns[1] and plan.non_finite[1] > 0  # -32 is the return of standing still
-    assert all(np.all(np.isfinite(curve)) for curve in plan.curves.values())
-    assert plan.curves["dynamics_violation"][1, -1] < 0.02
-
-
-def test_multipliers_that_start_at_1e8_do_not_relax_the_dynamics_at_first():
-    step, reward = lambda z, a: z + 0.1 * a, lambda z: -tf.square(z[..., 0] - 5.0)
-    problem = LatentProblem(step, reward, 1, 1)
-    strict, relaxed = (LatCo(problem, 5, 100, lam_init=x)(tf.zeros([1, 1]), SEED) for x in (1e8, 1.0))
-    assert np.max(strict.curves["dynamics_violation"][0, :5]) < 1e-6 < 0.01 < relaxed.curves["dynamics_violation"][0, 0]
-    np.testing.assert_allclose(strict.curves["lam"][0, 0], 1e8 * (1 + 0.1 * np.log(0.01)), rtol=1e-3)
-    np.testing.assert_allclose(strict.actions[0, :, 0], 1.0, atol=0.05)
-
-
-def test_the_problem_s_own_linearization_is_used():
-    def linearize(z, a):
-        calls.append(z.shape)
-        return tuple(tf.stop_gradient(x) for x in linearize_by_tape(curved_problem().step, z, a))
-
-    calls, z0 = [], np.array([[0.1, 0.2], [1.0, -1.0]])
-    plans = [LatCo(curved_problem(x), 4, 10, jit_compile=False)(z0, SEED) for x in (linearize, None)]
-    assert calls == [(8, 2)]
-    np.testing.assert_allclose(plans[0].actions, plans[1].actions, rtol=1e-9)
-
-
 def test_impossible_settings_are_refused():
-    with pytest.raises(UserError, match="damping"):
-        LatCo(curved_problem(), 3, damping=0.0)
-    with pytest.raises(UserError, match="horizon"):
-        LatCo(curved_problem(), 0)
-    with pytest.raises(UserError, match="elites"):
-        CEM(curved_problem(), 3, candidates=5, elites=6)
-    with pytest.raises(UserError, match="sample_states"):
-        CEM(linear_quadratic(), 3)
-    with pytest.raises(UserError, match="condensed"):
-        LatCo(curved_problem(), 3, solver="condense")
+    problem, bare = curved(), LatentProblem(lambda z, a: z, lambda z: z[..., 0], 1, 1, constraint=lambda z: z)
+    refused = {
+        "damping": lambda: LatCo(problem, 3, damping=0.0),
+        "horizon": lambda: LatCo(problem, 0),
+        "iterations": lambda: GD(problem, 3, 0),
+        "n_parallel_plans": lambda: GD(problem, 3, restarts=0),
+        "tolerance": lambda: GD(problem, 3, tolerance=-1.0),
+        "learning rate": lambda: GD(problem, 3, lr=0.0),
+        "multipliers": lambda: GD(problem, 3, dual_every=0),
+        "elites": lambda: CEM(problem, 3, candidates=5, elites=6),
+        "gamma": lambda: CEM(problem, 3, gamma=-1.0),
+        "2 elites": lambda: ICEM(problem, 3, candidates=10, elites=6),
+        "decay": lambda: ICEM(problem, 3, decay=0.5),
+        "sample_states": lambda: CEM(LatentProblem(problem.step, problem.reward, 2, 1), 3),
+        "condensed": lambda: LatCo(problem, 3, solver="condense"),
+        "logarithm": lambda: LatCo(problem, 3, dual_log="2"),
+        "sample_step": lambda: GaussianLatCo(LatentProblem(problem.step, problem.reward, 2, 1), 3),
+        "at least 2 samples": lambda: GaussianLatCo(problem, 3, samples=1),
+        "decode": lambda: ImageCollocation(LatentProblem(problem.step, problem.reward, 2, 1), 3),
+        "sync_every": lambda: GRASP(problem, 3, sync_every=0),
+        "state constraints": lambda: GD(bare, 3),
+    }
+    for words, build in refused.items():
+        with pytest.raises(UserError, match=words):
+            build()

@@ -24,8 +24,18 @@ def read_metrics(logdir):
     return [json.loads(line) for line in (logdir / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("planner", sorted(planning_agent.PLANNERS))
-@pytest.mark.parametrize("suite", ["dmc", "metaworld", "pointmass", "gym"])
+SUITES = ["dmc", "metaworld", "pointmass", "gym"]
+PLANNERS = sorted(planning_agent.PLANNERS)
+# Every planner once and every suite three times; the other pairs are slow.
+QUICK = [(SUITES[i % len(SUITES)], planner) for i, planner in enumerate(PLANNERS)]
+PAIRS = [
+    pytest.param(suite, planner, marks=[] if (suite, planner) in QUICK else pytest.mark.slow)
+    for suite in SUITES
+    for planner in PLANNERS
+]
+
+
+@pytest.mark.parametrize("suite, planner", PAIRS)
 def test_every_suite_trains_with_every_planner(suite, planner, tmp_path):
     argv = [*DEBUG, suite, "debug", "--planner", planner, "--logdir", str(tmp_path)]
     assert planning_agent.main(argv) == 0
@@ -34,10 +44,40 @@ def test_every_suite_trains_with_every_planner(suite, planner, tmp_path):
     assert {"train/return", "eval/return", "model/loss", "model/kl", "plan/predicted_return"} <= names
     assert rows[-1]["step"] >= 120
     assert all(np.isfinite(row["model/loss"]) for row in rows if "model/loss" in row)
-    assert {"plan/non_finite", "speed/plan_seconds", "speed/update_seconds", "speed/policy_seconds"} <= names
-    assert planner != "latco" or {"plan/dynamics_violation", "plan/lam"} <= names
+    assert {"plan/non_finite", "plan/iterations", "speed/update_seconds", "speed/policy_seconds"} <= names
+    curves = {"latco": {"dynamics_violation", "lam", "nu"}, "gd": {"action_violation", "nu"}}.get(planner, set())
+    assert {f"plan/{curve}" for curve in curves} <= names
     assert list((tmp_path / "videos").glob("eval-episode*")) and list((tmp_path / "episodes").glob("*.npz"))
     assert list((tmp_path / "images").glob("plan-*"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["latco_no_relaxation"],
+        ["latco_no_constraint", "--latco_solver", "block_tridiagonal"],
+        ["latco_iclr", "--n_parallel_plans", "3", "--plan_tolerance", "0.01"],
+        ["icem"],
+        ["--planner", "ilqr", "--ilqr_feedback", "true", "--warm_start", "true", "--mpc_steps", "2"],
+        ["--planner", "gaussian_latco", "--cost_head", "true", "--envs", "2"],
+    ],
+    ids=lambda words: "-".join(word.strip("-") for word in words),
+)
+def test_every_way_of_planning_trains(words, tmp_path):
+    presets = [word for word in words[:1] if not word.startswith("--")]
+    argv = [*DEBUG, "pointmass", *presets, "debug", *words[len(presets) :], "--logdir", str(tmp_path)]
+    assert planning_agent.main(argv) == 0
+    rows = read_metrics(tmp_path)
+    assert rows[-1]["step"] >= 120 and any("plan/predicted_return" in row for row in rows)
+    if "--cost_head" in words:
+        assert {"plan/constraint_violation", "plan/kappa", "model/cost_loss"} <= set().union(*rows)
+
+
+def test_planners_without_constraints_refuse_a_cost_head(tmp_path, capsys):
+    argv = [*DEBUG, "pointmass", "debug", "--planner", "gd", "--cost_head", "true", "--logdir", str(tmp_path / "new")]
+    assert planning_agent.main(argv) == 2
+    error = capsys.readouterr().err
+    assert "latco" in error and "cost_head" in error and not (tmp_path / "new").exists()
 
 
 def test_nothing_is_traced_again_after_the_first_episodes(tmp_path):

@@ -10,7 +10,7 @@ from errors import UserError
 from replay import Replay
 
 
-def make_episode(number, transitions, state=False, size=8):
+def make_episode(number, transitions, state=False, size=8, cost=False):
     """An episode whose every array tells its number and the entry: sample() can be checked from its output alone."""
     entries = transitions + 1
     time = np.arange(entries)
@@ -28,6 +28,8 @@ def make_episode(number, transitions, state=False, size=8):
     }
     if state:
         episode["state"] = np.stack([np.full(entries, number), time, time**2], 1).astype(np.float32)
+    if cost:
+        episode["cost"] = (0.5 + 1000 * number + time).astype(np.float32)
     return episode
 
 
@@ -46,7 +48,7 @@ def drawn_starts(batch):
 def test_chunks_are_consecutive_entries_of_one_episode(tmp_path):
     replay = make_replay(tmp_path, batch_size=64)
     for number in range(1, 6):
-        replay.add(make_episode(number, transitions=4 + 7 * number, state=True))
+        replay.add(make_episode(number, transitions=4 + 7 * number, state=True, cost=True))
     for _ in range(20):
         batch = replay.sample()
         number, start = drawn_episodes(batch), drawn_starts(batch)
@@ -57,6 +59,7 @@ def test_chunks_are_consecutive_entries_of_one_episode(tmp_path):
         )
         np.testing.assert_array_equal(batch["image"][:, :, 3, 3, 1], time)
         np.testing.assert_array_equal(batch["reward"], 1000 * number[:, None] + time)
+        np.testing.assert_array_equal(batch["cost"], 0.5 + 1000 * number[:, None] + time)
         np.testing.assert_array_equal(batch["action"][..., 1], time / 1024)
         np.testing.assert_array_equal(batch["action"][..., 0], np.where(time > 0, number[:, None] / 256, 0))
         np.testing.assert_array_equal(batch["state"], np.stack([number[:, None] * ones, time, time**2], -1))
@@ -67,7 +70,7 @@ def test_chunks_are_consecutive_entries_of_one_episode(tmp_path):
 
 def test_batch_keys_dtypes_and_shapes(tmp_path):
     replay = make_replay(tmp_path, batch_size=3, batch_length=4)
-    episode = make_episode(1, 9, state=True) | {"success": np.zeros(10, np.float32)}
+    episode = make_episode(1, 9, state=True, cost=True) | {"success": np.zeros(10, np.float32)}
     replay.add(episode)
     got = {key: (value.dtype.name, value.shape) for key, value in replay.sample().items()}
     assert got == {
@@ -77,6 +80,7 @@ def test_batch_keys_dtypes_and_shapes(tmp_path):
         "discount": ("float32", (3, 4)),
         "is_first": ("bool", (3, 4)),
         "state": ("float32", (3, 4, 3)),
+        "cost": ("float32", (3, 4)),
         "mask": ("float32", (3, 4)),
     }
 
@@ -112,7 +116,7 @@ def test_episodes_are_drawn_by_length_and_starts_uniformly(tmp_path):
 
 def test_short_episode_is_padded_with_zeros_under_mask_zero(tmp_path):
     replay = make_replay(tmp_path, batch_size=4, batch_length=6)
-    replay.add(make_episode(3, transitions=2, state=True))
+    replay.add(make_episode(3, transitions=2, state=True, cost=True))
     batch = replay.sample()
     np.testing.assert_array_equal(batch["mask"], [[1, 1, 1, 0, 0, 0]] * 4)
     np.testing.assert_array_equal(batch["reward"], [[3000, 3001, 3002, 0, 0, 0]] * 4)
@@ -163,7 +167,7 @@ def test_files_beyond_the_capacity_are_counted_but_not_opened(tmp_path):
 def test_reload_gives_the_same_batches(tmp_path):
     replay = make_replay(tmp_path, seed=3)
     for number in range(1, 8):  # quicker than a clock with seconds would tell apart
-        replay.add(make_episode(number, transitions=3 + number, state=True))
+        replay.add(make_episode(number, transitions=3 + number, state=True, cost=True))
     again = make_replay(tmp_path, seed=3)
     assert (again.steps, again.episodes, again.entries) == (replay.steps, replay.episodes, replay.entries)
     for _ in range(3):
@@ -226,6 +230,12 @@ def test_folder_that_cannot_be_made_is_refused(tmp_path):
             "reward is not finite at entry 2",
         ),
         ({**make_episode(1, 4), "state": np.full((5, 2), np.inf, np.float32)}, "state is not finite at entry 0"),
+        (
+            {**make_episode(1, 4), "cost": np.array([0, 1, 2, np.inf, 4], np.float32)},
+            "cost is not finite at entry 3",
+        ),
+        ({**make_episode(1, 4), "cost": np.zeros(5)}, "cost is float64 instead of float32"),
+        ({**make_episode(1, 4), "cost": np.zeros((5, 1), np.float32)}, r"cost has shape \(5, 1\)"),
         ({**make_episode(1, 4), "action": np.array([[0]] + [[1.5]] * 4, np.float32)}, r"action leaves \[-1, 1\].* 1.5"),
         ({**make_episode(1, 4), "action": np.full((5, 2), 0.5, np.float32)}, r"action\[0\] must be zero"),
         ({**make_episode(1, 4), "is_first": np.zeros(5, bool)}, "is_first"),
@@ -253,8 +263,9 @@ def test_terminal_episode_is_accepted(tmp_path):
 def test_episode_of_another_kind_is_refused(tmp_path):
     replay = make_replay(tmp_path)
     replay.add(make_episode(1, 4))
-    with pytest.raises(UserError, match="keys"):
-        replay.add(make_episode(2, 4, state=True))
+    for more in ("state", "cost"):
+        with pytest.raises(UserError, match="keys"):
+            replay.add(make_episode(2, 4, **{more: True}))
     with pytest.raises(UserError, match=r"image has shape \(16, 16, 3\) an entry, \(8, 8, 3\) in the others"):
         replay.add(make_episode(2, 4, size=16))
     assert replay.episodes == 1
@@ -411,7 +422,7 @@ def test_sampling_while_another_thread_adds(tmp_path, monkeypatch):
 
 def test_dataset_has_static_shapes_and_the_content_of_sample(tmp_path):
     replay = make_replay(tmp_path, batch_size=6, batch_length=5)
-    replay.add(make_episode(1, 30, state=True))
+    replay.add(make_episode(1, 30, state=True, cost=True))
     dataset = replay.dataset()
     shapes = {key: tuple(spec.shape) for key, spec in dataset.element_spec.items()}
     expected = make_replay(tmp_path, batch_size=6, batch_length=5)

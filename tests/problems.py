@@ -1,0 +1,98 @@
+"""Latent problems whose answer is known, and one builder of every planner, for the tests of the planners."""
+
+import numpy as np
+import tensorflow as tf
+
+from first_order import GD, GRASP, FirstOrderLatCo, ImageCollocation
+from optimizers import LatentProblem
+from sampling import CEM, ICEM, RandomShooting
+from second_order import GN, ILQR, GaussianLatCo, LatCo
+
+SEED = [3, 4]
+
+# Linear-quadratic: state (x, last action), so that a reward of the state can charge for the action.
+A = np.array([[0.9, 0.2, 0.0], [-0.1, 0.8, 0.0], [0.0, 0.0, 0.0]])
+B = np.array([[0.3], [0.7], [1.0]])
+WEIGHTS = np.array([1.0, 0.5, 0.3])
+TARGET = np.array([0.4, -0.2, 0.0])
+
+
+def with_images(problem: LatentProblem) -> LatentProblem:
+    """The same problem whose states are its images too, seen without noise."""
+    fields = {name: getattr(problem, name) for name in problem.__dataclass_fields__}
+    identity = lambda z: z  # noqa: E731
+    return LatentProblem(**fields | {"encode": identity, "filter": lambda z, a, image: image, "decode": identity})
+
+
+def linear_quadratic() -> LatentProblem:
+    """Linear dynamics with a little noise, quadratic reward."""
+
+    def step(z, a):
+        return tf.linalg.matvec(tf.constant(A, z.dtype), z) + tf.linalg.matvec(tf.constant(B, z.dtype), a)
+
+    def reward(z):
+        return -tf.reduce_sum(tf.constant(WEIGHTS, z.dtype) * tf.square(z - tf.constant(TARGET, z.dtype)), -1)
+
+    sample = lambda z, a, noise: step(z, a) + 1e-3 * noise  # noqa: E731
+    return with_images(LatentProblem(step, reward, 3, 1, sample_step=sample, noise_size=3, a_max=10.0))
+
+
+def linear_quadratic_optimum(z0: np.ndarray, horizon: int) -> tuple[np.ndarray, float]:
+    """Actions [H] and return of the optimum, by the normal equations of the stacked problem."""
+    powers = [np.linalg.matrix_power(A, k) for k in range(horizon + 1)]
+    rows = [np.concatenate([powers[t - k] @ B if k <= t else 0 * B for k in range(horizon)], 1) for t in range(horizon)]
+    free = np.concatenate([powers[t + 1] @ z0 - TARGET for t in range(horizon)])
+    scale = np.sqrt(np.tile(WEIGHTS, horizon))
+    M = scale[:, None] * np.concatenate(rows)
+    actions = np.linalg.lstsq(M, -scale * free, rcond=None)[0]
+    return actions, -np.sum((M @ actions + scale * free) ** 2)
+
+
+def root_residual(reward: tf.Tensor) -> tf.Tensor:
+    """sqrt(-r), exact where rewards are not positive: the sum of its squares is minus the return."""
+    return tf.sqrt(1e-6 - reward)
+
+
+def shifted_root(reward: tf.Tensor) -> tf.Tensor:
+    """sum of squares = H c - sum of rewards: the same optimum as the sum of rewards (LatCo section 4, "shifting")."""
+    return tf.sqrt(20.0 - reward)
+
+
+def ridge() -> LatentProblem:
+    """A point on a line with steps of at most 0.5 from 0 to the goal at 2, and a punishing ridge at 0.75 on the way.
+
+    At full speed it is crossed in one leap: the best states are 0.5, 1, 1.5, 2, 2, ... with rewards -2.25, -1, -0.25
+    and 0. A sequence of actions that changes a little at a time has to climb the ridge first.
+    """
+
+    def reward(z):
+        x = z[..., 0]
+        return -tf.square(x - 2.0) - 6.0 * tf.exp(-tf.square(x - 0.75) / (2 * 0.06**2))
+
+    return LatentProblem(lambda z, a: z + 0.5 * a, reward, 1, 1)
+
+
+def curved(linearize=None) -> LatentProblem:
+    """Smooth nonlinear dynamics with noise in two dimensions; both are seen as an image."""
+    step = lambda z, a: 0.9 * z + 0.3 * tf.tanh(tf.concat([a, a * z[..., :1]], -1))  # noqa: E731
+    reward = lambda z: -tf.reduce_sum(tf.square(z - 0.3), -1)  # noqa: E731
+    sample = lambda z, a, noise: step(z, a) + 0.01 * noise  # noqa: E731
+    return with_images(LatentProblem(step, reward, 2, 1, sample_step=sample, noise_size=2, linearize=linearize))
+
+
+# name -> (planner of a problem and a horizon with a few iterations, their number)
+BUILDERS = {
+    "random_shooting": (lambda p, H, **o: RandomShooting(p, H, 3, 40, False, **o), 3),
+    "cem": (lambda p, H, **o: CEM(p, H, 3, 40, 8, False, **o), 3),
+    "mppi": (lambda p, H, **o: CEM(p, H, 3, 40, 8, False, gamma=10.0, **o), 3),
+    "icem": (lambda p, H, **o: ICEM(p, H, 2, 40, 8, False, **o), 2),
+    "gd": (lambda p, H, **o: GD(p, H, 12, **o), 12),
+    "gn": (lambda p, H, **o: GN(p, H, 6, **o), 6),
+    "ilqr": (lambda p, H, **o: ILQR(p, H, 6, feedback=True, **o), 6),
+    "latco": (lambda p, H, **o: LatCo(p, H, 20, **o), 20),
+    "latco_block_tridiagonal": (lambda p, H, **o: LatCo(p, H, 20, "block_tridiagonal", **o), 20),
+    "gaussian_latco": (lambda p, H, **o: GaussianLatCo(p, H, 10, samples=5, **o), 10),
+    "latco_first_order": (lambda p, H, **o: FirstOrderLatCo(p, H, 12, **o), 12),
+    "image_collocation": (lambda p, H, **o: ImageCollocation(p, H, 12, **o), 12),
+    "grasp": (lambda p, H, **o: GRASP(p, H, 12, sync_every=5, sync_steps=3, **o), 12),
+}

@@ -1,0 +1,105 @@
+"""GD, first-order LatCo, image collocation and GRASP: Adam by hand, and where gradients stop."""
+
+import numpy as np
+import tensorflow as tf
+from problems import SEED, curved
+from tensorflow import keras
+
+from first_order import GD, GRASP, FirstOrderLatCo, ImageCollocation
+from optimizers import LatentProblem, rollout
+
+EAGER = {"jit_compile": False}
+Z0 = np.array([[0.1, 0.2]])
+
+
+def test_gd_is_keras_adam_on_the_return_of_the_rollout():
+    problem, planner = curved(), GD(curved(), 4, 5, lr=0.05, **EAGER)
+    start = planner(Z0, SEED, iterations=0).actions
+    actions, adam = tf.Variable(start), keras.optimizers.Adam(0.05, epsilon=1e-8)
+    for _ in range(5):
+        with tf.GradientTape() as tape:
+            loss = -tf.reduce_sum(problem.reward(rollout(problem.step, tf.constant(Z0), actions)))
+        adam.apply([tape.gradient(loss, actions)], [actions])
+    assert np.max(np.abs(actions)) < 1.0  # no bound is met on the way
+    np.testing.assert_allclose(planner(Z0, SEED).actions, actions, atol=1e-5)
+
+
+def test_multipliers_move_every_few_steps_only():
+    plan = GD(curved(), 4, 12, dual_every=5, **EAGER)(Z0, SEED)
+    changes = np.flatnonzero(np.diff(plan.curves["nu"][0])) + 1
+    assert changes.tolist() == [4, 9]  # the entries after 5 and 10 steps
+    assert plan.curves["nu"][0, 0] == 1.0
+
+
+def test_plain_dual_ascent_by_hand():
+    planner = FirstOrderLatCo(curved(), 4, 3, eps_dyn=0.1, eps_act=0.2, dual_lr=1.5, **EAGER)
+    duals = {"lam": tf.constant([[1.0, 0.1]]), "nu": tf.constant([[1.0, 0.1]])}
+    violations = {"lam": tf.constant([[0.3, 0.0]]), "nu": tf.constant([[0.2, 0.0]])}
+    found = planner._new_duals(duals, violations)
+    np.testing.assert_allclose(found["lam"], [[1.3, 0.0]], atol=1e-6)  # 1 + 1.5 * 0.2; never negative
+    np.testing.assert_allclose(found["nu"], [[1.0, 0.0]], atol=1e-6)
+
+
+def test_grasp_s_dynamics_pass_no_gradient_to_the_states_they_start_from():
+    planner = GRASP(curved(), 3, 4, lam=8.0, **EAGER)
+    states = tf.constant(np.random.default_rng(0).normal(size=[1, 3, 2]))
+    actions = tf.constant(np.random.default_rng(1).normal(size=[1, 3, 1]))
+    with tf.GradientTape() as tape:
+        tape.watch([states, actions])
+        loss = planner._terms(tf.constant(Z0), (states, actions), {}).loss
+    by_state, by_action = tape.gradient(loss, [states, actions])
+    before = np.concatenate([Z0[:, None], states[:, :-1]], 1)
+    predicted = curved().step(tf.constant(before), actions)
+    # Only z_{t+1} - mu and the reward of z_{t+1} itself: r = -|z - 0.3|^2.
+    np.testing.assert_allclose(by_state, 16.0 * (states - predicted) + 2.0 * (states - 0.3), rtol=1e-6)
+    assert np.all(by_action != 0)
+
+
+def test_grasp_ends_with_a_plan_that_keeps_the_dynamics():
+    plan = GRASP(curved(), 4, 30, sync_every=7, sync_steps=10, **EAGER)(Z0, SEED)
+    assert float(plan.curves["dynamics_violation"][0, -1]) < 1e-12  # the last step is a refinement
+    np.testing.assert_allclose(plan.curves["reward"][0, -1], tf.reduce_sum(plan.rewards), rtol=1e-9)
+    assert np.max(plan.curves["dynamics_violation"][0]) > 1e-4  # the others are not
+
+
+def image_problem():
+    """One number is seen as two pixels; the filter believes the image and remembers half of its old state."""
+    encode = lambda image: tf.reduce_mean(image, -1, keepdims=True)  # noqa: E731
+    return LatentProblem(
+        step=lambda z, a: z + 0.1 * a,
+        reward=lambda z: -tf.square(z[..., 0] - 1.0),
+        state_size=1,
+        action_size=1,
+        encode=encode,
+        filter=lambda z, a, embed: 0.5 * (z + 0.1 * a) + 0.5 * embed,
+        decode=lambda z: tf.concat([z, 2 * z], -1),
+    )
+
+
+def test_image_collocation_s_constraints_reach_two_images_only():
+    planner = ImageCollocation(image_problem(), 4, 3)
+    images = tf.constant(np.random.default_rng(0).normal(size=[1, 4, 2]))
+    actions = tf.constant(np.random.default_rng(1).uniform(-1, 1, [1, 4, 1]))
+    duals = {name: tf.ones([1, 4], tf.float64) for name in planner.DUALS}
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(images)
+        terms = planner._terms(tf.zeros([1, 1], tf.float64), (images, actions), duals)
+        dynamics, rewards = (tf.unstack(x[0]) for x in (terms.violations["lam"], terms.rewards))
+    for t in range(4):
+        reached = np.any(tape.gradient(dynamics[t], images)[0].numpy() != 0, -1)
+        assert reached.tolist() == [t - 1 <= i <= t for i in range(4)]
+        reached = np.any(tape.gradient(rewards[t], images)[0].numpy() != 0, -1)
+        assert reached.tolist() == [i <= t for i in range(4)]  # the reward is evaluated recurrently
+
+
+def test_image_collocation_s_terms_by_hand():
+    planner = ImageCollocation(image_problem(), 2, 3)
+    images, actions = tf.constant([[[0.2, 0.6], [1.0, 2.0]]]), tf.constant([[[1.0], [-1.0]]])
+    duals = {name: tf.ones([1, 2]) for name in planner.DUALS}
+    terms = planner._terms(tf.zeros([1, 1]), (images, actions), duals)
+    # z_1 = 0.5 * 0.1 + 0.5 * 0.4 = 0.25; z_2 = 0.5 * (0.25 - 0.1) + 0.5 * 1.5 = 0.825.
+    np.testing.assert_allclose(terms.states[0, :, 0], [0.25, 0.825], rtol=1e-6)
+    np.testing.assert_allclose(terms.rewards[0], [-(0.75**2), -(0.175**2)], rtol=1e-5)
+    # Predictions: from z_0 = 0: 0.1 -> (0.1, 0.2); from z_1: 0.15 -> (0.15, 0.3).
+    expected = [0.1**2 + 0.4**2, 0.85**2 + 1.7**2]
+    np.testing.assert_allclose(terms.violations["lam"][0], expected, rtol=1e-5)

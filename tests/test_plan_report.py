@@ -1,0 +1,180 @@
+"""Reports on single plans of a run trained for seconds, and the agents that such a run leaves behind."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import plan_report
+import planning_agent
+from config import Config, load_config
+
+HORIZON = 5  # of the preset debug
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """An agent that was trained with LatCo, and its log directory."""
+    logdir = tmp_path_factory.mktemp("runs") / "latco"
+    argv = ["--configs", "defaults", "pointmass", "debug", "--eval_every", "0", "--steps", "80"]
+    config = load_config([*argv, "--logdir", str(logdir)]).resolved()
+    agent = planning_agent.make_agent(config)
+    agent.train(planning_agent.open_logdir(config, argv), quiet=True)
+    return agent, logdir
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """A copy of the log directory that a test may spoil."""
+    return shutil.copytree(trained[1], tmp_path / "copy", ignore=shutil.ignore_patterns("episodes"))
+
+
+def run(capsys, *argv):
+    """The report of a command line."""
+    assert plan_report.main([str(word) for word in argv]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refusal(capsys, *argv):
+    """The sentence with which a command line is refused."""
+    assert plan_report.main([str(word) for word in argv]) == 2
+    captured = capsys.readouterr()
+    assert not captured.out and captured.err.count("\n") == 1
+    return captured.err
+
+
+def sizes(report):
+    return [Image.open(path).size for path in report["files"]]
+
+
+def test_report_of_the_runs_own_planner(trained, capsys):
+    agent, logdir = trained
+    report = run(capsys, "--logdir", logdir)
+    assert report["files"] == [str(logdir / "reports" / f"plan_latco_0_{name}.png") for name in ("curves", "frames")]
+    # Three panels; the start, iterations 2 and 4 (the last one), the execution. Six columns.
+    assert sizes(report) == [(960, 1116), (840, 588)]
+    assert (report["task"], report["planner"], report["seed"]) == ("pointmass_obstacle", "latco", 0)
+    assert (report["iterations"], report["horizon"], report["executed"]) == (4, HORIZON, HORIZON)
+    assert (report["step"], report["updates"]) == (int(agent.step), int(agent.updates))
+    assert report["violations"].keys() == {"dynamics_violation", "action_violation"}
+    assert report["multipliers"].keys() == {"lam", "nu"}
+    assert all(np.isfinite(report[f"return_{kind}"]) for kind in ("predicted", "planned", "achieved"))
+    assert -3 * HORIZON < report["return_achieved"] < 0.0  # minus a distance at each step
+    assert report["non_finite"] >= 0 and report["success"] in (True, False, None)
+    assert len(report["commit"]) in (0, 40) and report["modified"] in (True, False)
+
+
+def test_report_of_another_planner_is_the_same_again(trained, tmp_path, capsys):
+    argv = ["--logdir", trained[1], "--planner", "cem", "--out", tmp_path / "new" / "out", "--seed", "3"]
+    report = run(capsys, *argv, "--rows", "0", "1", "1", "700", "--planning_horizon", "12")
+    assert report["files"][1] == str(tmp_path / "new" / "out" / "plan_cem_3_frames.png")
+    # One panel; the start, iterations 1 and 2, the execution. Eleven columns of the thirteen.
+    assert sizes(report) == [(960, 420), (1380, 588)]
+    assert report["violations"] == {} and report["executed"] == 12
+    assert run(capsys, *argv, "--planning_horizon=12", "--rows", "0")["return_achieved"] == report["return_achieved"]
+
+
+def test_agent_has_the_weights_that_training_ended_with(trained):
+    agent, logdir = trained
+    # With another seed no weight is right by itself.
+    loaded = planning_agent.load_agent(logdir, ["--seed", "5", "--planner", "cem", "--cem_candidates", "7"])
+    assert isinstance(loaded, planning_agent.PLANNERS["cem"]) and loaded.config.cem_candidates == 7
+    assert loaded.config.latco_iterations == agent.config.latco_iterations == 4
+    for own, right in zip(loaded.model.trainable_variables, agent.model.trainable_variables, strict=True):
+        np.testing.assert_array_equal(own.numpy(), right.numpy(), err_msg=right.path)
+    assert (int(loaded.step), int(loaded.updates)) == (int(agent.step), int(agent.updates))
+    assert int(loaded.updates) > 0
+
+
+def test_run_older_than_a_setting_is_loaded_with_its_default(trained, copied):
+    saved = Config.load(copied / "config.yaml").as_dict()
+    assert saved.pop("latco_iterations") == 4
+    Config(saved | {"forgotten": 1}).save(copied / "config.yaml")
+    config = planning_agent.load_agent(copied).config
+    assert config == trained[0].config.as_dict() | {"latco_iterations": 200, "logdir": str(copied)}
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--planner", "latcoo"], ["latcoo", "'latco'"]),
+        (["--stoch", "5"], ["stoch = 4", "5", "--logdir"]),
+        (["--task", "pointmass_lottery"], ["task = pointmass_obstacle", "pointmass_lottery"]),
+        (["--planing_horizon", "5"], ["--planing_horizon", "--planning_horizon"]),
+        (["--cem_iterations", "many"], ["--cem_iterations", "whole number", "many"]),
+        (["--rows", "-1"], ["--rows", "-1"]),
+        (["--rows", "2.5"], ["--rows", "2.5"]),
+        (["--seed", "-1"], ["--seed", "-1"]),
+        (["--seed", str(2**31)], ["--seed", str(2**31)]),
+        (["2"], ["'2' is out of place"]),
+    ],
+)
+def test_bad_options_are_refused(trained, argv, words, capsys):
+    sentence = refusal(capsys, "--logdir", trained[1], *argv)
+    assert all(word in sentence for word in words), sentence
+
+
+def test_bad_log_directories_are_refused(copied, tmp_path, capsys):
+    assert "--logdir" in refusal(capsys)
+    assert "nowhere" in refusal(capsys, "--logdir", tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    assert "--out" in refusal(capsys, "--logdir", copied, "--rows", "0", "--out", tmp_path / "file")
+    config = Config.load(copied / "config.yaml")
+    config.replace(stoch=5).save(copied / "config.yaml")
+    assert "does not fit" in refusal(capsys, "--logdir", copied)
+    Config(config.as_dict() | {"stoch": "four"}).save(copied / "config.yaml")
+    assert "saved stoch" in refusal(capsys, "--logdir", copied)
+    config.save(copied / "config.yaml")
+    (data,) = (copied / "checkpoints").glob(f"{newest(copied)}.data*")
+    data.write_bytes(b"")
+    assert "damaged" in refusal(capsys, "--logdir", copied)
+    shutil.rmtree(copied / "checkpoints")
+    assert "no checkpoint" in refusal(capsys, "--logdir", copied)
+    (copied / "config.yaml").unlink()
+    assert "config.yaml" in refusal(capsys, "--logdir", copied)
+
+
+def newest(logdir):
+    return tf.train.latest_checkpoint(str(logdir / "checkpoints")).rpartition("/")[2]
+
+
+def test_help_explains_the_program(capsys):
+    with pytest.raises(SystemExit) as ended:
+        plan_report.main(["--help"])
+    text = capsys.readouterr().out
+    assert ended.value.code == 0 and all(word in text for word in ("--logdir", "--rows", "--KEY", "JSON", "figure 1"))
+
+
+class Countdown:
+    """An environment whose third decision is its last and succeeds at its second; images show the step."""
+
+    def __init__(self):
+        self.actions = []
+
+    def step(self, action):
+        self.actions.append(action)
+        count = len(self.actions)
+        image = np.full([1, 64, 64, 3], count, np.uint8)
+        over = np.array([count == 3])
+        return {"image": image}, np.array([0.5]), over, ~over & False, {"success": np.array([float(count == 2)])}
+
+
+def test_execution_ends_with_the_episode():
+    env, actions = Countdown(), np.arange(10.0).reshape(5, 2)
+    executed = plan_report.execute(env, np.zeros([64, 64, 3], np.uint8), actions)
+    np.testing.assert_array_equal(np.concatenate(env.actions), actions[:3])
+    np.testing.assert_array_equal(executed.frames[:, 0, 0, 0], [0, 1, 2, 3])
+    assert executed.rewards.sum() == 1.5 and executed.success is True
+
+
+def test_curve_with_zeros_is_drawn_where_it_is_positive():
+    figure = plan_report.Figure()
+    axis, empty = figure.subplots(2)
+    plan_report._draw_positive(axis, {"a": np.array([0.0, 1e-3, 1.0]), "b": np.ones(3)})
+    plan_report._draw_positive(empty, {"c": np.zeros(3)})
+    assert axis.get_yscale() == "log" and empty.get_yscale() == "linear"
+    labels = [line.get_label() for line in (*axis.lines, *empty.lines)]
+    assert "0 in 1 of 3" in labels[0] and labels[1] == "b" and "throughout" in labels[2]

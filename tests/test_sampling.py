@@ -1,0 +1,91 @@
+"""Random shooting, CEM, MPPI and iCEM: refits by hand, coloured noise, what is kept."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from problems import SEED, curved
+
+from optimizers import LatentProblem, rollout
+from sampling import CEM, ICEM, RandomShooting, colored_noise_basis
+
+EAGER = {"jit_compile": False}
+Z0 = np.array([[0.1, 0.2]])
+
+
+def test_sampled_rollouts_follow_the_seed():
+    planner = CEM(curved(), 4, 3, 40, 8, sample_states=True, **EAGER)
+    first, again, other = planner(Z0, [1, 2]), planner(Z0, [1, 2]), planner(Z0, [1, 3])
+    np.testing.assert_array_equal(first.actions, again.actions)
+    assert np.any(first.actions.numpy() != other.actions.numpy())
+
+
+def test_candidates_are_judged_by_the_return_of_their_rollout():
+    planner = CEM(curved(), 4, 1, 6, 2, sample_states=False, **EAGER)
+    actions = np.random.default_rng(0).uniform(-1, 1, [2, 6, 4, 1])
+    z0 = np.array([[0.1, 0.2], [1.0, -1.0]])
+    found = planner._returns(tf.constant(z0), tf.constant(actions), tf.constant([SEED, SEED]))
+    states = rollout(curved().step, tf.repeat(tf.constant(z0)[:, None], 6, 1), tf.constant(actions))
+    np.testing.assert_allclose(found, tf.reduce_sum(curved().reward(states), -1))
+
+
+def test_refits_by_hand():
+    elites = tf.constant([[[[1.0]], [[3.0]], [[9.0]]]])  # [1, 3, 1, 1]
+    lowest = np.finfo(np.float32).min
+    scores = tf.constant([[2.0, 1.0, lowest]])
+    mean, std, score = CEM(curved(), 1, 1, 3, 3, **EAGER)._refit(elites, scores)
+    assert (float(mean), float(std), float(score[0])) == (2.0, 1.0, 1.5)  # the third is no elite
+    mean, std, _ = CEM(curved(), 1, 1, 3, 3, gamma=np.log(3.0), **EAGER)._refit(elites, scores)
+    # softmax(log 3 * (2, 1)) = (3/4, 1/4): mean 1.5, variance 0.75.
+    assert float(mean) == pytest.approx(1.5) and float(std) == pytest.approx(np.sqrt(0.75))
+
+
+def test_random_shooting_returns_the_best_of_its_candidates():
+    plan = RandomShooting(curved(), 12, 8, 50, sample_states=False, **EAGER)(np.tile(Z0, [6, 1]), SEED)
+    curves = plan.curves["reward"].numpy()
+    assert np.all(np.diff(curves) >= 0) and np.all(curves[:, -1] >= curves[:, 0]) and np.any(np.diff(curves) > 0)
+    np.testing.assert_allclose(tf.reduce_sum(plan.rewards, 1), curves[:, -1])
+    uniform = tf.random.stateless_uniform([20000, 12, 1], SEED, -1, 1, tf.float64)
+    states = rollout(curved().step, tf.repeat(tf.constant(Z0), 20000, 0), uniform)
+    returns = np.sort(tf.reduce_sum(curved().reward(states), 1))
+    # The best of 400 lies at about the 99.75% quantile of single ones, above the 98% one with probability 0.9997.
+    assert np.all(curves[:, -1] > returns[int(0.98 * 20000)]) and np.median(curves[:, -1]) < returns[-1]
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 30])
+@pytest.mark.parametrize("beta", [0.0, 1.0, 2.5])
+def test_coloured_noise_has_variance_one_and_its_spectrum(length, beta):
+    basis = colored_noise_basis(length, beta)
+    covariance = basis.T @ basis
+    assert np.mean(np.diag(covariance)) == pytest.approx(1.0)
+    np.testing.assert_allclose(np.diag(covariance), 1.0, atol=1e-9)  # stationary
+    if length < 7:
+        return
+    power = np.array([np.sum(np.abs(np.fft.rfft(basis, axis=1)) ** 2, 0)])[0]
+    frequencies = np.fft.rfftfreq(length)
+    inner = slice(1, (length - 1) // 2)
+    np.testing.assert_allclose(power[inner] * frequencies[inner] ** beta, power[1] * frequencies[1] ** beta, rtol=1e-9)
+    if beta == 0:
+        np.testing.assert_allclose(covariance, np.eye(length), atol=1e-9)  # white
+
+
+def test_icem_s_populations_shrink_and_its_elites_stay():
+    planner = ICEM(curved(), 6, 4, 100, 10, sample_states=False, decay=2.0, **EAGER)
+    assert planner.populations == [100, 50, 25, 20] and planner.kept == 3 and planner.sequences == 11
+    plan = planner(Z0, SEED)
+    returns = []
+    for sequence in plan.kept[0, 1:]:
+        states = rollout(curved().step, tf.constant(Z0), sequence[None])
+        returns.append(float(tf.reduce_sum(curved().reward(states))))
+    assert returns == sorted(returns, reverse=True)  # best first
+    np.testing.assert_array_equal(plan.actions[0], plan.kept[0, 1])
+    assert float(tf.reduce_sum(plan.rewards)) == pytest.approx(returns[0])
+
+
+def test_icem_finds_smooth_plans_that_white_noise_does_not():
+    # Only a long push in one direction pays: the goal is 20 steps of full speed away.
+    problem = LatentProblem(lambda z, a: z + 0.05 * a, lambda z: -tf.square(z[..., 0] - 1.0), 1, 1)
+    z0 = np.zeros([4, 1])
+    smooth, white = (
+        ICEM(problem, 30, 2, 100, 5, sample_states=False, beta=beta, **EAGER)(z0, SEED) for beta in (2.5, 0.0)
+    )
+    assert np.all(tf.reduce_sum(smooth.rewards, 1) > tf.reduce_sum(white.rewards, 1) + 2.0)
