@@ -1,13 +1,14 @@
 """Times one plan of every planner on a world model with random weights.
 
     python benchmarks/planning.py                                        # CEM and LatCo at LatCo's size
-    python benchmarks/planning.py --planners latco --horizons 30 50 100 --solvers condensed
-    python benchmarks/planning.py --planners latco --solvers block_tridiagonal --iterations 10 --repeats 1
+    python benchmarks/planning.py --all                                  # every planner with the papers' settings
+    python benchmarks/planning.py --planners latco --horizons 30 50 100 200 --solvers condensed block_tridiagonal \\
+        --iterations 5                                                   # cost against the horizon, both solvers
 
 One JSON line per measurement: `seconds` is the median over `repeats` plans after the first, whose time (tracing and
 compiling included) is `first_call_seconds`; `iterations_to_final` is the first iteration from which on the plan's own
 return stays within 2% of its final value and its dynamics violation below twice the threshold. `peak_gflops` is a large
-matrix product timed in the same run.
+matrix product timed in the same run. Iterations are the papers' unless `--iterations` says otherwise.
 """
 
 import argparse
@@ -23,52 +24,71 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import tensorflow as tf
 
+import first_order
 import models
 import optimizers
+import sampling
+import second_order
 
 PEAK_SIZE = 2048
-EPS_DYN = 1e-4
+
+
+# name -> (planner of a problem, a horizon, a solver and keyword arguments, the papers' iterations, horizon of the
+# authors' measurement). Image collocation's 5000 iterations would take most of an hour: a hundred are timed.
+PLANNERS = {
+    "random_shooting": (lambda p, H, _, **o: sampling.RandomShooting(p, H, candidates=1000, **o), 10, 12),
+    "cem": (lambda p, H, _, **o: sampling.CEM(p, H, candidates=1000, **o), 10, 12),
+    "mppi": (lambda p, H, _, **o: sampling.CEM(p, H, candidates=1000, gamma=10.0, **o), 10, 12),
+    "icem": (lambda p, H, _, **o: sampling.ICEM(p, H, **o), 5, 12),
+    "gd": (lambda p, H, _, **o: first_order.GD(p, H, **o), 500, 30),
+    "gn": (lambda p, H, _, **o: second_order.GN(p, H, **o), 100, 30),
+    "ilqr": (lambda p, H, _, **o: second_order.ILQR(p, H, **o), 50, 30),
+    "latco": (lambda p, H, solver, **o: second_order.LatCo(p, H, solver=solver, **o), 200, 30),
+    "gaussian_latco": (lambda p, H, solver, **o: second_order.GaussianLatCo(p, H, solver=solver, **o), 50, 30),
+    "latco_first_order": (lambda p, H, _, **o: first_order.FirstOrderLatCo(p, H, **o), 5000, 30),
+    "image_collocation": (lambda p, H, _, **o: first_order.ImageCollocation(p, H, **o), 100, 30),
+    "grasp": (lambda p, H, _, **o: first_order.GRASP(p, H, **o), 500, 30),
+}
+SOLVED = ("latco", "gaussian_latco")
 
 
 def make_problem(args: argparse.Namespace) -> optimizers.LatentProblem:
-    """The latent problem of a freshly initialized RSSM and reward head."""
+    """The latent problem of a freshly initialized world model."""
     tf.keras.utils.set_random_seed(args.seed)
-    dynamics = models.RSSM(args.actions, 1024, args.stoch, args.deter, args.deter)
-    reward = models.DenseHead(dynamics.feat_size, units=args.deter)
+    model = models.WorldModel(
+        args.actions, stoch=args.stoch, deter=args.deter, hidden=args.deter, act="relu", min_std=0.1, cnn_depth=32,
+        cnn_act="relu", reward_layers=2, reward_units=args.deter,
+    )  # fmt: skip
+    dynamics, explicit = model.dynamics, args.jacobian == "explicit"
     return optimizers.LatentProblem(
-        dynamics.mean_step,
-        reward,
-        dynamics.feat_size,
-        args.actions,
+        dynamics.mean_step, model.reward, dynamics.feat_size, args.actions,
         sample_step=dynamics.sample_step,
-        linearize=dynamics.linearize if args.jacobian == "explicit" else None,
-    )
+        noise_size=dynamics.noise_size,
+        linearize=dynamics.linearize if explicit else None,
+        linearize_moments=dynamics.linearize_moments if explicit else None,
+        encode=model.encoder,
+        filter=dynamics.post_step,
+        decode=model.decoder,
+    )  # fmt: skip
 
 
-def make_planners(args: argparse.Namespace, problem: optimizers.LatentProblem, horizon: int):
-    """Yields (name, solver, iterations, planner)."""
+def make_planners(args: argparse.Namespace, problem: optimizers.LatentProblem):
+    """Yields (name, solver, planner)."""
     for name in args.planners:
-        if name == "cem":
-            yield (
-                name,
-                None,
-                args.cem_iterations,
-                optimizers.CEM(problem, horizon, args.cem_iterations, args.candidates),
-            )
-            continue
-        for solver in args.solvers:
-            planner = optimizers.LatCo(problem, horizon, args.iterations, solver, eps_dyn=EPS_DYN)
-            yield name, solver, args.iterations, planner
+        build, iterations, horizon = PLANNERS[name]
+        for H in args.horizons or [horizon]:
+            for solver in args.solvers if name in SOLVED else [None]:
+                yield name, solver, build(problem, H, solver, iterations=args.iterations or iterations)
 
 
-def iterations_to_final(plan: optimizers.Plan, horizon: int) -> float | None:
+def iterations_to_final(plan: optimizers.Plan, planner: optimizers.Planner) -> float | None:
     """Median over the batch of the first iteration from which on the plan is as good as the final one.
 
     None if it never met the dynamics.
     """
     reward, violation = plan.curves["reward"].numpy(), plan.curves["dynamics_violation"].numpy()
     final = reward[:, -1:]
-    good = (np.abs(reward - final) <= 0.02 * np.abs(final)) & (violation <= 2 * horizon * EPS_DYN)
+    good = (np.abs(reward - final) <= 0.02 * np.abs(final)) & (violation <= 2 * planner.horizon * planner.eps["lam"])
     if not good[:, -1].all():
         return None
     last_bad = [np.flatnonzero(~row)[-1] + 1 if (~row).any() else 0 for row in good]
@@ -104,34 +124,32 @@ def measure(planner: optimizers.Planner, batch: int, repeats: int, seed: int) ->
 def main() -> None:
     """Parses sizes and prints one JSON line per planner, solver, horizon and batch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--planners", nargs="+", default=["cem", "latco"], choices=["cem", "latco"])
-    parser.add_argument("--solvers", nargs="+", default=["condensed"], choices=sorted(optimizers.SOLVERS))
+    parser.add_argument("--planners", nargs="+", default=["cem", "latco"], choices=list(PLANNERS))
+    parser.add_argument("--all", action="store_true", help="every planner")
+    parser.add_argument("--solvers", nargs="+", default=["auto"], choices=["auto", *second_order.SOLVERS])
     parser.add_argument(
-        "--jacobian", default="explicit", choices=["explicit", "tape"], help="RSSM.linearize or autodiff"
+        "--jacobian", default="explicit", choices=["explicit", "tape"], help="the RSSM's own or autodiff"
     )
-    parser.add_argument("--horizons", nargs="+", type=int, default=[30])
+    parser.add_argument("--horizons", nargs="+", type=int, help="default: 12 for sampling, 30 for the others")
     parser.add_argument("--batches", nargs="+", type=int, default=[1])
-    for key, default in (
-        ("iterations", 200), ("cem_iterations", 10), ("candidates", 1000), ("repeats", 5), ("stoch", 30),
-        ("deter", 200), ("actions", 4), ("seed", 0),
-    ):  # fmt: skip
+    parser.add_argument("--iterations", type=int, help="of every planner, instead of the papers'")
+    for key, default in (("repeats", 5), ("stoch", 30), ("deter", 200), ("actions", 4), ("seed", 0)):
         parser.add_argument(f"--{key}", type=int, default=default)
     args = parser.parse_args()
+    args.planners = list(PLANNERS) if args.all else args.planners
     problem, peak = make_problem(args), measure_peak()
-    for horizon in args.horizons:
-        for batch in args.batches:
-            for name, solver, iterations, planner in make_planners(args, problem, horizon):
-                row = {"benchmark": "planning", "planner": name, "solver": solver, "horizon": horizon}
-                row |= {"iterations": iterations, "batch": batch}
-                times, plan = measure(planner, batch, args.repeats, args.seed)
-                row |= times | {"return": round(float(tf.reduce_mean(tf.reduce_sum(plan.rewards, 1))), 4)}
-                if name == "latco":
-                    row["dynamics_violation"] = float(
-                        f"{float(tf.reduce_mean(plan.curves['dynamics_violation'][:, -1])):.3g}"
-                    )
-                    row["iterations_to_final"] = iterations_to_final(plan, horizon)
-                row |= {"state_size": problem.state_size, "jacobian": args.jacobian, "peak_gflops": round(peak / 1e9)}
-                print(json.dumps(row), flush=True)
+    for batch in args.batches:
+        for name, solver, planner in make_planners(args, problem):
+            row = {"benchmark": "planning", "planner": name, "solver": getattr(planner, "solver", solver)}
+            row |= {"horizon": planner.horizon, "iterations": planner.iterations, "batch": batch}
+            times, plan = measure(planner, batch, args.repeats, args.seed)
+            row |= times | {"return": round(float(tf.reduce_mean(tf.reduce_sum(plan.rewards, 1))), 4)}
+            if name in SOLVED:
+                violation = float(tf.reduce_mean(plan.curves["dynamics_violation"][:, -1]))
+                row |= {"dynamics_violation": float(f"{violation:.3g}")}
+                row |= {"iterations_to_final": iterations_to_final(plan, planner)}
+            row |= {"state_size": problem.state_size, "jacobian": args.jacobian, "peak_gflops": round(peak / 1e9)}
+            print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

@@ -80,6 +80,13 @@ def curved(linearize=None) -> LatentProblem:
     return with_images(LatentProblem(step, reward, 2, 1, sample_step=sample, noise_size=2, linearize=linearize))
 
 
+def far() -> LatentProblem:
+    """A point on a line far from its goal at 5: the optimum is full speed, 0.1 a step."""
+    step = lambda z, a: z + 0.1 * a  # noqa: E731
+    reward = lambda z: -tf.square(z[..., 0] - 5.0)  # noqa: E731
+    return LatentProblem(step, reward, 1, 1, sample_step=lambda z, a, noise: step(z, a) + 0.01 * noise, noise_size=1)
+
+
 # name -> (planner of a problem and a horizon with a few iterations, their number)
 BUILDERS = {
     "random_shooting": (lambda p, H, **o: RandomShooting(p, H, 3, 40, False, **o), 3),

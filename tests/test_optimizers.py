@@ -7,6 +7,7 @@ from problems import (
     BUILDERS,
     SEED,
     curved,
+    far,
     linear_quadratic,
     linear_quadratic_optimum,
     ridge,
@@ -154,8 +155,7 @@ def test_no_iterations_give_the_warm_start(name):
 @pytest.mark.parametrize("name", ["random_shooting", "icem"])
 def test_a_warm_start_that_is_the_optimum_is_kept(name):
     # Full speed ahead is the only optimum, and random sequences of 12 actions come nowhere near it.
-    problem = LatentProblem(lambda z, a: z + 0.1 * a, lambda z: -tf.square(z[..., 0] - 5.0), 1, 1)
-    planner = BUILDERS[name][0](problem, 12, **EAGER)
+    planner = BUILDERS[name][0](far(), 12, **EAGER)
     z0, seed = np.zeros([2, 1]), split_seed(tf.constant(SEED), 2)
     warm = planner(z0, seed, Warm(np.ones([2, planner.sequences, 12, 1]), [12, 0]))
     np.testing.assert_allclose(warm.actions[0], 1.0)
@@ -190,16 +190,20 @@ def test_only_the_first_restart_starts_warm():
 
 @pytest.mark.parametrize("name", ["cem", "gd", "gn", "ilqr", "latco", "latco_block_tridiagonal", "gaussian_latco"])
 def test_an_early_stop_reports_its_iterations_and_spoils_no_plan(name):
-    long = {"cem": lambda **o: CEM(curved(), 4, 100, 60, 8, False, **o), "gd": lambda **o: GD(curved(), 4, 600, **o),
-            "gn": lambda **o: GN(curved(), 4, 100, **o), "ilqr": lambda **o: ILQR(curved(), 4, 100, **o),
-            "latco": lambda **o: LatCo(curved(), 4, 200, **o),
-            "latco_block_tridiagonal": lambda **o: LatCo(curved(), 4, 200, "block_tridiagonal", **o),
-            "gaussian_latco": lambda **o: GaussianLatCo(curved(), 4, 200, **o)}[name]  # fmt: skip
-    z0, seeds = np.array([[0.1, 0.2], [1.0, -1.0]]), split_seed(tf.constant(SEED), 2)
-    planner = long(tolerance=1e-3, **EAGER)
+    long = {
+        "cem": lambda **o: CEM(far(), 4, 100, 60, 8, False, **o),
+        "gd": lambda **o: GD(far(), 4, 1500, **o),
+        "gn": lambda **o: GN(far(), 4, 100, **o),
+        "ilqr": lambda **o: ILQR(far(), 4, 100, **o),
+        "latco": lambda **o: LatCo(far(), 4, 200, **o),
+        "latco_block_tridiagonal": lambda **o: LatCo(far(), 4, 200, "block_tridiagonal", **o),
+        "gaussian_latco": lambda **o: GaussianLatCo(far(), 4, 200, **o),
+    }[name]
+    z0, seeds = np.array([[0.1], [1.0]]), split_seed(tf.constant(SEED), 2)
+    planner = long(tolerance=1e-4, **EAGER)
     plan, full = planner(z0, seeds), long(**EAGER)(z0, seeds)
     assert np.all(plan.iterations < planner.iterations) and np.all(plan.iterations >= 5)
-    np.testing.assert_allclose(tf.reduce_sum(plan.rewards, 1), tf.reduce_sum(full.rewards, 1), rtol=0.05, atol=0.05)
+    np.testing.assert_allclose(tf.reduce_sum(plan.rewards, 1), tf.reduce_sum(full.rewards, 1), rtol=0.01)
     for row in range(2):
         alone = planner(z0[row : row + 1], seeds[row : row + 1])
         assert alone.iterations[0] == plan.iterations[row]
@@ -229,8 +233,7 @@ def test_a_plan_that_is_not_finite_is_counted_and_disturbs_no_other(name):
 
 @pytest.mark.parametrize("name", ["cem", "gd", "gn", "ilqr", "latco"])
 def test_full_speed_ahead_where_the_goal_is_far(name):
-    step, reward = lambda z, a: z + 0.1 * a, lambda z: -tf.square(z[..., 0] - 5.0)
-    problem = LatentProblem(step, reward, 1, 1)
+    problem = far()
     planner = {
         "cem": lambda: CEM(problem, 5, 20, 300, 30, False, **EAGER),
         "gd": lambda: GD(problem, 5, 500, eps_act=1e-6, **EAGER),
