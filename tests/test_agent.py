@@ -1,5 +1,7 @@
 """BaseAgent and PlanningAgent: what is trained, what is padding, when a plan is made, what a log directory refuses."""
 
+from pathlib import Path
+
 import gymnasium
 import numpy as np
 import pytest
@@ -367,3 +369,16 @@ def test_random_actions_are_uniform_with_the_given_correlation_and_start_anew(ti
     assert correlation(slice(None), 1) == pytest.approx(expected, abs=0.05)
     assert correlation(slice(2000, None), 2) == pytest.approx(expected, abs=0.06)
     assert correlation(slice(0, 2000), 2) == pytest.approx(0.0, abs=0.08)
+
+
+def test_the_planner_in_the_readme_works_as_it_stands():
+    readme = (Path(planning_agent.__file__).parent / "README.md").read_text()
+    code = next(block for block in readme.split("```")[1::2] if "Planner)" in block)
+    names = {"optimizers": optimizers, "tf": tf, "PlanningAgent": PlanningAgent}
+    exec(code.removeprefix("python").split("PLANNERS = ")[0], names)
+    problem = optimizers.LatentProblem(lambda z, a: z + a, lambda z: -tf.abs(z[..., 0]), 1, 1)
+    plan = names["OneRandomPlan"](problem, 3, iterations=1, restarts=50)(tf.zeros([2, 1]), [1, 2])
+    single = names["OneRandomPlan"](problem, 3, iterations=1)(tf.zeros([2, 1]), [1, 2])
+    assert plan.actions.shape == (2, 3, 1)
+    assert np.all(plan.curves["reward"] > single.curves["reward"])
+    assert issubclass(names["OneRandomPlanAgent"], PlanningAgent)
