@@ -57,11 +57,13 @@ class Execution(NamedTuple):
         frames: uint8 [T + 1, 64, 64, 3], the start first.
         rewards: [T].
         success: whether the simulator reported success at any step, None where it does not know.
+        cost: the largest cost of a step, None where the simulator reports none.
     """
 
     frames: np.ndarray
     rewards: np.ndarray
     success: bool | None
+    cost: float | None
 
 
 def report(logdir: Path, out: Path, overrides: Sequence[str], seed: int, rows: Sequence[int]) -> dict[str, Any]:
@@ -119,16 +121,19 @@ def plans_after(agent: PlanningAgent, z0: tf.Tensor, rows: Sequence[int]) -> lis
 
 def execute(env: Any, image: np.ndarray, actions: np.ndarray) -> Execution:
     """Executes actions [H, m] one after the other, whatever they lead to; `image` is the environment's first one."""
-    frames, rewards, successes = [image], [], []
+    frames, rewards, successes, costs = [image], [], [], []
     for action in actions:
         obs, reward, terminated, truncated, info = env.step(action[None])
         frames.append(obs["image"][0].copy())
         rewards.append(float(reward[0]))
         if "success" in info:
             successes.append(bool(info["success"][0]))
+        if "cost" in info:
+            costs.append(float(info["cost"][0]))
         if terminated[0] or truncated[0]:
             break
-    return Execution(np.stack(frames), np.array(rewards), any(successes) if successes else None)
+    success, cost = any(successes) if successes else None, max(costs, default=None)
+    return Execution(np.stack(frames), np.array(rewards), success, cost)
 
 
 def numbers(agent: PlanningAgent, plan: Plan, executed: Execution) -> dict[str, Any]:
@@ -141,6 +146,7 @@ def numbers(agent: PlanningAgent, plan: Plan, executed: Execution) -> dict[str, 
         "return_planned": last["reward"],
         "return_achieved": _finite(executed.rewards.sum()),
         "success": executed.success,
+        "largest_cost": executed.cost,
         "violations": {name: last[name] for name in VIOLATIONS if name in last},
         "multipliers": {name: last[name] for name in MULTIPLIERS if name in last},
         "iterations": int(plan.iterations[0]),
