@@ -18,7 +18,7 @@ train: rendering ## Train; ARGS="--configs ... --key value" replaces the argumen
 	$(RENDER) $(PYTHON) planning_agent.py $(or $(ARGS),$(TRAIN_ARGS))
 
 test: rendering ## Run the tests that take seconds; ARGS="-k replay" goes to pytest
-	$(RENDER) $(PYTHON) -m pytest -n auto --maxprocesses 4 $(ARGS)
+	$(RENDER) $(PYTHON) -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 slow: rendering ## Run the tests that take minutes
 	$(RENDER) $(PYTHON) -m pytest -m slow --timeout 7200 $(ARGS)

@@ -132,7 +132,7 @@ class FirstOrderPlanner(Planner):
         return Plan(actions, states, rewards, curves, count, rejected, actions[:, None])
 
     def _iterate(self, k, z0, seeds, search):
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(search.variables)
             terms = self._terms(z0, search.variables, search.duals)
             loss = tf.reduce_sum(terms.loss)  # plans share no term, so each gets its own gradient
@@ -404,7 +404,7 @@ class GRASP(FirstOrderPlanner):
         bound, B = self.problem.a_max, z0.shape[0]
 
         def body(i, actions, best, score):
-            with tf.GradientTape() as tape:
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(actions)
                 returns = tf.reduce_sum(self.problem.reward(rollout(self.problem.step, z0, actions)), 1)
             gradient = tape.gradient(returns, actions)

@@ -295,7 +295,7 @@ def rollout(step: Callable, z0: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
 
 def linearize_by_tape(step: Callable, z: tf.Tensor, a: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Return (mu [N, n], A [N, n, n], B [N, n, m]) of `step` at z [N, n], a [N, m] by automatic differentiation."""
-    with tf.GradientTape() as tape:
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
         inputs = tf.concat([z, a], -1)
         tape.watch(inputs)
         mu = step(inputs[:, : z.shape[-1]], inputs[:, z.shape[-1] :])
@@ -312,7 +312,7 @@ def linearize(problem: LatentProblem, z0: tf.Tensor, states: tf.Tensor, actions:
 
 def own_gradient(function: Callable, states: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """A function of single states, [..., n] -> [...] or [..., c], and its gradients by its own state, [..., (c,) n]."""
-    with tf.GradientTape(persistent=True) as tape:
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
         tape.watch(states)
         values = function(states)
         columns = [values] if values.shape.rank < states.shape.rank else tf.unstack(values, axis=-1)

@@ -317,7 +317,7 @@ def test_help_prints_every_key_with_explanation_default_and_type(capsys: pytest.
         assert f"{setting.section}: --" in text
     for preset in schema.presets.values():
         assert f" {preset.name} {preset.description}" in text
-    assert "[condensed | block_tridiagonal]" in text
+    assert "[auto | condensed | block_tridiagonal]" in text
 
 
 def test_comments_become_sections_explanations_choices_and_descriptions(small_file: Path):
