@@ -629,8 +629,8 @@ class ILQR(SecondOrderShooting):
         return tf.reduce_sum(tf.square(self.reward_residual(self.problem.reward(states))), -1)
 
 
-# The condensed step costs O(H^2 n^2 + H^3) in float32, the block-tridiagonal one O(H n^3) in float64: at n = 32 the curves
-# cross at a horizon of about 190, at n = 230 well beyond 200 (README, "Measured").
+# The condensed step costs O(H^2 n^2 + H^3) in float32, the block-tridiagonal one O(H n^3) in float64: at n = 32 the
+# curves cross at a horizon of about 190, at n = 230 well beyond 200 (README, "Measured").
 CROSSOVER = 6.0
 
 
