@@ -53,10 +53,9 @@ class SamplingPlanner(Planner):
             )
         self.candidates, self.sample_states = candidates, sample_states
 
-    def _first_belief(self, z0, seeds, warm, std, kept):
+    def _first_belief(self, z0, warm, std, kept):
         """The belief before the first population: zero mean where no warm start says otherwise, nothing known."""
         B, shape = z0.shape[0], [z0.shape[0], self.horizon, self.problem.action_size]
-        del seeds
         return Belief(
             mean=warm_actions(tf.zeros(shape, z0.dtype), warm),
             std=tf.fill(shape, tf.cast(std * self.problem.a_max, z0.dtype)),
@@ -118,10 +117,10 @@ class RandomShooting(SamplingPlanner):
                 best=tf.where(better[..., None, None], tf.gather(actions, index, batch_dims=1), belief.best),
                 scores=tf.maximum(score, belief.scores),
                 record=tf.maximum(score, belief.scores),
-                non_finite=belief.non_finite + tf.reduce_sum(tf.cast(returns == returns.dtype.min, tf.int32), 1),
+                non_finite=belief.non_finite + _thrown(returns),
             )
 
-        start = self._first_belief(z0, seeds, warm, 1.0, 1)
+        start = self._first_belief(z0, warm, 1.0, 1)
         if warm is None:
             start = start._replace(mean=random_actions(self.problem, self.horizon, seeds, z0.dtype))
         belief, records, count = self._loop(body, start, limit)
@@ -176,28 +175,16 @@ class CEM(SamplingPlanner):
             draw = lambda seed: tf.random.stateless_normal(shape, seed, dtype=z0.dtype)  # noqa: E731
             actions = self._sample(belief, per_plan(draw, now, z0.dtype))
             scores, index = tf.math.top_k(returns := self._returns(z0, actions, fold_in(now, -1)), self.elites)
-            mean, std, score = self._refit(tf.gather(actions, index, batch_dims=1), scores)
-            enough = tf.reduce_sum(tf.cast(scores > scores.dtype.min, tf.int32), 1)[:, None, None] >= 2
+            mean, std, score, enough = refit(tf.gather(actions, index, batch_dims=1), scores, self.gamma)
             return belief._replace(
                 mean=tf.where(enough, mean, belief.mean),
                 std=tf.where(enough, std, belief.std),
                 record=score[:, None],
-                non_finite=belief.non_finite + tf.reduce_sum(tf.cast(returns == returns.dtype.min, tf.int32), 1),
+                non_finite=belief.non_finite + _thrown(returns),
             )
 
-        belief, records, count = self._loop(body, self._first_belief(z0, seeds, warm, 1.0, 0), limit)
+        belief, records, count = self._loop(body, self._first_belief(z0, warm, 1.0, 0), limit)
         return self._plan(z0, belief.mean, belief, records, count, belief.mean[:, None])
-
-    def _refit(self, elites, scores):
-        """Mean and std [B, H, m] of elites [B, K, H, m] and their mean return [B]; zeros where there are none."""
-        finite = scores > scores.dtype.min
-        weight = tf.cast(finite, scores.dtype)
-        if self.gamma:
-            weight *= tf.exp(self.gamma * (scores - scores[:, :1]))  # top_k sorts: the first is the best
-        weight = tf.math.divide_no_nan(weight, tf.reduce_sum(weight, 1, keepdims=True))
-        mean = tf.einsum("bk,bkhm->bhm", weight, elites)
-        variance = tf.einsum("bk,bkhm->bhm", weight, tf.square(elites - mean[:, None]))
-        return mean, tf.sqrt(variance), tf.reduce_sum(tf.where(finite, weight * scores, 0.0), 1)
 
 
 class ICEM(SamplingPlanner):
@@ -255,7 +242,7 @@ class ICEM(SamplingPlanner):
         self.basis = colored_noise_basis(horizon, beta)
 
     def _optimize(self, z0, seeds, warm, limit):
-        belief = self._first_belief(z0, seeds, warm, self.std, self.elites)
+        belief = self._first_belief(z0, warm, self.std, self.elites)
         records, count = [], tf.minimum(limit, self.iterations) * tf.ones([z0.shape[0]], tf.int32)
         for k, population in enumerate(self.populations):
             after = self._iterate(k, population, z0, fold_in(seeds, k), warm, belief)
@@ -278,21 +265,15 @@ class ICEM(SamplingPlanner):
         pool = tf.concat([belief.best[:, : self.kept], actions], 1)
         scores, index = tf.math.top_k(tf.concat([belief.scores[:, : self.kept], returns], 1), self.elites)
         best = tf.gather(pool, index, batch_dims=1)
-        finite = scores > scores.dtype.min
-        weight = tf.cast(finite, scores.dtype)
-        weight = tf.math.divide_no_nan(weight, tf.reduce_sum(weight, 1, keepdims=True))
-        mean = tf.einsum("bk,bkhm->bhm", weight, best)
-        std = tf.sqrt(tf.einsum("bk,bkhm->bhm", weight, tf.square(best - mean[:, None])))
-        enough = tf.reduce_sum(tf.cast(finite, tf.int32), 1)[:, None, None] >= 2
+        mean, std, score, enough = refit(best, scores)
         mix = lambda old, new: tf.where(enough, self.momentum * old + (1 - self.momentum) * new, old)  # noqa: E731
-        thrown = tf.reduce_sum(tf.cast(returns == returns.dtype.min, tf.int32), 1)
         return Belief(
             mean=mix(belief.mean, mean),
             std=mix(belief.std, std),
             best=best,
             scores=scores,
-            record=tf.reduce_sum(tf.where(finite, weight * scores, 0.0), 1, keepdims=True),
-            non_finite=belief.non_finite + thrown,
+            record=score[:, None],
+            non_finite=belief.non_finite + _thrown(returns),
         )
 
     def _noise(self, seeds, population, dtype):
@@ -300,6 +281,25 @@ class ICEM(SamplingPlanner):
         shape = [population, self.problem.action_size, self.basis.shape[0]]
         white = per_plan(lambda seed: tf.random.stateless_normal(shape, seed, dtype=dtype), seeds, dtype)
         return tf.einsum("bjmf,fh->bjhm", white, tf.constant(self.basis, dtype))
+
+
+def refit(elites: tf.Tensor, scores: tf.Tensor, gamma: float = 0.0) -> tuple[tf.Tensor, ...]:
+    """The belief that elites [B, K, H, m] with returns [B, K], best first, speak for.
+
+    Elites whose return is the lowest number are none. Those that are weigh the same, or softmax(gamma return) (MPPI).
+
+    Returns:
+        mean and standard deviation [B, H, m], mean return [B], whether there are two elites or more, bool [B, 1, 1].
+    """
+    finite = scores > scores.dtype.min
+    weight = tf.cast(finite, scores.dtype)
+    enough = tf.reduce_sum(weight, 1)[:, None, None] >= 2
+    if gamma:
+        weight *= tf.exp(gamma * (scores - scores[:, :1]))
+    weight = tf.math.divide_no_nan(weight, tf.reduce_sum(weight, 1, keepdims=True))
+    mean = tf.einsum("bk,bkhm->bhm", weight, elites)
+    variance = tf.einsum("bk,bkhm->bhm", weight, tf.square(elites - mean[:, None]))
+    return mean, tf.sqrt(variance), tf.reduce_sum(tf.where(finite, weight * scores, 0.0), 1), enough
 
 
 def colored_noise_basis(length: int, beta: float) -> np.ndarray:
@@ -318,3 +318,8 @@ def colored_noise_basis(length: int, beta: float) -> np.ndarray:
     imaginary = np.delete(imaginary, edges, 0)
     basis = np.fft.irfft(np.concatenate([real, imaginary]), length, axis=1)
     return basis / np.sqrt(np.mean(np.sum(basis**2, 0)))
+
+
+def _thrown(returns):
+    """How many candidates of each plan are not finite, int32 [B]."""
+    return tf.reduce_sum(tf.cast(returns == returns.dtype.min, tf.int32), 1)

@@ -6,7 +6,7 @@ import tensorflow as tf
 from problems import SEED, curved
 
 from optimizers import LatentProblem, rollout
-from sampling import CEM, ICEM, RandomShooting, colored_noise_basis
+from sampling import CEM, ICEM, RandomShooting, colored_noise_basis, refit
 
 EAGER = {"jit_compile": False}
 Z0 = np.array([[0.1, 0.2]])
@@ -31,12 +31,12 @@ def test_candidates_are_judged_by_the_return_of_their_rollout():
 def test_refits_by_hand():
     elites = tf.constant([[[[1.0]], [[3.0]], [[9.0]]]])  # [1, 3, 1, 1]
     lowest = np.finfo(np.float32).min
-    scores = tf.constant([[2.0, 1.0, lowest]])
-    mean, std, score = CEM(curved(), 1, 1, 3, 3, **EAGER)._refit(elites, scores)
-    assert (float(mean), float(std), float(score[0])) == (2.0, 1.0, 1.5)  # the third is no elite
-    mean, std, _ = CEM(curved(), 1, 1, 3, 3, gamma=np.log(3.0), **EAGER)._refit(elites, scores)
+    mean, std, score, enough = (x.numpy().item() for x in refit(elites, tf.constant([[2.0, 1.0, lowest]])))
+    assert (mean, std, score, enough) == (2.0, 1.0, 1.5, True)  # the third is no elite
+    mean, std, score, _ = (x.numpy().item() for x in refit(elites, tf.constant([[2.0, 1.0, lowest]]), np.log(3.0)))
     # softmax(log 3 * (2, 1)) = (3/4, 1/4): mean 1.5, variance 0.75.
-    assert float(mean) == pytest.approx(1.5) and float(std) == pytest.approx(np.sqrt(0.75))
+    assert mean == pytest.approx(1.5) and std == pytest.approx(np.sqrt(0.75)) and score == pytest.approx(1.75)
+    assert not refit(elites, tf.constant([[2.0, lowest, lowest]]))[3].numpy().item()
 
 
 def test_random_shooting_returns_the_best_of_its_candidates():
