@@ -1,0 +1,67 @@
+"""Episodes of a trained agent with and without its state constraint, executed in the environment.
+
+    python benchmarks/state_constraint.py --logdir logdir/pointmass_obstacle/latco/0 --mpc_steps 5
+
+The run must have a cost head. One JSON line for each of `--limits` (a limit that no cost reaches asks for nothing):
+means over the episodes of the largest and of the summed cost (`cost_max`, `cost_sum`), and of the return. The episodes
+have the same starts and no exploration noise; any setting that is no part of the model can be overridden.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+import envs
+import planning_agent
+from driver import Driver, Episode
+from errors import UserError
+
+
+def run_episodes(agent: planning_agent.PlanningAgent, count: int, seed: int) -> list[Episode]:
+    """The first episode of each of `count` environments."""
+    driver = Driver(envs.make_vector_env(agent.config, count, seed))
+    episodes: dict[int, Episode] = {}
+    try:
+        while len(episodes) < count:
+            for episode in driver.step(lambda *args: agent.policy(*args, explore=False)):
+                episodes.setdefault(episode.env, episode)
+    finally:
+        driver.close()
+    return list(episodes.values())
+
+
+def main() -> int:
+    """Prints one JSON line for each limit; exit code 2 for bad input."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--logdir", required=True, help="of a run of planning_agent.py with --cost_head true")
+    parser.add_argument("--limits", nargs="+", default=["0.1", "1000"], help="values of cost_limit to compare")
+    parser.add_argument("--episodes", type=int, default=10)
+    parser.add_argument("--start_seed", type=int, default=2_000_000)
+    args, overrides = parser.parse_known_args()
+    try:
+        for limit in args.limits:
+            agent = planning_agent.load_agent(args.logdir, [*overrides, "--cost_limit", limit])
+            if agent.model.cost is None:
+                raise UserError(f"The run in {args.logdir} has no cost head: train one with --cost_head true.")
+            episodes = run_episodes(agent, args.episodes, args.start_seed)
+            cost = np.array([episode.data["cost"] for episode in episodes])
+            row = {"benchmark": "state_constraint", "cost_limit": agent.config.cost_limit, "episodes": len(episodes)}
+            row |= {"cost_max": round(float(cost.max(1).mean()), 3), "cost_sum": round(float(cost.sum(1).mean()), 3)}
+            row |= {"return": round(float(np.mean([episode.data["reward"].sum() for episode in episodes])), 2)}
+            row |= {"mpc_steps": agent.config.mpc_steps, "step": int(agent.step), "updates": int(agent.updates)}
+            print(json.dumps(row | planning_agent.git_revision()), flush=True)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
