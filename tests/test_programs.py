@@ -54,8 +54,8 @@ def test_every_suite_trains_with_every_planner(suite, planner, tmp_path):
 @pytest.mark.parametrize(
     "words",
     [
-        ["latco_no_relaxation"],
-        ["latco_no_constraint", "--latco_solver", "block_tridiagonal"],
+        pytest.param(["latco_no_relaxation"], marks=pytest.mark.slow),
+        pytest.param(["latco_no_constraint", "--latco_solver", "block_tridiagonal"], marks=pytest.mark.slow),
         ["latco_iclr", "--n_parallel_plans", "3", "--plan_tolerance", "0.01"],
         ["icem"],
         ["--planner", "ilqr", "--ilqr_feedback", "true", "--warm_start", "true", "--mpc_steps", "2"],

@@ -52,7 +52,7 @@ def test_multipliers_that_do_not_learn_stay_what_they_were():
 
 def test_auto_takes_the_faster_solver():
     assert faster_solver(30, 230) == LatCo(curved(), 4, 1).solver == "condensed"
-    assert faster_solver(int(CROSSOVER * 2) + 1, 2) == LatCo(curved(), 9, 1).solver == "block_tridiagonal"
+    assert faster_solver(int(CROSSOVER * 2) + 1, 2) == LatCo(curved(), 13, 1).solver == "block_tridiagonal"
 
 
 @pytest.mark.parametrize("solver", ["condensed", "block_tridiagonal"])
