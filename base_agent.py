@@ -5,6 +5,7 @@ It does not know which planner runs; a subclass says how to act (`act`).
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from tensorflow import keras
 import envs
 import models
 from config import Config
+from distribution import at_least, device_seed, devices, make_strategy, masked_mean, total
 from driver import Driver, Episode, Policy
 from errors import UserError
 from logger import Logger
 from replay import Replay
+from rewards import RewardTransform
 
 Batch = dict[str, tf.Tensor]
 Metrics = dict[str, tf.Tensor]
@@ -76,16 +79,12 @@ def restore(checkpoint: tf.train.Checkpoint, path: str, partial: bool = False) -
         ) from error
 
 
-def masked_mean(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Mean of values [B, L] over the entries that are not padding."""
-    return tf.reduce_sum(values * mask) / tf.reduce_sum(mask)
-
-
 class BaseAgent:
     """A world model trained online from the episodes that a policy collects (PlaNet and LatCo, algorithm 1)."""
 
     def __init__(self, config: Config, observation_space: gymnasium.spaces.Dict, action_space: gymnasium.spaces.Box):
         c = self.config = config
+        self.strategy = make_strategy(c.strategy, c.batch_size)
         keras.utils.set_random_seed(c.seed)
         self.action_size = action_space.shape[0]
         self.repeat = envs.action_repeat(c)
@@ -100,13 +99,26 @@ class BaseAgent:
             )
         if c.cost_head and not envs.reports_cost(c):
             raise UserError(f"The task {c.task} reports no cost, so cost_head has nothing to learn: turn it off.")
-        self.model = models.WorldModel(
-            self.action_size, stoch=c.stoch, deter=c.deter, hidden=c.hidden, act=c.act, min_std=c.min_std,
-            cnn_depth=c.cnn_depth, cnn_act=c.cnn_act, reward_layers=c.reward_layers, reward_units=c.reward_units,
-            discount_head=c.discount_head, cost_head=c.cost_head, state_size=state_size,
-        )  # fmt: skip
-        self.optimizer = keras.optimizers.Adam(c.model_lr, epsilon=c.adam_eps)
-        self.optimizer.build(self.model.trainable_variables)
+        if not 1 <= c.overshooting < c.batch_length:
+            raise UserError(
+                f"overshooting is {c.overshooting}: choose a number of steps from 1 to batch_length - 1, "
+                f"{c.batch_length - 1}."
+            )
+        if not 1 <= c.image_bits <= 8:
+            raise UserError(f"image_bits is {c.image_bits}: colour values have 1 to 8 bits.")
+        self.rewards = RewardTransform(c.reward_transform, c.reward_bound, c.reward_normalization)
+        with self.strategy.scope(), models.layer_precision(c.precision):
+            self.model = models.WorldModel(
+                self.action_size, stoch=c.stoch, deter=c.deter, hidden=c.hidden, act=c.act, min_std=c.min_std,
+                cnn_depth=c.cnn_depth, cnn_act=c.cnn_act, reward_layers=c.reward_layers, reward_units=c.reward_units,
+                dynamics=c.dynamics, latent=c.latent, classes=c.classes, unimix=c.unimix,
+                discount_head=c.discount_head, cost_head=c.cost_head, state_size=state_size,
+            )  # fmt: skip
+            self.optimizer = keras.optimizers.Adam(c.model_lr, epsilon=c.adam_eps)
+            if c.precision == "float16":
+                # Gradients below 6e-8 vanish in float16, so the loss is scaled up as far as they stay finite.
+                self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
+            self.optimizer.build(self.model.trainable_variables)
         self.rng = tf.random.Generator.from_seed(c.seed)
         self.noise = np.random.default_rng(c.seed)
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="environment_steps")
@@ -134,21 +146,26 @@ class BaseAgent:
 
         Args:
           batch: a replay batch, arrays [B, L, ...].
-          noise: standard normal [B, L, stoch].
+          noise: standard normal [B, L, overshooting * noise_size]: for the posterior, then for each distance of
+            overshooting.
 
         Returns:
-          the loss, metrics, and the posterior states.
+          the loss, metrics, and the posterior states; loss and metrics are this device's shares (`distribution.py`),
+          on a single device simply the values.
         """
         c, model, mask = self.config, self.model, batch["mask"]
-        post, prior = model.dynamics.observe(model.embed(batch["image"]), batch["action"], batch["is_first"], noise)
+        size = model.dynamics.noise_size
+        post, prior = model.dynamics.observe(
+            model.embed(batch["image"]), batch["action"], batch["is_first"], noise[..., :size]
+        )
         feat = models.get_feat(post)
         image_error = tf.reduce_sum(tf.square(model.decode(feat) - models.preprocess(batch["image"])), [2, 3, 4])
-        reward_error = tf.square(model.reward(feat) - batch["reward"])
-        kl = masked_mean(model.dynamics.kl(post, prior), mask)
+        reward_error = tf.square(model.reward(feat) - self.rewards(batch["reward"]))
         image_loss = 0.5 * masked_mean(image_error, mask)
         reward_loss = 0.5 * masked_mean(reward_error, mask)
-        loss = image_loss + c.reward_scale * reward_loss + c.kl_scale * tf.maximum(kl, c.free_nats)
-        metrics = {"image_loss": image_loss, "reward_loss": reward_loss, "kl": kl}
+        kl_loss, metrics = self._kl_loss(post, prior, batch, noise[..., size:])
+        loss = image_loss + c.reward_scale * reward_loss + kl_loss
+        metrics |= {"image_loss": image_loss, "reward_loss": reward_loss}
         if model.discount is not None:
             cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(batch["discount"], model.discount(feat))
             metrics["discount_loss"] = masked_mean(cross_entropy, mask)
@@ -162,27 +179,92 @@ class BaseAgent:
             loss += metrics["state_loss"]
         return loss, metrics | {"loss": loss}, post
 
+    def _kl_loss(
+        self, post: models.State, prior: models.State, batch: Batch, noise: tf.Tensor
+    ) -> tuple[tf.Tensor, Metrics]:
+        """The divergence terms: (1 / D) sum over d of beta_d max(KL_d, free nats) (PlaNet equation 7).
+
+        One-step divergences are balanced (DreamerV2 algorithm 2) with the share `kl_balance`.
+        """
+        c, dynamics, mask = self.config, self.model.dynamics, batch["mask"]
+        kl = masked_mean(dynamics.kl(post, prior), mask)
+        loss, metrics = at_least(kl, c.free_nats), {"kl": kl}
+        if c.kl_balance:
+            still_post, still_prior = tf.nest.map_structure(tf.stop_gradient, (post, prior))
+            train_prior = at_least(masked_mean(dynamics.kl(still_post, prior), mask), c.free_nats)
+            train_post = at_least(masked_mean(dynamics.kl(post, still_prior), mask), c.free_nats)
+            loss = c.kl_balance * train_prior + (1.0 - c.kl_balance) * train_post
+        loss *= c.kl_scale
+        if c.overshooting > 1:
+            noise = tf.reshape(noise, [*mask.shape, c.overshooting - 1, dynamics.noise_size])
+            sums, counts = dynamics.overshoot(post, prior, batch["action"], batch["is_first"], mask, noise)
+            kls = tf.math.divide_no_nan(sums, total(counts))
+            metrics["overshooting_kl"] = tf.reduce_mean(kls)
+            loss = (loss + c.overshooting_scale * tf.reduce_sum(at_least(kls, c.free_nats))) / c.overshooting
+        return loss, metrics
+
+    def batches(self, replay: Replay) -> Iterator[Batch]:
+        """Training batches without end, spread over the devices of the strategy.
+
+        `replay` yields what one device takes, `device_batch_size` chunks at a time.
+        """
+        if self.strategy.num_replicas_in_sync == 1:
+            return iter(replay.dataset())
+        return iter(self.strategy.distribute_datasets_from_function(lambda _: replay.dataset()))
+
+    @property
+    def device_batch_size(self) -> int:
+        """Chunks of a batch that one device takes."""
+        return self.config.batch_size // self.strategy.num_replicas_in_sync
+
     def _train_step(self, batch: Batch) -> Metrics:
         """One Adam step on the loss of a batch. A step whose gradients are not finite is skipped and counted."""
-        noise = self.rng.normal([*batch["reward"].shape, self.config.stoch])
-        with tf.GradientTape() as tape:
-            loss, metrics, _ = self.loss(batch, noise)
-        variables = self.model.trainable_variables
-        grads, norm = tf.clip_by_global_norm(tape.gradient(loss, variables), self.config.grad_clip)
+        seed = self.rng.uniform_full_int([2], tf.int32)
+        grads, norm, shares = self.strategy.run(self._gradients, args=(batch, seed))
+        norm = self.strategy.experimental_local_results(norm)[0]  # the same on all devices
         finite = tf.math.is_finite(norm)
-        tf.cond(finite, lambda: self._apply(grads), lambda: False)
+        # A conditional around the update must stand outside of what runs on each device. With a scaled loss the
+        # optimizer skips the step itself, and lowers the scale.
+        update = lambda: self._update(grads)  # noqa: E731
+        tf.cond(finite | (self.config.precision == "float16"), update, lambda: False)
         self.updates.assign_add(1)
+        metrics = {name: self.strategy.reduce("SUM", share, None) for name, share in shares.items()}
         return metrics | {"grad_norm": norm, "skipped_updates": 1.0 - tf.cast(finite, tf.float32)}
 
-    def _apply(self, grads: list[tf.Tensor]) -> bool:
-        self.optimizer.apply(grads, self.model.trainable_variables)
+    def _gradients(self, batch: Batch, seed: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor, Metrics]:
+        """On each device: the whole batch's clipped gradients, their norm before clipping, shares of the metrics."""
+        c, seeds = self.config, tf.random.split(device_seed(seed), 2)
+        batch = batch | {"image": models.reduce_bits(batch["image"], c.image_bits, seeds[1])}
+        size = c.overshooting * self.model.dynamics.noise_size
+        noise = tf.random.stateless_normal([*batch["reward"].shape, size], seeds[0])
+        variables, scale = self.model.trainable_variables, 1.0
+        with tf.GradientTape() as tape:
+            loss, metrics, _ = self.loss(batch, noise)
+            if c.precision == "float16":
+                scale = self.optimizer.dynamic_scale
+                loss = self.optimizer.scale_loss(loss)
+        grads = tape.gradient(loss, variables)
+        if devices() > 1:
+            grads = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, grads)
+        norm = tf.linalg.global_norm(grads) / scale
+        grads, _ = tf.clip_by_global_norm(grads, c.grad_clip * scale, norm * scale)
+        return grads, norm, metrics
+
+    def _update(self, grads: list[tf.Tensor]) -> bool:
+        self.strategy.run(self._apply, args=(grads,))
         return True
+
+    def _apply(self, grads: list[tf.Tensor]) -> None:
+        # Keras sums gradients over the devices, which hold the same ones here: they were summed to be clipped.
+        self.optimizer.apply([grad / devices() for grad in grads], self.model.trainable_variables)
 
     # Acting
 
     def _filter(self, image: tf.Tensor, is_first: tf.Tensor, state: models.State, action: tf.Tensor) -> models.State:
+        image = models.reduce_bits(image, self.config.image_bits)
         embed = self.model.encoder(models.preprocess(image))
-        return self.model.dynamics.obs_step(state, action, embed, is_first, self.rng.normal(state["stoch"].shape))
+        noise = self.rng.normal([image.shape[0], self.model.dynamics.noise_size])
+        return self.model.dynamics.obs_step(state, action, embed, is_first, noise)
 
     def policy(
         self, obs: dict[str, np.ndarray], is_first: np.ndarray, state: Any, *, explore: bool
@@ -229,16 +311,16 @@ class BaseAgent:
     def _open_loop(self, batch: Batch) -> tf.Tensor:
         """Truth, model and error side by side, uint8 [L, rows * 64, 3 * 64, 3].
 
-        `OPEN_LOOP_CONTEXT` filtered frames, then imagination.
+        `OPEN_LOOP_CONTEXT` filtered frames, then imagination, both of means.
         """
         batch = {key: value[:OPEN_LOOP_ROWS] for key, value in batch.items()}
+        batch["image"] = models.reduce_bits(batch["image"], self.config.image_bits)
         model, k = self.model, OPEN_LOOP_CONTEXT
-        zeros = tf.zeros([*batch["reward"].shape, self.config.stoch])
         post, _ = model.dynamics.observe(
-            model.embed(batch["image"][:, :k]), batch["action"][:, :k], batch["is_first"][:, :k], zeros[:, :k]
+            model.embed(batch["image"][:, :k]), batch["action"][:, :k], batch["is_first"][:, :k]
         )
         start = {key: value[:, -1] for key, value in post.items()}
-        prior = model.dynamics.imagine(start, batch["action"][:, k:], zeros[:, k:])
+        prior = model.dynamics.imagine(start, batch["action"][:, k:])
         decoded = model.decode(tf.concat([models.get_feat(post), models.get_feat(prior)], 1))
         truth = models.preprocess(batch["image"])
         video = tf.concat([truth, decoded, (decoded - truth) / 2.0], 3)
@@ -263,7 +345,7 @@ class TrainingRun:
     def __init__(self, agent: BaseAgent, logdir: Path, quiet: bool = False):
         c = self.config = agent.config
         self.agent, self.logdir = agent, logdir
-        self.replay = Replay(logdir / "episodes", c.batch_size, c.batch_length, c.replay_capacity, c.seed)
+        self.replay = Replay(logdir / "episodes", agent.device_batch_size, c.batch_length, c.replay_capacity, c.seed)
         self.replay_state = tf.Variable("", trainable=False, name="replay_random_state")
         self.noise_state = tf.Variable("", trainable=False, name="noise_random_state")
         self._open_checkpoint()
@@ -313,6 +395,7 @@ class TrainingRun:
         self.agent.step.assign_add(self.config.envs * self.agent.repeat)
         for episode in episodes:
             self.replay.add(episode.data)
+            self.agent.rewards.add(episode.data["reward"][1:])
             self.train_episodes += 1
             self.log_episode("train", episode)
         step = int(self.agent.step)
@@ -334,7 +417,7 @@ class TrainingRun:
     def update(self, count: int) -> None:
         """`count` updates of the world model."""
         if self.batches is None:
-            self.batches = iter(self.replay.dataset())
+            self.batches = self.agent.batches(self.replay)
         start = time.perf_counter()
         for _ in range(count):
             metrics = self.agent.train_step(next(self.batches))
@@ -396,8 +479,10 @@ class TrainingRun:
             )
         if "predicted_reward" in episode.extras:
             predicted = float(episode.extras["predicted_reward"].sum())
+            # In the units that the model learned, so that the two can be compared.
+            achieved = float(tf.reduce_sum(self.agent.rewards(tf.constant(episode.data["reward"][1:]))))
             prefix = "plan/" if mode == "train" else "plan/eval_"
-            self.logger.scalars({"predicted_return": predicted, "achieved_return": stats["return"]}, prefix)
+            self.logger.scalars({"predicted_return": predicted, "achieved_return": achieved}, prefix)
         if mode == "train" and "planned" in episode.extras:
             self.log_plans(episode.extras)
 
@@ -434,7 +519,7 @@ class TrainingRun:
         agent = self.agent
         self.checkpoint = tf.train.Checkpoint(
             model=agent.model, optimizer=agent.optimizer, step=agent.step, updates=agent.updates, rng=agent.rng,
-            replay_state=self.replay_state, noise_state=self.noise_state,
+            replay_state=self.replay_state, noise_state=self.noise_state, rewards=agent.rewards,
         )  # fmt: skip
         self.manager = tf.train.CheckpointManager(
             self.checkpoint, str(self.logdir / "checkpoints"), self.config.checkpoints_kept

@@ -1,23 +1,21 @@
-"""World model: encoder, decoder, heads and the recurrent state-space model (PlaNet section 3 and appendix A).
+"""World model: encoder, decoder, heads, and what holds them together with the latent dynamics (PlaNet appendix A).
 
-A latent *state* is a dict of tensors {'stoch', 'deter', 'mean', 'std'}; the *feature* is the concatenation (stoch,
-deter), written `z` where a planner optimizes it. Nothing here knows environments, files or the config: sizes come in as
-arguments.
+The dynamics are in `dynamics.py`, the distributions of their latents in `latents.py`. Nothing here knows environments,
+files or the config: sizes come in as arguments.
 
 Every part is a Keras model because a plain `tf.Module` does not see the variables of Keras 3 layers and would train
 nothing.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
-import tensorflow_probability as tfp
 from tensorflow import keras
 
-tfd = tfp.distributions
-
-State = dict[str, tf.Tensor]
+from dynamics import State as State
+from dynamics import get_feat as get_feat
+from dynamics import make_dynamics
 
 IMAGE_SHAPE = (64, 64, 3)
 
@@ -27,14 +25,28 @@ def preprocess(image: tf.Tensor) -> tf.Tensor:
     return tf.cast(image, tf.float32) / 255.0 - 0.5
 
 
+def reduce_bits(image: tf.Tensor, bits: int, seed: tf.Tensor | None = None) -> tf.Tensor:
+    """uint8 images with the lower 8 - bits bits of every value replaced (PlaNet appendix A: 5 bits).
+
+    By uniform noise from the seed, int32 [2], which makes the discrete values continuous for the likelihood of training
+    (Kingma & Dhariwal 2018); without a seed by the middle of the interval.
+    """
+    if bits == 8:
+        return image
+    width = 2 ** (8 - bits)
+    high = tf.bitwise.bitwise_and(image, tf.constant(256 - width, tf.uint8))
+    if seed is None:
+        return high + tf.constant(width // 2, tf.uint8)
+    # A byte of a random number a value: four times as fast as a number each.
+    size = image.shape.num_elements()
+    noise = tf.bitcast(tf.random.stateless_uniform([-(-size // 4)], seed, None, None, tf.int32), tf.uint8)
+    noise = tf.reshape(tf.reshape(noise, [-1])[:size], image.shape)
+    return high + tf.bitwise.bitwise_and(noise, tf.constant(width - 1, tf.uint8))
+
+
 def postprocess(image: tf.Tensor) -> tf.Tensor:
     """float32 images around [-0.5, 0.5] to uint8."""
     return tf.cast(tf.clip_by_value(image + 0.5, 0.0, 1.0) * 255.0 + 0.5, tf.uint8)
-
-
-def get_feat(state: State) -> tf.Tensor:
-    """The feature z = (stoch, deter) of a latent state, [..., stoch + deter]."""
-    return tf.concat([state["stoch"], state["deter"]], -1)
 
 
 def _fold_time(function, x: tf.Tensor) -> tf.Tensor:
@@ -42,32 +54,6 @@ def _fold_time(function, x: tf.Tensor) -> tf.Tensor:
     lead = x.shape[:2]
     y = function(tf.reshape(x, [lead[0] * lead[1], *x.shape[2:]]))
     return tf.reshape(y, [*lead, *y.shape[1:]])
-
-
-def _scan(function: Callable, state: State, inputs: tuple[tf.Tensor, ...]) -> State:
-    """Folds `function(state, inputs at t) -> state` over the time axis of inputs [B, T, ...]; returns all states, a
-    dict of [B, T, ...].
-
-    A loop rather than T copies of its body: the graph is traced and compiled in a time that does not grow with T.
-    """
-    length, keys = inputs[0].shape[1], sorted(state)
-    inputs = [
-        tf.TensorArray(x.dtype, length, element_shape=x[:, 0].shape).unstack(
-            tf.transpose(x, [1, 0, *range(2, len(x.shape))])
-        )
-        for x in inputs
-    ]
-    outputs = [tf.TensorArray(state[key].dtype, length, element_shape=state[key].shape) for key in keys]
-
-    def body(t, values, outputs):
-        state = function(dict(zip(keys, values, strict=True)), [x.read(t) for x in inputs])
-        values = [state[key] for key in keys]
-        return t + 1, values, [output.write(t, value) for output, value in zip(outputs, values, strict=True)]
-
-    start = (tf.constant(0), [state[key] for key in keys], outputs)
-    outputs = tf.while_loop(lambda t, *_: t < length, body, start, maximum_iterations=length)[2]
-    stacked = [output.stack() for output in outputs]
-    return {key: tf.transpose(x, [1, 0, *range(2, len(x.shape))]) for key, x in zip(keys, stacked, strict=True)}
 
 
 class Encoder(keras.Model):
@@ -141,7 +127,7 @@ class DenseHead(keras.Model):
         for dim in self.shape:
             size *= dim
         self.hidden = [keras.layers.Dense(units, activation=act) for _ in range(layers)]
-        self.out = keras.layers.Dense(size)
+        self.out = keras.layers.Dense(size, dtype="float32")  # losses and plans are sums, which low precision spoils
         for layer, inputs in zip([*self.hidden, self.out], [feat_size] + [units] * layers, strict=True):
             layer.build((None, inputs))
         self.built = True
@@ -150,330 +136,42 @@ class DenseHead(keras.Model):
         x = feat
         for layer in self.hidden:
             x = layer(x)
-        x = self.out(x)
+        x = self.out(tf.cast(x, tf.float32))
         return tf.reshape(x, [*x.shape[:-1], *self.shape])
 
 
-class _Slopes(NamedTuple):
-    """Derivatives of the elementwise parts of one step z, a -> z', all that its Jacobian needs besides the weights.
-
-    Attributes:
-      x: activation below the GRU, [..., hidden].
-      update: the GRU's update gate, its direct path from h to h', [..., deter].
-      kernel: h' by the input's share of the gates (update, reset, candidate), three of [..., deter].
-      recurrent: h' by the state's share of the same gates, three of [..., deter].
-      y: activation of the prior's hidden layer, [..., hidden].
-    """
-
-    x: tf.Tensor
-    update: tf.Tensor
-    kernel: tuple[tf.Tensor, tf.Tensor, tf.Tensor]
-    recurrent: tuple[tf.Tensor, tf.Tensor, tf.Tensor]
-    y: tf.Tensor
+PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
-def _scale_rows(slopes: Sequence[tf.Tensor], weights: tf.Tensor) -> tf.Tensor:
-    """The sum over gates of diag(slope) W: slopes of [..., rows] each and W [gates, rows, columns]."""
-    return sum(slope[..., None] * weight for slope, weight in zip(slopes, tf.unstack(weights), strict=True))
-
-
-def _add_diag(matrix: tf.Tensor, diag: tf.Tensor) -> tf.Tensor:
-    return tf.linalg.set_diag(matrix, tf.linalg.diag_part(matrix) + diag)
-
-
-class RSSM(keras.Model):
-    """Recurrent state-space model with Gaussian latents (PlaNet equation 4 and figure 2c).
-
-        deter_t = GRU(act(W1 [stoch_{t-1}, action_t]), deter_{t-1})            action_t led to image_t
-        prior_t = N(mean, std) of two dense layers of deter_t
-        post_t  = N(mean, std) of two dense layers of (deter_t, embed_t)
-
-    `std = softplus(raw) + min_std`. A layer with two inputs is a sum of two dense layers, so that the part that does
-    not depend on the recurrence (actions, image embeddings) is computed for all time steps in one product.
-    """
-
-    def __init__(
-        self,
-        action_size: int,
-        embed_size: int,
-        stoch: int = 30,
-        deter: int = 200,
-        hidden: int = 200,
-        act: str = "relu",
-        min_std: float = 0.1,
-    ):
-        super().__init__(name="rssm")
-        self.action_size, self.stoch, self.deter, self.hidden, self.min_std = action_size, stoch, deter, hidden, min_std
-        self.feat_size = stoch + deter
-        self.noise_size = stoch  # standard normal numbers that one `sample_step` takes
-        self.act = keras.activations.get(act)
-        self.stoch_in = keras.layers.Dense(hidden)
-        self.action_in = keras.layers.Dense(hidden, use_bias=False)
-        self.cell = keras.layers.GRUCell(deter)
-        self.prior_in = keras.layers.Dense(hidden)
-        self.prior_out = keras.layers.Dense(2 * stoch)
-        self.post_in = keras.layers.Dense(hidden)
-        self.embed_in = keras.layers.Dense(hidden, use_bias=False)
-        self.post_out = keras.layers.Dense(2 * stoch)
-        for layer, inputs in (
-            (self.stoch_in, stoch), (self.action_in, action_size), (self.cell, hidden), (self.prior_in, deter),
-            (self.prior_out, hidden), (self.post_in, deter), (self.embed_in, embed_size), (self.post_out, hidden),
-        ):  # fmt: skip
-            layer.build((None, inputs))
-        self.built = True
-
-    def initial(self, batch: int) -> State:
-        """The zero state before the first observation, for a batch."""
-        zeros = tf.zeros([batch, self.stoch])
-        return {"stoch": zeros, "deter": tf.zeros([batch, self.deter]), "mean": zeros, "std": zeros}
-
-    def _gaussian(self, raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        mean, std = tf.split(raw, 2, -1)
-        return mean, tf.nn.softplus(std) + self.min_std
-
-    def _next_deter(self, stoch: tf.Tensor, deter: tf.Tensor, action_in: tf.Tensor) -> tf.Tensor:
-        x = self.act(self.stoch_in(stoch) + action_in)
-        # Keras' cell takes [N, ...] only, planners come with any leading dimensions.
-        flat = self.cell(tf.reshape(x, [-1, self.hidden]), tf.reshape(deter, [-1, self.deter]))[0]
-        return tf.reshape(flat, [*x.shape[:-1], self.deter])
-
-    def _prior(self, deter: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._gaussian(self.prior_out(self.act(self.prior_in(deter))))
-
-    def _post(self, deter: tf.Tensor, embed_in: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._gaussian(self.post_out(self.act(self.post_in(deter) + embed_in)))
-
-    def img_step(self, state: State, action: tf.Tensor, noise: tf.Tensor) -> State:
-        """One step of the prior.
-
-        State at t-1 and action [B, A] to the state at t; `noise` [B, stoch] is standard normal.
-        """
-        deter = self._next_deter(state["stoch"], state["deter"], self.action_in(action))
-        mean, std = self._prior(deter)
-        return {"stoch": mean + std * noise, "deter": deter, "mean": mean, "std": std}
-
-    def obs_step(
-        self, state: State, action: tf.Tensor, embed: tf.Tensor, is_first: tf.Tensor, noise: tf.Tensor
-    ) -> State:
-        """One step of the posterior q(z_t | z_{t-1}, a_t, o_t), restarting from zero where `is_first` [B] is true."""
-        return self._filter(state, self.action_in(action), self.embed_in(embed), is_first, noise)
-
-    def _filter(
-        self, state: State, action_in: tf.Tensor, embed_in: tf.Tensor, is_first: tf.Tensor, noise: tf.Tensor
-    ) -> State:
-        keep = 1.0 - tf.cast(is_first, tf.float32)[:, None]
-        deter = self._next_deter(state["stoch"] * keep, state["deter"] * keep, action_in * keep)
-        mean, std = self._post(deter, embed_in)
-        return {"stoch": mean + std * noise, "deter": deter, "mean": mean, "std": std}
-
-    def observe(
-        self, embed: tf.Tensor, action: tf.Tensor, is_first: tf.Tensor, noise: tf.Tensor
-    ) -> tuple[State, State]:
-        """Filters sequences from the zero state.
-
-        Args:
-          embed: image embeddings [B, L, E].
-          action: [B, L, A]; action[:, t] led to embed[:, t].
-          is_first: bool [B, L], where an episode starts.
-          noise: standard normal [B, L, stoch].
-
-        Returns:
-          (post, prior), each a dict of [B, L, ...].
-        """
-        action_in, embed_in = self.action_in(action), self.embed_in(embed)
-        post = _scan(
-            lambda state, x: self._filter(state, *x),
-            self.initial(embed.shape[0]),
-            (action_in, embed_in, is_first, noise),
-        )
-        # The prior at t depends on the posterior at t-1 through deter_t alone, so it needs no place in the loop.
-        mean, std = self._prior(post["deter"])
-        return post, {"deter": post["deter"], "mean": mean, "std": std}
-
-    def imagine(self, state: State, action: tf.Tensor, noise: tf.Tensor) -> State:
-        """Rolls the prior out from `state` under actions [B, H, A].
-
-        Noise [B, H, stoch]; returns a dict of [B, H, ...].
-        """
-        return _scan(lambda state, x: self.img_step(state, *x), state, (action, noise))
-
-    def kl(self, post: State, prior: State) -> tf.Tensor:
-        """KL[post || prior] in nats, summed over the latent dimensions: [...]."""
-        return tfd.kl_divergence(
-            tfd.MultivariateNormalDiag(post["mean"], post["std"]),
-            tfd.MultivariateNormalDiag(prior["mean"], prior["std"]),
-        )
-
-    # The same transition on features z = (stoch, deter), as planners see it.
-
-    def mean_step(self, z: tf.Tensor, a: tf.Tensor) -> tf.Tensor:
-        """mu(z, a): features [..., n] and actions [..., m] to (mean of the next stoch, next deter), [..., n]."""
-        deter = self._next_deter(z[..., : self.stoch], z[..., self.stoch :], self.action_in(a))
-        return tf.concat([self._prior(deter)[0], deter], -1)
-
-    def sample_step(self, z: tf.Tensor, a: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
-        """A sample of the next feature [..., n] given features [..., n] and actions [..., m].
-
-        `noise` [..., stoch] is standard normal and the caller's, who thus decides which samples share it.
-        """
-        deter = self._next_deter(z[..., : self.stoch], z[..., self.stoch :], self.action_in(a))
-        mean, std = self._prior(deter)
-        return tf.concat([mean + std * noise, deter], -1)
-
-    def post_step(self, z: tf.Tensor, a: tf.Tensor, embed: tf.Tensor) -> tf.Tensor:
-        """Mean of the posterior's next feature given features [..., n], actions [..., m] and embeddings [..., E]."""
-        deter = self._next_deter(z[..., : self.stoch], z[..., self.stoch :], self.action_in(a))
-        return tf.concat([self._post(deter, self.embed_in(embed))[0], deter], -1)
-
-    def linearize(self, z: tf.Tensor, a: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """mu(z, a) and its Jacobians by the chain rule through the layers.
-
-        Cheaper than automatic differentiation, which pushes n seeds through every layer: here the wide products are
-        elementwise scalings of the GRU's kernels, and the dense layers above and below it are narrow (stoch and action
-        columns).
-
-        Args:
-          z: features [N, n].
-          a: actions [N, m].
-
-        Returns:
-          mu [N, n], A = dmu/dz [N, n, n], B = dmu/da [N, n, m].
-        """
-        raw, deter_next, slopes = self._step_slopes(z, a)
-        kernel, recurrent = self._gru_kernels()
-        dh_dh = _add_diag(_scale_rows(slopes.recurrent, recurrent), slopes.update)
-        # dh'/d(stoch, action): [N, deter, hidden] with the activation's slope on its columns, times [hidden, stoch +
-        # m].
-        dh_dx = _scale_rows(slopes.kernel, kernel) * slopes.x[:, None, :]
-        dh_dsa = tf.einsum("nik,kj->nij", dh_dx, self._input_kernel())
-        w_out = tf.transpose(self.prior_out.kernel[:, : self.stoch])
-        dmean_dh = tf.einsum("nkq,jq->nkj", slopes.y[:, None, :] * w_out[None], self.prior_in.kernel)
-        dh = tf.concat([dh_dsa[..., : self.stoch], dh_dh, dh_dsa[..., self.stoch :]], -1)
-        jacobian = tf.concat([dmean_dh @ dh, dh], 1)
-        mean = tf.concat([raw[:, : self.stoch], deter_next], -1)
-        return mean, jacobian[..., : self.feat_size], jacobian[..., self.feat_size :]
-
-    def linearize_moments(
-        self, z: tf.Tensor, a: tf.Tensor, noise: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Moments of the next feature over K samples of the present one, and the mean's Jacobians.
-
-        For Gaussian LatCo (ICML 2021, appendix C, algorithm 3). With samples z_k = mu + sigma eps_k, the mean Jacobian
-        by z_k is the Jacobian of the mean by mu. Unlike in `linearize`, z'_k is a sample and its standard deviation has
-        a share in the Jacobian. Exact, but the K Jacobians are never formed: sums over samples are taken before or
-        within the matrix products.
-
-        Args:
-          z: features [N, K, n].
-          a: actions [N, m].
-          noise: [N, K, stoch], as in `sample_step`.
-
-        Returns:
-          mean [N, n] and (biased) standard deviation [N, n] of z'_k = sample_step(z_k, a, noise_k), and the means over
-          k of dz'_k/dz_k [N, n, n] and dz'_k/da [N, n, m].
-        """
-        raw, deter_next, slopes = self._step_slopes(z, a[:, None])
-        stoch_mean, stoch_std = self._gaussian(raw)
-        sample = tf.concat([stoch_mean + stoch_std * noise, deter_next], -1)
-        mean = tf.reduce_mean(sample, 1)
-        # From the deviations, because a difference of squares can be negative by rounding.
-        std = tf.sqrt(tf.reduce_mean(tf.square(sample - mean[:, None]), 1))
-        std_slope = noise * tf.sigmoid(raw[..., self.stoch :])
-        weights = self._gru_kernels()  # transposed once, not in every iteration
-        # One n at a time: its [K, deter, hidden] fits in the cache, all of them do not.
-        jacobian = tf.map_fn(
-            lambda x: self._mean_jacobian(*x, *weights), (slopes, std_slope), fn_output_signature=raw.dtype
-        )
-        return mean, std, jacobian[..., : self.feat_size], jacobian[..., self.feat_size :]
-
-    def _mean_jacobian(
-        self, slopes: _Slopes, std_slope: tf.Tensor, kernel: tf.Tensor, recurrent: tf.Tensor
-    ) -> tf.Tensor:
-        """The mean of dz'_k/d(z_k, a), [n, n + m].
-
-        Takes the slopes [K, ...] of one n, dstoch'/d(raw standard deviation) [K, stoch] and `_gru_kernels`.
-        """
-        dh_dh, dh_dx = self._mean_deter_rows(slopes, kernel, recurrent)
-        ds_dh, ds_dx = self._mean_stoch_rows(slopes, std_slope, kernel, recurrent)
-        by_sa = tf.concat([ds_dx, dh_dx], 0) @ self._input_kernel()
-        by_h = tf.concat([ds_dh, dh_dh], 0)
-        return tf.concat([by_sa[:, : self.stoch], by_h, by_sa[:, self.stoch :]], 1)
-
-    def _mean_deter_rows(self, slopes: _Slopes, kernel: tf.Tensor, recurrent: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The means of dh'/dh [deter, deter] and of dh'/d(pre-activation of x) [deter, hidden].
-
-        diag(slope) W diag(slope of x) is W times an outer product elementwise, so the mean is W times that of the outer
-        products.
-        """
-        samples = slopes.x.shape[0]
-        update, gates = tf.nest.map_structure(lambda x: tf.reduce_mean(x, 0), (slopes.update, slopes.recurrent))
-        outer = tf.einsum("gkd,kh->gdh", tf.stack(slopes.kernel), slopes.x) / samples
-        return _add_diag(_scale_rows(gates, recurrent), update), tf.reduce_sum(outer * kernel, 0)
-
-    def _mean_stoch_rows(
-        self, slopes: _Slopes, std_slope: tf.Tensor, kernel: tf.Tensor, recurrent: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The means of dstoch'/dh [stoch, deter] and of dstoch'/d(pre-activation of x) [stoch, hidden].
-
-        Three factors depend on the sample, so the few rows dstoch'/dh' go through the GRU sample by sample. One dense
-        [deter, hidden] per sample is cheaper there than a product for each gate.
-        """
-        samples = slopes.x.shape[0]
-        w_mean, w_std = tf.split(tf.transpose(self.prior_out.kernel), 2, 0)
-        ds_dy = w_mean[:, None] + tf.transpose(std_slope)[..., None] * w_std[:, None]  # [stoch, K, hidden]
-        ds_dnext = tf.einsum("skq,jq->skj", ds_dy * slopes.y, self.prior_in.kernel)
-        dh_dx = _scale_rows(slopes.kernel, kernel) * slopes.x[:, None, :]
-        *gates, direct = tf.unstack(tf.einsum("skj,gkj->gsj", ds_dnext, tf.stack([*slopes.recurrent, slopes.update])))
-        by_h = direct + sum(gate @ weight for gate, weight in zip(gates, tf.unstack(recurrent), strict=True))
-        return by_h / samples, tf.einsum("skj,kjh->sh", ds_dnext, dh_dx) / samples
-
-    def _step_slopes(self, z: tf.Tensor, a: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, _Slopes]:
-        """The prior's raw outputs [..., 2 stoch], the next deter [..., deter] and the slopes on the way there."""
-        x, dx = self._act_and_slope(self.stoch_in(z[..., : self.stoch]) + self.action_in(a))
-        deter, update, kernel, recurrent = self._gru_slopes(x, z[..., self.stoch :])
-        y, dy = self._act_and_slope(self.prior_in(deter))
-        return self.prior_out(y), deter, _Slopes(dx, update, kernel, recurrent, dy)
-
-    def _act_and_slope(self, pre: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The activation and its elementwise derivative."""
-        with tf.GradientTape() as tape:
-            tape.watch(pre)
-            out = self.act(pre)
-        return out, tape.gradient(out, pre)
-
-    def _gru_slopes(self, x: tf.Tensor, h: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tuple, tuple]:
-        """The Keras GRU h' = u h + (1 - u) c, followed by `update`, `kernel` and `recurrent` of `_Slopes`."""
-        bias_in, bias_rec = tf.unstack(tf.convert_to_tensor(self.cell.bias))
-        xu, xr, xc = tf.split(x @ self.cell.kernel + bias_in, 3, -1)
-        hu, hr, hc = tf.split(h @ self.cell.recurrent_kernel + bias_rec, 3, -1)
-        u, r = tf.sigmoid(xu + hu), tf.sigmoid(xr + hr)
-        c = tf.tanh(xc + r * hc)
-        slope_c = (1.0 - u) * (1.0 - c * c)
-        slope_u = (h - c) * u * (1.0 - u)
-        slope_r = slope_c * hc * r * (1.0 - r)
-        return u * h + (1.0 - u) * c, u, (slope_u, slope_r, slope_c), (slope_u, slope_r, slope_c * r)
-
-    def _gru_kernels(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """The GRU's kernels [3, deter, hidden] and [3, deter, deter], rows as in a Jacobian."""
-        kernels = (self.cell.kernel, self.cell.recurrent_kernel)
-        return tuple(tf.transpose(tf.reshape(tf.convert_to_tensor(x), [-1, 3, self.deter]), [1, 2, 0]) for x in kernels)
-
-    def _input_kernel(self) -> tf.Tensor:
-        """[hidden, stoch + m], the derivative of the layer below the GRU by (stoch, action)."""
-        return tf.transpose(tf.concat([self.stoch_in.kernel, self.action_in.kernel], 0))
+@contextlib.contextmanager
+def layer_precision(name: str) -> Iterator[None]:
+    """Layers made within compute in this precision; their weights stay float32 (Keras's mixed-precision policies)."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(PRECISIONS[name])
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 class WorldModel(keras.Model):
-    """All learned parts: encoder, dynamics, decoder, reward head, optional discount head, cost head and state probe."""
+    """All learned parts: encoder, dynamics, decoder, reward head, optional discount head, cost head and state probe.
+
+    Features, distributions and the outputs of heads and decoder are float32 in every precision of the layers.
+    """
 
     def __init__(
         self, action_size: int, *, stoch: int, deter: int, hidden: int, act: str, min_std: float, cnn_depth: int,
-        cnn_act: str, reward_layers: int, reward_units: int, discount_head: bool = False, cost_head: bool = False,
+        cnn_act: str, reward_layers: int, reward_units: int, dynamics: str = "rssm", latent: str = "gaussian",
+        classes: int = 32, unimix: float = 0.0, discount_head: bool = False, cost_head: bool = False,
         state_size: int = 0,
     ):  # fmt: skip
         super().__init__(name="world_model")
         self.encoder = Encoder(cnn_depth, cnn_act)
-        self.dynamics = RSSM(action_size, self.encoder.embed_size, stoch, deter, hidden, act, min_std)
+        self.dynamics = make_dynamics(
+            dynamics, latent, action_size, self.encoder.embed_size, stoch=stoch, deter=deter, hidden=hidden, act=act,
+            min_std=min_std, classes=classes, unimix=unimix,
+        )  # fmt: skip
         feat_size = self.dynamics.feat_size
         self.decoder = Decoder(feat_size, cnn_depth, cnn_act)
         head = {"layers": reward_layers, "units": reward_units, "act": act}
@@ -489,4 +187,4 @@ class WorldModel(keras.Model):
 
     def decode(self, feat: tf.Tensor) -> tf.Tensor:
         """Image means [B, T, 64, 64, 3] around [-0.5, 0.5] of features [B, T, n]."""
-        return _fold_time(self.decoder, feat)
+        return tf.cast(_fold_time(self.decoder, feat), tf.float32)

@@ -33,8 +33,9 @@ from errors import UserError, unknown
 
 # What a log directory's episodes and weights depend on: a resumed run must agree with the first one in these.
 FIXED_KEYS = (
-    "task", "action_repeat", "time_limit", "reward", "camera", "stoch", "deter", "hidden", "min_std", "act", "cnn_act",
-    "cnn_depth", "reward_layers", "reward_units", "discount_head", "cost_head", "state_probe",
+    "task", "action_repeat", "time_limit", "reward", "camera", "dynamics", "latent", "stoch", "classes", "unimix",
+    "deter", "hidden", "min_std", "act", "cnn_act", "cnn_depth", "reward_layers", "reward_units", "discount_head",
+    "cost_head", "state_probe", "image_bits", "reward_normalization", "reward_transform", "reward_bound",
 )  # fmt: skip
 
 
@@ -67,10 +68,10 @@ class PlanningAgent(BaseAgent):
             sample_step=dynamics.sample_step,
             noise_size=dynamics.noise_size,
             linearize=dynamics.linearize,
-            linearize_moments=dynamics.linearize_moments,
+            linearize_moments=dynamics.linearize_moments if dynamics.explicit_moments else None,
             encode=self.model.encoder,
             filter=dynamics.post_step,
-            decode=self.model.decoder,
+            decode=lambda z: tf.cast(self.model.decoder(z), tf.float32),
             constraint=(lambda z: self.model.cost(z)[..., None] - c.cost_limit) if c.cost_head else None,
         )
 
@@ -357,7 +358,10 @@ def load_agent(logdir: str | os.PathLike[str], overrides: Sequence[str] = ()) ->
     agent = make_agent(config)
     # The optimizer belongs to it: TensorFlow does not see the layers that a Keras 3 model keeps in lists, so that their
     # weights are in a checkpoint as variables of the optimizer only.
-    parts = {"model": agent.model, "optimizer": agent.optimizer, "step": agent.step, "updates": agent.updates}
+    parts = {
+        "model": agent.model, "optimizer": agent.optimizer, "rewards": agent.rewards, "step": agent.step,
+        "updates": agent.updates,
+    }  # fmt: skip
     restore(tf.train.Checkpoint(**parts), newest, partial=True)
     return agent
 

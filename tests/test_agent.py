@@ -40,7 +40,9 @@ def make_batch(config, seed=0):
 
 
 def make_noise(config, seed=1):
-    shape = [config.batch_size, config.batch_length, config.stoch]
+    noise_size = {"gaussian": config.stoch, "categorical": config.stoch}[config.latent]
+    noise_size = 0 if config.dynamics == "deterministic" else noise_size
+    shape = [config.batch_size, config.batch_length, config.overshooting * noise_size]
     return tf.constant(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
 
 
