@@ -7,6 +7,8 @@ A latent *state* is a dict of tensors: 'stoch' (a sample), 'deter' and the stati
     ssm             the stochastic path alone (figure 2b): there is no deter
     deterministic   the RSSM without noise (figure 2a): a GRU whose stoch is a point
 
+New dynamics are one class, one line in `DYNAMICS` and the name in config.yaml; `SSM` says what they share.
+
 Planners see the mean dynamics mu(z, a) as functions of features. Jacobians, and the means they come with, are computed
 in float32 from the weights themselves, whatever precision the layers use.
 """
@@ -464,6 +466,15 @@ class RSSM(SSM):
         return tuple(tf.transpose(tf.reshape(tf.convert_to_tensor(x), [-1, 3, self.deter]), [1, 2, 0]) for x in kernels)
 
 
+DYNAMICS = {
+    "rssm": RSSM,
+    "ssm": lambda latent, action_size, embed_size, deter, hidden, act: SSM(
+        latent, action_size, embed_size, hidden, act
+    ),
+    "deterministic": RSSM,  # of a point
+}
+
+
 def make_dynamics(
     kind: str, latent: str, action_size: int, embed_size: int, *, stoch: int, deter: int, hidden: int, act: str,
     min_std: float, classes: int, unimix: float,
@@ -477,6 +488,4 @@ def make_dynamics(
         raise UserError(f"Deterministic dynamics have no {latent} latent: leave latent at gaussian, or choose rssm.")
     name = "point" if kind == "deterministic" else latent
     distribution = make_latent(name, stoch, min_std=min_std, classes=classes, unimix=unimix)
-    if kind == "ssm":
-        return SSM(distribution, action_size, embed_size, hidden, act)
-    return RSSM(distribution, action_size, embed_size, deter, hidden, act)
+    return DYNAMICS[kind](distribution, action_size, embed_size, deter, hidden, act)

@@ -10,7 +10,7 @@ A latent is a small object without variables. Its *statistics* are a dict of ten
 Samples are functions of standard normal numbers that the caller provides, so that who shares noise with whom is the
 caller's decision, and every one passes gradients on to the statistics. Without noise a "sample" is the mean.
 
-A new latent is one class with these attributes and methods and one line in `make_latent`.
+A new latent is one class with these attributes and methods, one line in `LATENTS` and its name in config.yaml.
 """
 
 import abc
@@ -193,6 +193,13 @@ class Point(Latent):
         return 0.5 * tf.reduce_sum(tf.square(post["mean"] - prior["mean"]), -1)
 
 
+LATENTS = {
+    "gaussian": lambda stoch, min_std, classes, unimix: Gaussian(stoch, min_std),
+    "categorical": lambda stoch, min_std, classes, unimix: Categorical(stoch, classes, unimix),
+    "point": lambda stoch, min_std, classes, unimix: Point(stoch),
+}
+
+
 def make_latent(kind: str, stoch: int, *, min_std: float, classes: int, unimix: float) -> Latent:
     """The latent of a name: gaussian and point of size `stoch`, categorical of `stoch` groups of `classes`.
 
@@ -205,9 +212,4 @@ def make_latent(kind: str, stoch: int, *, min_std: float, classes: int, unimix: 
         raise UserError(f"classes is {classes}: a categorical latent needs at least 2.")
     if not 0.0 <= unimix < 1.0:
         raise UserError(f"unimix is {unimix}: choose a share from 0 up to, not including, 1.")
-    makers = {
-        "gaussian": lambda: Gaussian(stoch, min_std),
-        "categorical": lambda: Categorical(stoch, classes, unimix),
-        "point": lambda: Point(stoch),
-    }
-    return makers[kind]()
+    return LATENTS[kind](stoch, min_std, classes, unimix)
