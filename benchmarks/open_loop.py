@@ -417,7 +417,7 @@ def draw_curves(results: dict[str, list[Result]]) -> Figure:
     handles = [Line2D([], [], color=f"C{i}", linewidth=3, label=label) for i, label in enumerate(labels)]
     handles += [Line2D([], [], color="0.3", linestyle=line, label=text) for line, text in STYLES.values()]
     handles.append(Line2D([], [], color="0.6", linestyle="-.", label="last frame repeated"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2 * min(len(results), 2), fontsize=8)
     return figure
 
 
