@@ -329,6 +329,12 @@ def _check_same_kind(reference: Episode, episode: Episode) -> None:
             raise ValueError(f"{key} has shape {value.shape[1:]} an entry, {reference[key].shape[1:]} in the others")
 
 
+def read_episode(path: str | os.PathLike) -> Episode:
+    """One whole episode from its file. Raises UserError where `Replay` would refuse the file."""
+    path = Path(path)
+    return _read(path, int(_parse(path)["transitions"]))
+
+
 def _parse(path: Path) -> re.Match[str]:
     match = _FILE_NAME.fullmatch(path.name)
     if not match:
