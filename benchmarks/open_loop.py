@@ -111,8 +111,8 @@ class Result(NamedTuple):
 class OpenLoop:
     """Compiled predictions of one world model on chunks of one shape."""
 
-    def __init__(self, model: models.WorldModel):
-        self.model = model
+    def __init__(self, model: models.WorldModel, bits: int = 8):
+        self.model, self.bits = model, bits
         self.imagine = tf.function(self._imagine)
         self.filter = tf.function(self._filter)
 
@@ -121,28 +121,30 @@ class OpenLoop:
         """Whether the transitions take noise at all."""
         return self.model.dynamics.noise_size > 0
 
-    def noise(self, batch: tf.Tensor, seed: Sequence[int] | None) -> tf.Tensor:
-        """Standard normal numbers for all steps of a batch; without a seed zeros, which make every sample a mean."""
-        shape = [*batch["reward"].shape, self.model.dynamics.noise_size]
-        return tf.zeros(shape) if seed is None else tf.random.stateless_normal(shape, seed)
+    def noise(self, batch: Episode, seed: Sequence[int]) -> tf.Tensor:
+        """Standard normal numbers for all steps of a batch."""
+        return tf.random.stateless_normal([*batch["reward"].shape, self.model.dynamics.noise_size], seed)
 
     def _predict(self, state: models.State) -> tuple[tf.Tensor, tf.Tensor]:
         feat = models.get_feat(state)
         return self.model.decode(feat), self.model.reward(feat)
 
-    def _observe(self, batch: Episode, noise: tf.Tensor, steps: int) -> models.State:
+    def _observe(self, batch: Episode, noise: tf.Tensor | None, steps: int) -> models.State:
         image, action, is_first = (batch[key][:, :steps] for key in ("image", "action", "is_first"))
-        return self.model.dynamics.observe(self.model.embed(image), action, is_first, noise[:, :steps])[0]
+        noise = None if noise is None else noise[:, :steps]
+        embed = self.model.embed(models.reduce_bits(image, self.bits))
+        return self.model.dynamics.observe(embed, action, is_first, noise)[0]
 
-    def _filter(self, batch: Episode, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _filter(self, batch: Episode, noise: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         """Images [B, L, 64, 64, 3] and rewards [B, L] of the posterior at all steps."""
         return self._predict(self._observe(batch, noise, batch["reward"].shape[1]))
 
-    def _imagine(self, batch: Episode, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _imagine(self, batch: Episode, noise: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         """Images [B, K, 64, 64, 3] and rewards [B, K] predicted for the steps after the context."""
         post = self._observe(batch, noise, CONTEXT)
         start = {key: value[:, -1] for key, value in post.items()}
-        return self._predict(self.model.dynamics.imagine(start, batch["action"][:, CONTEXT:], noise[:, CONTEXT:]))
+        noise = None if noise is None else noise[:, CONTEXT:]
+        return self._predict(self.model.dynamics.imagine(start, batch["action"][:, CONTEXT:], noise))
 
     def errors(self, chunks: Episode, samples: int, seed: int) -> tuple[Errors, Errors]:
         """Squared errors of images (mean over pixels) and of rewards on chunks [N, L, ...]: kind -> [N, K] each."""
@@ -157,11 +159,11 @@ class OpenLoop:
         image, reward = models.preprocess(batch["image"]), batch["reward"]
         truth = image[:, CONTEXT:], reward[:, CONTEXT:]
         last = image[:, CONTEXT - 1 : CONTEXT], reward[:, CONTEXT - 1 : CONTEXT]
-        filtered = self.filter(batch, self.noise(batch, None))
+        filtered = self.filter(batch, None)
         kinds = {
             "repeat_last": squared_errors(truth, last),
             "posterior": squared_errors(truth, [x[:, CONTEXT:] for x in filtered]),
-            "mean_dynamics": squared_errors(truth, self.imagine(batch, self.noise(batch, None))),
+            "mean_dynamics": squared_errors(truth, self.imagine(batch, None)),
         }
         if self.stochastic and seeds:
             kinds |= self._sampled_errors(batch, truth, seeds)
@@ -182,8 +184,7 @@ class OpenLoop:
         """`Result.shown` of one chunk."""
         # In a batch of the usual size, for which the functions are compiled.
         batch, _ = next(_batches({key: value[index : index + 1] for key, value in chunks.items()}))
-        noise = self.noise(batch, None)
-        context, predicted = self.filter(batch, noise)[0][:, :CONTEXT], self.imagine(batch, noise)[0]
+        context, predicted = self.filter(batch, None)[0][:, :CONTEXT], self.imagine(batch, None)[0]
         return tf.concat([context, predicted], 1)[0].numpy()
 
 
@@ -280,6 +281,8 @@ def _check_shapes(folder: Path, replay: Replay, chunks: Episode) -> None:
 
 def make_agent(config: Config, replay: Replay) -> BaseAgent:
     """A fresh agent for episodes of these shapes."""
+    if config.reward_normalization or config.reward_transform != "none":
+        raise UserError("Reward errors compare raw rewards: leave reward_normalization and reward_transform off.")
     batch = replay.sample()
     spaces = {"image": gymnasium.spaces.Box(0, 255, batch["image"].shape[2:], np.uint8)}
     if "state" in batch:
@@ -316,7 +319,7 @@ def compare(data: Data, configs: dict[str, Config], args: argparse.Namespace) ->
     for label, agent in agents.items():
         data.replay.random_state = begin
         updates, seconds = train(agent, data.replay, args.updates, args.limit_seconds)
-        evaluation = OpenLoop(agent.model)
+        evaluation = OpenLoop(agent.model, agent.config.image_bits)
         image, reward = evaluation.errors(data.chunks, args.samples, args.seed)
         shown = evaluation.shown(data.chunks, typical(image["repeat_last"]))
         row = {
