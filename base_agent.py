@@ -18,11 +18,11 @@ from tensorflow import keras
 import envs
 import models
 from config import Config
-from distribution import at_least, device_seed, devices, make_strategy, masked_mean, total
+from distribution import at_least, device_seed, devices, make_strategy, masked_mean, place_among_workers, total
 from driver import Driver, Episode, Policy
 from errors import UserError
-from logger import Logger
-from replay import Replay
+from logger import Logger, own_name
+from replay import MixedReplay, Replay
 from rewards import RewardTransform
 
 Batch = dict[str, tf.Tensor]
@@ -34,6 +34,8 @@ tf.config.optimizer.set_experimental_options({"remapping": False})
 
 OPEN_LOOP_CONTEXT = 5
 OPEN_LOOP_ROWS = 4
+EVAL_SEED = 1_000_000  # added to the seed of a run
+WORKER_SEED = 10_000_000  # the same, for each host before this one
 
 
 class Every:
@@ -85,9 +87,11 @@ class BaseAgent:
     def __init__(self, config: Config, observation_space: gymnasium.spaces.Dict, action_space: gymnasium.spaces.Box):
         c = self.config = config
         self.strategy = make_strategy(c.strategy, c.batch_size)
+        self.worker, self.workers = place_among_workers(self.strategy)
+        if self.workers > 1 and c.reward_normalization:
+            raise UserError("reward_normalization knows the rewards of one host only: turn it off with several hosts.")
         keras.utils.set_random_seed(c.seed)
         self.action_size = action_space.shape[0]
-        self.repeat = envs.action_repeat(c)
         if not 0.0 <= c.prefill_correlation < 1.0:
             raise UserError(
                 f"prefill_correlation is {c.prefill_correlation}: choose a number from 0 up to, not including, 1."
@@ -120,7 +124,9 @@ class BaseAgent:
                 self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
             self.optimizer.build(self.model.trainable_variables)
         self.rng = tf.random.Generator.from_seed(c.seed)
-        self.noise = np.random.default_rng(c.seed)
+        # Hosts have the same weights but experience of their own.
+        self.worker_seed = c.seed + WORKER_SEED * self.worker
+        self.noise = np.random.default_rng(self.worker_seed)
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="environment_steps")
         self.updates = tf.Variable(0, dtype=tf.int64, trainable=False, name="updates")
         self.train_step = tf.function(self._train_step)
@@ -336,22 +342,81 @@ class BaseAgent:
         TrainingRun(self, logdir, quiet).run()
 
 
+class Collector:
+    """The environments and episodes of one task of a run.
+
+    Attributes:
+      task: its name.
+      repeat: simulator steps of a decision.
+      replay: its episodes.
+      decisions: of all its training environments so far.
+      driver: of its training environments, None before `start`.
+      eval_driver: of its evaluation environments, None before the first evaluation.
+    """
+
+    def __init__(self, agent: BaseAgent, task: str, logdir: Path):
+        config, tasks = agent.config, envs.split_tasks(agent.config.task)
+        self.config, self.task, self.alone, self.seed = config, task, len(tasks) == 1, agent.worker_seed
+        self.repeat = envs.action_repeat(config.replace(task=task))
+        folder = logdir / "episodes" if self.alone else logdir / "episodes" / task
+        self.replay = Replay(
+            folder, agent.device_batch_size, config.batch_length, config.replay_capacity // len(tasks),
+            self.seed + tasks.index(task),
+        )  # fmt: skip
+        self.decisions = tf.Variable(0, dtype=tf.int64, trainable=False, name="decisions")
+        self.driver: Driver | None = None
+        self.eval_driver: Driver | None = None
+
+    def start(self) -> None:
+        """Starts the training environments. A resumed run must not replay the episodes it already has."""
+        self.driver = self._make_driver(self.seed + 1000 * self.replay.episodes)
+
+    def start_evaluation(self) -> Driver:
+        """The evaluation environments at the start of episodes that are the same in every evaluation."""
+        seed = self.config.seed + EVAL_SEED
+        if self.eval_driver is None:
+            self.eval_driver = self._make_driver(seed)
+        self.eval_driver.restart(seed)
+        return self.eval_driver
+
+    def name(self, name: str) -> str:
+        """How a metric of this task is called."""
+        return name if self.alone else own_name(name, self.task)
+
+    def close(self) -> None:
+        """Closes all environments."""
+        for driver in (self.driver, self.eval_driver):
+            if driver is not None:
+                driver.close()
+
+    def _make_driver(self, seed: int) -> Driver:
+        return Driver(envs.make_vector_env(self.config, self.config.envs, seed, self.task))
+
+
 class TrainingRun:
     """One run of the training loop on a log directory.
 
-    Environments, replay, logger, schedules and checkpoints around an agent.
+    Environments, replay, logger, schedules and checkpoints around an agent. Several tasks take turns (PlaNet section
+    5): a round collects an episode of each in every training environment, and batches mix their episodes.
     """
 
     def __init__(self, agent: BaseAgent, logdir: Path, quiet: bool = False):
         c = self.config = agent.config
         self.agent, self.logdir = agent, logdir
-        self.replay = Replay(logdir / "episodes", agent.device_batch_size, c.batch_length, c.replay_capacity, c.seed)
+        tasks = envs.split_tasks(c.task)
+        self.folder = logdir / f"worker-{agent.worker}" if agent.worker else logdir
+        self.collectors = [Collector(agent, task, self.folder) for task in tasks]
+        replays = [collector.replay for collector in self.collectors]
+        self.replay = replays[0]
+        if len(tasks) > 1:
+            self.replay = MixedReplay(replays, agent.device_batch_size, agent.worker_seed + len(tasks))
         self.replay_state = tf.Variable("", trainable=False, name="replay_random_state")
         self.noise_state = tf.Variable("", trainable=False, name="noise_random_state")
         self._open_checkpoint()
-        self.logger = Logger(logdir, c.steps, quiet)
-        self.driver = Driver(envs.make_vector_env(c, c.envs, self._env_seed()))
-        self.eval_driver: Driver | None = None
+        self.logger = Logger(self.folder, c.steps, quiet, tasks if len(tasks) > 1 else ())
+        for collector in self.collectors:
+            collector.start()
+        self._next_turn()
         self.batches = None
         self.train_episodes = self.replay.episodes
         step = int(agent.step)
@@ -366,11 +431,16 @@ class TrainingRun:
         c, agent = self.config, self.agent
         resumed = agent.updates > 0
         try:
-            while agent.step < min(c.prefill, c.steps):
+            while self.prefilling():
                 self.collect(agent.random_policy)
+            if agent.workers > 1 and not self.can_train():
+                raise UserError(
+                    "Hosts update together, so each needs an episode before the first update: raise prefill."
+                )
             self.should_train(int(agent.step))  # the prefill is paid for by `pretrain`
-            self.driver.policy_state = None  # what the random policy kept means nothing to the agent's
-            if agent.updates == 0 and c.pretrain and self.replay.episodes:
+            for collector in self.collectors:
+                collector.driver.policy_state = None  # what the random policy kept means nothing to the agent's
+            if agent.updates == 0 and c.pretrain and self.can_train():
                 self.update(c.pretrain)
                 self.save()
             if self.should_eval(int(agent.step)) or (c.eval_every and not resumed):
@@ -378,7 +448,7 @@ class TrainingRun:
             while agent.step < c.steps:
                 self.collect(lambda *args: agent.policy(*args, explore=True))
                 due = self.should_train(int(agent.step))
-                if due and self.replay.episodes:
+                if due and self.can_train():
                     self.update(due * c.train_steps)
                 if self.should_eval(int(agent.step)):
                     self.evaluate()
@@ -389,19 +459,39 @@ class TrainingRun:
         finally:
             self.close()
 
+    def prefilling(self) -> bool:
+        """Whether random actions are due: for `prefill` steps, and of several tasks until each has an episode."""
+        c, step = self.config, int(self.agent.step)
+        wanting = len(self.collectors) > 1 and not self.can_train()
+        return step < c.steps and (step < c.prefill or wanting)
+
+    def can_train(self) -> bool:
+        """Whether there are episodes (of each task) to train on."""
+        return all(collector.replay.episodes for collector in self.collectors)
+
     def collect(self, policy: Policy) -> None:
-        """One decision in every training environment; finished episodes go to the replay."""
-        episodes = self.driver.step(self.timed(policy))
-        self.agent.step.assign_add(self.config.envs * self.agent.repeat)
+        """One decision in every training environment of the task in turn; finished episodes go to its replay."""
+        collector = self.collector
+        episodes = collector.driver.step(self.timed(policy))
+        collector.decisions.assign_add(self.config.envs)
+        self.agent.step.assign_add(self.config.envs * collector.repeat * self.agent.workers)
         for episode in episodes:
-            self.replay.add(episode.data)
+            collector.replay.add(episode.data)
             self.agent.rewards.add(episode.data["reward"][1:])
             self.train_episodes += 1
-            self.log_episode("train", episode)
+            self.log_episode("train", episode, collector)
+        if collector.replay.episodes >= self.turn_ends:
+            self._next_turn()
         step = int(self.agent.step)
         if self.should_log(step):
             self.write()
         self.logger.progress(step, episodes=self.train_episodes, updates=int(self.agent.updates))
+
+    def _next_turn(self) -> None:
+        # The task with the fewest episodes, the first of them: that is one after the other, also where an earlier run
+        # stopped within a round, and it evens out what parallel environments that end at once have collected too much.
+        self.collector = min(self.collectors, key=lambda collector: collector.replay.episodes)
+        self.turn_ends = self.collector.replay.episodes + self.config.envs
 
     def timed(self, policy: Policy) -> Policy:
         """The policy, with its seconds per call logged."""
@@ -418,45 +508,57 @@ class TrainingRun:
         """`count` updates of the world model."""
         if self.batches is None:
             self.batches = self.agent.batches(self.replay)
+        step, before = int(self.agent.step), int(self.agent.updates)
         start = time.perf_counter()
-        for _ in range(count):
+        for done in range(1, count + 1):
             metrics = self.agent.train_step(next(self.batches))
             self.logger.scalars(metrics, "model/")
+            self.logger.progress(step, updates=before + done)  # reading the agent's own count would wait for the device
         # Reading one result waits for all of them, so the time below is honest.
         float(metrics["loss"])
         self.logger.scalars({"update_seconds": (time.perf_counter() - start) / count}, "speed/")
 
     def evaluate(self) -> None:
-        """`eval_episodes` episodes without exploration noise, always from the same seeds.
+        """`eval_episodes` episodes of each task without exploration noise, always from the same seeds.
 
-        Also writes a video, an open-loop prediction and the first decoded plan.
+        Also writes a video, an open-loop prediction and the first decoded plan of each task. Of several hosts the first
+        does it, and the others wait for it in the next update.
         """
+        if self.agent.worker:
+            return
+        for collector in self.collectors:
+            self.evaluate_task(collector)
+        self.write()
+
+    def evaluate_task(self, collector: Collector) -> None:
+        """The evaluation of one task."""
         c, agent = self.config, self.agent
-        if self.eval_driver is None:
-            self.eval_driver = Driver(envs.make_vector_env(c, c.envs, c.seed + 1_000_000))
-        self.eval_driver.restart(c.seed + 1_000_000)
+        driver = collector.start_evaluation()
         episodes: list[Episode] = []
         first_state = None
         while len(episodes) < c.eval_episodes:
-            episodes += self.eval_driver.step(lambda *args: agent.policy(*args, explore=False))
-            first_state = first_state or self.eval_driver.policy_state
+            episodes += driver.step(lambda *args: agent.policy(*args, explore=False))
+            first_state = first_state or driver.policy_state
         for episode in episodes[: c.eval_episodes]:
-            self.log_episode("eval", episode)
+            self.log_episode("eval", episode, collector)
         if c.media:
             first = min(episodes, key=lambda episode: episode.env)
-            self.logger.video("eval/episode", first.data["image"], fps=20)
-            self.open_loop_video()
-            self.plan_media(first, first_state)
-        self.write()
+            self.logger.video(collector.name("eval/episode"), first.data["image"], fps=20)
+            self.open_loop_video(collector)
+            self.plan_media(first, first_state, collector.name("plan/plan_above_execution"))
 
-    def open_loop_video(self) -> None:
-        """Predictions of the model on replayed chunks, if chunks are longer than the context."""
+    def open_loop_video(self, collector: Collector) -> None:
+        """Predictions of the model on replayed chunks of a task, if chunks are longer than the context."""
         if self.config.batch_length <= OPEN_LOOP_CONTEXT or self.config.batch_size < OPEN_LOOP_ROWS:
             return
-        batch = {key: tf.convert_to_tensor(value) for key, value in self.replay.sample().items()}
-        self.logger.video("model/open_loop", self.agent.open_loop(batch).numpy(), fps=10)
+        if not self.can_train():
+            return
+        chunks = collector.replay.sample()
+        # With keys that only this task has, the function would be traced anew.
+        batch = {key: tf.convert_to_tensor(chunks[key]) for key in self.replay.chunk()}
+        self.logger.video(collector.name("model/open_loop"), self.agent.open_loop(batch).numpy(), fps=10)
 
-    def plan_media(self, episode: Episode, policy_state: dict) -> None:
+    def plan_media(self, episode: Episode, policy_state: dict, name: str) -> None:
         """The first plan of an evaluation, decoded, above the frames of its execution (LatCo ICML figure 5)."""
         if "plan_states" not in policy_state:
             return
@@ -464,15 +566,16 @@ class TrainingRun:
         shown = min(len(states), episode.length)
         decoded = models.postprocess(self.agent.model.decode(states[None, :shown])[0]).numpy()
         executed = episode.data["image"][1 : shown + 1]
-        self.logger.video("plan/plan_above_execution", np.concatenate([decoded, executed], 1), fps=10)
+        self.logger.video(name, np.concatenate([decoded, executed], 1), fps=10)
         columns = np.linspace(0, shown - 1, min(shown, 10)).round().astype(int)
         rows = [np.concatenate(list(frames[columns]), 1) for frames in (decoded, executed)]
-        self.logger.image("plan/plan_above_execution", np.concatenate(rows, 0))
+        self.logger.image(name, np.concatenate(rows, 0))
 
-    def log_episode(self, mode: str, episode: Episode) -> None:
-        """Logs an episode's summary and what its plans promised against what they achieved."""
+    def log_episode(self, mode: str, episode: Episode, collector: Collector) -> None:
+        """Logs an episode's summary, of several tasks under its own too, and what its plans promised and achieved."""
         stats = episode.summary()
-        self.logger.scalars(stats, f"{mode}/")
+        for prefix in {f"{mode}/", collector.name(f"{mode}/")}:
+            self.logger.scalars(stats, prefix)
         if mode == "train":
             self.logger.progress(
                 int(self.agent.step), **{"return": stats["return"], "success": stats.get("success", float("nan"))}
@@ -503,37 +606,55 @@ class TrainingRun:
         if step > self.clock_step:
             self.logger.scalars({"env_steps_per_second": (step - self.clock_step) / (now - self.clock)}, "speed/")
             self.clock, self.clock_step = now, step
-        self.logger.scalars(
-            {"steps": self.replay.steps * self.agent.repeat, "episodes": self.replay.episodes}, "replay/"
-        )
-        self.logger.scalars({"updates": int(self.agent.updates), "decisions": step // self.agent.repeat}, "train/")
+        steps = sum(collector.replay.steps * collector.repeat for collector in self.collectors)
+        decisions = sum(int(collector.decisions) for collector in self.collectors)
+        self.logger.scalars({"steps": steps, "episodes": self.replay.episodes}, "replay/")
+        self.logger.scalars({"updates": int(self.agent.updates), "decisions": decisions}, "train/")
         self.logger.write(step)
-
-    def _env_seed(self) -> int:
-        # A resumed run must not replay the episodes it already has.
-        return self.config.seed + 1000 * self.replay.episodes
 
     # Checkpoints
 
     def _open_checkpoint(self) -> None:
         agent = self.agent
+        # Of one task they follow from the steps.
+        decisions = {"decisions": [collector.decisions for collector in self.collectors]}
         self.checkpoint = tf.train.Checkpoint(
             model=agent.model, optimizer=agent.optimizer, step=agent.step, updates=agent.updates, rng=agent.rng,
             replay_state=self.replay_state, noise_state=self.noise_state, rewards=agent.rewards,
+            **(decisions if len(self.collectors) > 1 else {}),
         )  # fmt: skip
         self.manager = tf.train.CheckpointManager(
             self.checkpoint, str(self.logdir / "checkpoints"), self.config.checkpoints_kept
         )
         if self.manager.latest_checkpoint:
             restore(self.checkpoint, self.manager.latest_checkpoint)
-            self.replay.random_state = json.loads(self.replay_state.numpy())
-            agent.noise.bit_generator.state = json.loads(self.noise_state.numpy())
-        # Episodes are saved more often than weights: after a crash the data may be ahead of the last checkpoint, and
-        # they were paid for.
-        agent.step.assign(max(int(agent.step), self.replay.steps * agent.repeat))
+            if not agent.worker:
+                self.replay.random_state = json.loads(self.replay_state.numpy())
+                agent.noise.bit_generator.state = json.loads(self.noise_state.numpy())
+        self._count_decisions()
+
+    def _count_decisions(self) -> None:
+        """Sets decisions and steps to those of the checkpoint, or of the episodes where these are more.
+
+        Episodes are saved more often than weights: after a crash the data may be ahead of the last checkpoint, and they
+        were paid for. Several hosts must agree, so they start from the checkpoint.
+        """
+        if len(self.collectors) == 1:
+            repeat = self.collectors[0].repeat * self.agent.workers
+            self.collectors[0].decisions.assign(int(self.agent.step) // repeat)
+        if self.agent.workers > 1:
+            return
+        for collector in self.collectors:
+            collector.decisions.assign(max(int(collector.decisions), collector.replay.steps))
+        self.agent.step.assign(sum(int(collector.decisions) * collector.repeat for collector in self.collectors))
 
     def save(self) -> None:
-        """Writes a checkpoint (atomic: the index that names the newest one is replaced last) and drops the oldest."""
+        """Writes a checkpoint (atomic: the index that names the newest one is replaced last) and drops the oldest.
+
+        Of several hosts the first does it; all read it, so the log directory must be one that all of them see.
+        """
+        if self.agent.worker:
+            return
         self.replay_state.assign(json.dumps(self.replay.random_state))
         self.noise_state.assign(json.dumps(self.agent.noise.bit_generator.state))
         self.manager.save()
@@ -542,6 +663,5 @@ class TrainingRun:
         """Closes logger and environments."""
         self.batches = None
         self.logger.close()
-        for driver in (self.driver, self.eval_driver):
-            if driver is not None:
-                driver.close()
+        for collector in self.collectors:
+            collector.close()

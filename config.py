@@ -2,8 +2,9 @@
 
 ``config.yaml`` maps preset names to keys. ``defaults`` comes first and holds every key on a line of its own, with the
 explanation as a comment on that line; a comment line of its own opens a section. An explanation that ends in
-``[a | b]`` lists the allowed values. The other presets hold some of the keys, and the comment above a preset describes
-it. The type of a default (bool, int, float or str) is the type of the key, everywhere.
+``[a | b]`` lists the allowed values. One that ends in ``[...]`` marks a text of one or several names: several words on
+the command line, with commas between them in the text. The other presets hold some of the keys, and the comment above a
+preset describes it. The type of a default (bool, int, float or str) is the type of the key, everywhere.
 """
 
 import contextlib
@@ -31,6 +32,7 @@ Value = bool | int | float | str
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _CHOICES = re.compile(r"\s*\[([^\[\]]*\|[^\[\]]*)\]$")
+_SEVERAL = re.compile(r"\s*\[\.\.\.\]$")
 _FIELD = re.compile(r"\{([^{}]*)\}")
 
 
@@ -150,13 +152,18 @@ class Config(Mapping[str, Value]):
 
 @dataclass(frozen=True)
 class Setting:
-    """One key of ``defaults``. ``choices`` lists the allowed values and is empty where all of the type are."""
+    """One key of ``defaults``.
+
+    ``choices`` lists the allowed values and is empty where all of the type are; ``several`` says that the value is one
+    or several names with commas between them.
+    """
 
     name: str
     default: Value
     section: str
     explanation: str
     choices: tuple[Value, ...]
+    several: bool
 
     @property
     def kind(self) -> type:
@@ -171,9 +178,12 @@ class Setting:
         """Returns the value in the type of the key (an integral 1e6 becomes an int).
 
         Raises:
-          UserError: if the value is of another type or not among the choices; label says where it stands.
+          UserError: if the value is of another type or not among the choices, or of several names one is empty or
+            given twice; label says where it stands.
         """
         value = _cast(label, value, self.kind)
+        if self.several:
+            value = _join_names(label, value)
         if self.choices and value not in self.choices:
             raise unknown(f"{label} value", str(value), map(str, self.choices))
         return value
@@ -215,6 +225,7 @@ class Schema:
                 section = setting.section
                 lines += ["", f"{section or 'Settings'}:"]
             choices = f" [{' | '.join(map(str, setting.choices))}]" if setting.choices else ""
+            choices += " [...]" if setting.several else ""
             kind = f"({setting.kind.__name__}, default {setting.default!r})"
             lines.append(entry(f"--{setting.name}", f"{setting.explanation}{choices} {kind}"))
         return "\n".join(lines)
@@ -226,8 +237,8 @@ def load_config(
     """Returns the settings that a command line asks for.
 
     ``--configs a b`` stacks presets left to right on ``defaults``, which is the base whether it is named or not; then
-    ``--key value`` or ``--key=value`` override single keys, the last one if a key is given twice. ``--help`` prints
-    every preset and key and ends the program.
+    ``--key value`` or ``--key=value`` override single keys, the last one if a key is given twice. A key of several
+    names takes several words. ``--help`` prints every preset and key and ends the program.
 
     Args:
       argv: the words after the name of the program.
@@ -304,8 +315,9 @@ def _read_settings(path: Path, text: str, defaults: dict[str, Value], nodes: tup
             name=key.value,
             default=defaults[key.value],
             section=section,
-            explanation=_CHOICES.sub("", comment),
+            explanation=_SEVERAL.sub("", _CHOICES.sub("", comment)),
             choices=tuple(_parse(f"{path}: a choice of {key.value}", choice, kind) for choice in choices),
+            several=bool(_SEVERAL.search(comment)) and kind is str,
         )
     return settings
 
@@ -330,19 +342,18 @@ def _split_arguments(argv: Sequence[str], schema: Schema) -> tuple[list[str], di
         if not word.startswith("--"):
             raise UserError(f"{word!r} is out of place: write --key value, or --configs and the names of presets.")
         key, equals, text = word.removeprefix("--").partition("=")
-        given = [text] if equals else []
-        if key == "configs":
-            while words and not words[0].startswith("--"):
-                given.append(words.popleft())
-            presets += given
-        elif key not in schema.settings:
+        if key != "configs" and key not in schema.settings:
             raise unknown("key", f"--{key}", [f"--{name}" for name in schema.settings])
-        elif not equals and words and not words[0].startswith("--"):
+        several = key == "configs" or schema.settings[key].several
+        given = [text] if equals else []
+        while words and not words[0].startswith("--") and (several or not given):
             given.append(words.popleft())
         if not given:
             raise UserError(f"--{key} needs a value: write --{key} VALUE.")
-        if key != "configs":
-            overrides[key] = given[0]
+        if key == "configs":
+            presets += given
+        else:
+            overrides[key] = " ".join(given)
     return presets, overrides
 
 
@@ -373,6 +384,14 @@ def _cast(label: str, value: Value, kind: type) -> Value:
                 return kind(value)
     wanted = "text (in quotes if need be)" if kind is str else _KINDS[kind]
     raise UserError(f"{label} must be {wanted}, not {value!r}.")
+
+
+def _join_names(label: str, text: str) -> str:
+    """Returns names that stand between commas or spaces with one comma between them. Raises UserError."""
+    names = re.split(r"\s*,\s*|\s+", text.strip())
+    if "" in names or len(set(names)) < len(names):
+        raise UserError(f"{label} must be one or several different names with commas between them, not {text!r}.")
+    return ",".join(names)
 
 
 def _check_setting(path: str, key: Any, value: Any) -> None:

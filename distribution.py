@@ -38,6 +38,16 @@ def _local_devices() -> list[str]:
     return [device.name for device in tf.config.list_logical_devices(kind)]
 
 
+def place_among_workers(strategy: tf.distribute.Strategy) -> tuple[int, int]:
+    """Which of the hosts this is, and how many there are. Host 0 is the chief, who evaluates and saves."""
+    resolver = strategy.cluster_resolver
+    tasks = resolver.cluster_spec().as_dict() if resolver else {}
+    chiefs, workers = (len(tasks.get(kind, ())) for kind in ("chief", "worker"))
+    if chiefs + workers < 2:
+        return 0, 1
+    return (0 if resolver.task_type == "chief" else chiefs + resolver.task_id), chiefs + workers
+
+
 def devices() -> int:
     """How many devices share the batch, in a function that runs on each of them."""
     return tf.distribute.get_strategy().num_replicas_in_sync

@@ -1,6 +1,6 @@
 """One logger for everything worth seeing: `metrics.jsonl`, TensorBoard, pictures, videos and a live progress line.
 
-    tensorboard --logdir logdir        # `DASHBOARDS` are under "Custom Scalars", videos play under "Images"
+    tensorboard --logdir logdir        # `dashboards` are under "Custom Scalars", videos play under "Images"
 
 Steps are environment steps everywhere (agent decisions times action repeat).
 """
@@ -12,7 +12,7 @@ import re
 import time
 import warnings
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,13 @@ from errors import UserError
 
 # What TensorBoard's "Custom Scalars" page shows, in this order: (group, chart, metrics drawn into the chart).
 # One more line is one more chart; a metric that a run never logs leaves its chart empty.
-DASHBOARDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("Returns and success", "return", ("train/return", "eval/return")),
-    ("Returns and success", "success at any step", ("train/success", "eval/success")),
-    ("Returns and success", "success at the final step", ("eval/success_final",)),
-    ("Returns and success", "cost of an episode", ("train/cost", "eval/cost")),
+Dashboards = tuple[tuple[str, str, tuple[str, ...]], ...]
+EPISODES = "Returns and success"
+DASHBOARDS: Dashboards = (
+    (EPISODES, "return", ("train/return", "eval/return")),
+    (EPISODES, "success at any step", ("train/success", "eval/success")),
+    (EPISODES, "success at the final step", ("eval/success_final",)),
+    (EPISODES, "cost of an episode", ("train/cost", "eval/cost")),
     ("World model", "loss", ("model/loss",)),
     ("World model", "image loss", ("model/image_loss",)),
     ("World model", "reward loss", ("model/reward_loss",)),
@@ -53,7 +55,7 @@ DASHBOARDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Speed", "seconds a policy step", ("speed/policy_seconds",)),
 )
 
-RATE_WINDOW = 60.0  # seconds over which the progress line measures its speed
+RATE_WINDOW = 60.0  # seconds over which the progress line measures its speed; the time left counts from the start
 PLAIN_LINE_EVERY = 30.0  # seconds between progress lines where the output is not a terminal
 
 
@@ -68,12 +70,15 @@ class Logger:
         logdir: log directory; created when missing.
         total_steps: environment steps of the whole run, for the time left.
         quiet: no progress line.
+        tasks: the tasks that have metrics of their own.
 
     Raises:
         UserError: when the log directory cannot be written.
     """
 
-    def __init__(self, logdir: str | os.PathLike, total_steps: int, quiet: bool = False) -> None:
+    def __init__(
+        self, logdir: str | os.PathLike, total_steps: int, quiet: bool = False, tasks: Sequence[str] = ()
+    ) -> None:
         self.logdir = Path(logdir)
         self._metrics = self.logdir / "metrics.jsonl"
         try:
@@ -83,7 +88,7 @@ class Logger:
             raise UserError(f"The log directory {logdir} cannot be written ({error}); choose another one.") from error
         self._writer = tf.summary.create_file_writer(str(self.logdir))
         with self._writer.as_default():
-            _write_layout()
+            _write_layout(tasks)
         self._progress = None if quiet else _ProgressLine(total_steps)
         self._scalars: dict[str, list[Any]] = defaultdict(list)
         self._images: dict[str, np.ndarray] = {}
@@ -193,6 +198,7 @@ class _ProgressLine:
         self._console = console or rich.console.Console()
         self._fields: dict[str, float] = {}
         self._marks: deque[tuple[float, int]] = deque()  # (time, step) of the last `RATE_WINDOW` seconds
+        self._first: tuple[float, int] | None = None  # the mark before all others
         self._printed = -math.inf
         self._bar: rich.progress.Progress | None = None
         if self._console.is_terminal:
@@ -204,6 +210,7 @@ class _ProgressLine:
         self._fields |= fields
         now = time.monotonic()
         self._marks.append((now, step))
+        self._first = self._first or self._marks[0]
         while len(self._marks) > 2 and self._marks[0][0] < now - RATE_WINDOW:
             self._marks.popleft()
         if self._bar:
@@ -223,22 +230,44 @@ class _ProgressLine:
         self._console.print(self._describe(), highlight=False, markup=False, soft_wrap=True)
 
     def _describe(self) -> str:
-        (start, first), (now, step) = self._marks[0], self._marks[-1]
+        now, step = self._marks[-1]
         parts = [f"{step:,}/{self._total:,} steps"]
         for name, value in self._fields.items():
             if value is not None and not math.isnan(value):
                 parts.append(f"{name} {value:,}" if isinstance(value, int) else f"{name} {value:.4g}")
-        if step > first and now > start:
-            rate = (step - first) / (now - start)
-            minutes, seconds = divmod(round(max(0, self._total - step) / rate), 60)
-            parts += [f"{rate:.1f} steps/s", f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d} left"]
+        rate = self._rate(self._marks[0])
+        if rate:
+            parts.append(f"{rate:.1f} steps/s")
+        # Within the last minute there may be nothing but a training phase, or nothing but the collecting between two.
+        overall = self._rate(self._first)
+        if overall:
+            minutes, seconds = divmod(round(max(0, self._total - step) / overall), 60)
+            parts.append(f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d} left")
         return " · ".join(parts)
 
+    def _rate(self, since: tuple[float, int]) -> float:
+        """Steps a second from a mark to the last one, 0 where that cannot be known."""
+        (start, first), (now, step) = since, self._marks[-1]
+        return (step - first) / (now - start) if step > first and now > start else 0.0
 
-def layout() -> layout_pb2.Layout:
-    """`DASHBOARDS` as the message that TensorBoard's custom scalars plugin reads."""
+
+def dashboards(tasks: Sequence[str] = ()) -> Dashboards:
+    """`DASHBOARDS`, then a group for each of several tasks with its own returns, success and cost."""
+    episodes = [(title, names) for group, title, names in DASHBOARDS if group == EPISODES]
+    own = [(task, title, tuple(own_name(name, task) for name in names)) for task in tasks for title, names in episodes]
+    return (*DASHBOARDS, *own)
+
+
+def own_name(name: str, task: str) -> str:
+    """How a metric of one of several tasks is called: train/return becomes train/<task>/return."""
+    group, _, rest = name.partition("/")
+    return f"{group}/{task}/{rest}"
+
+
+def layout(tasks: Sequence[str] = ()) -> layout_pb2.Layout:
+    """`dashboards` as the message that TensorBoard's custom scalars plugin reads."""
     categories: dict[str, layout_pb2.Category] = {}
-    for group, title, names in DASHBOARDS:
+    for group, title, names in dashboards(tasks):
         category = categories.setdefault(group, layout_pb2.Category(title=group))
         # The plugin matches tags by regular expressions from the start, so eval/success alone would draw its longer
         # namesakes, too.
@@ -247,10 +276,10 @@ def layout() -> layout_pb2.Layout:
     return layout_pb2.Layout(category=categories.values())
 
 
-def _write_layout() -> None:
+def _write_layout(tasks: Sequence[str]) -> None:
     tf.summary.write(
         custom_scalar_metadata.CONFIG_SUMMARY_TAG,
-        tf.constant(layout().SerializeToString()),
+        tf.constant(layout(tasks).SerializeToString()),
         step=0,
         metadata=custom_scalar_metadata.create_summary_metadata(),
     )

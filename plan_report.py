@@ -9,7 +9,7 @@ plan_<planner>_<seed>_frames.png, the plan decoded after some iterations above t
 the environment without feedback (figure 1). One line of JSON on the standard output says the same in numbers.
 
 Every setting of the run can be overridden (`python planning_agent.py --help` lists them), so one model may serve all
-planners, except those that the weights and episodes depend on.
+planners, except those that the weights and episodes depend on. Of an agent of several tasks `--task` chooses one.
 """
 
 import argparse
@@ -66,7 +66,9 @@ class Execution(NamedTuple):
     cost: float | None
 
 
-def report(logdir: Path, out: Path, overrides: Sequence[str], seed: int, rows: Sequence[int]) -> dict[str, Any]:
+def report(
+    logdir: Path, out: Path, overrides: Sequence[str], seed: int, rows: Sequence[int], task: str | None = None
+) -> dict[str, Any]:
     """Plans once, executes the plan and writes both pictures.
 
     Args:
@@ -75,15 +77,20 @@ def report(logdir: Path, out: Path, overrides: Sequence[str], seed: int, rows: S
         overrides: words of a command line that change the run's settings.
         seed: of the episode, the planner and the sample from the posterior of the first state.
         rows: iterations after which the plan is shown; the last one always is.
+        task: which of the run's tasks, the first one unless given.
 
     Returns:
         the numbers of the report, ready for JSON.
 
     Raises:
-        UserError: see `planning_agent.load_agent`; or a picture cannot be written.
+        UserError: see `planning_agent.load_agent`; or the run has no such task, or a picture cannot be written.
     """
     agent = planning_agent.load_agent(logdir, [*overrides, "--seed", str(seed)])
-    env = envs.make_vector_env(agent.config, 1, seed)
+    tasks = envs.split_tasks(agent.config.task)
+    task = task or tasks[0]
+    if task not in tasks:
+        raise UserError(f"{logdir} holds a run with task = {agent.config.task}, not {task}: choose a task of the run.")
+    env = envs.make_vector_env(agent.config, 1, seed, task)
     try:
         image = env.reset()[0]["image"].copy()
         z0 = first_state(agent, image)
@@ -92,16 +99,15 @@ def report(logdir: Path, out: Path, overrides: Sequence[str], seed: int, rows: S
         executed = execute(env, image[0], plan.actions[0].numpy())
     finally:
         env.close()
-    title = (
-        f"{agent.config.task}, {agent.config.planner}, seed {seed}, model after {int(agent.step):,} environment steps"
-    )
-    stem = f"plan_{agent.config.planner}_{seed}"
+    planner = agent.config.planner
+    title = f"{task}, {planner}, seed {seed}, model after {int(agent.step):,} environment steps"
+    stem = f"plan_{planner}_{seed}" if len(tasks) == 1 else f"plan_{task}_{planner}_{seed}"
     figures = {
         "curves": draw_curves(plan, iterations, executed, title),
         "frames": draw_frames(agent, z0, plans, executed, title),
     }
     files = [save(figure, out / f"{stem}_{name}.png") for name, figure in figures.items()]
-    return numbers(agent, plan, executed) | {"seed": seed, "logdir": str(logdir), "files": files}
+    return {"task": task} | numbers(agent, plan, executed) | {"seed": seed, "logdir": str(logdir), "files": files}
 
 
 def first_state(agent: PlanningAgent, image: np.ndarray) -> tf.Tensor:
@@ -140,7 +146,6 @@ def numbers(agent: PlanningAgent, plan: Plan, executed: Execution) -> dict[str, 
     """What the report says in numbers: the last iteration of the plan, its promise and its outcome."""
     last = {name: _finite(curve[0, -1]) for name, curve in plan.curves.items()}
     return {
-        "task": agent.config.task,
         "planner": agent.config.planner,
         "return_predicted": _finite(tf.reduce_sum(plan.rewards[0])),
         "return_planned": last["reward"],
@@ -281,12 +286,13 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of this program, and the words that override settings of the run."""
     parser = _Parser(
         prog="python plan_report.py",
-        usage="%(prog)s --logdir DIR [--out DIR] [--seed N] [--rows N ...] [--KEY VALUE ...]",
+        usage="%(prog)s --logdir DIR [--task NAME] [--out DIR] [--seed N] [--rows N ...] [--KEY VALUE ...]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--logdir", type=Path, required=True, metavar="DIR", help="log directory of a trained agent")
+    parser.add_argument("--task", metavar="NAME", help="which of the run's tasks (default: the first)")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder for the pictures (default: reports/ in --logdir)"
     )
@@ -307,7 +313,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options, overrides = parse_options(sys.argv[1:] if argv is None else list(argv))
         out = options.out or options.logdir.expanduser() / "reports"
-        print(json.dumps(report(options.logdir, out, overrides, options.seed, options.rows), allow_nan=False))
+        numbers_of_plan = report(options.logdir, out, overrides, options.seed, options.rows, options.task)
+        print(json.dumps(numbers_of_plan, allow_nan=False))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

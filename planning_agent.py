@@ -385,15 +385,15 @@ def open_logdir(config: Config, argv: Sequence[str]) -> Path:
     """
     logdir = Path(config.logdir).expanduser()
     saved = logdir / "config.yaml"
-    if saved.exists():
-        # A setting that config.yaml got after that run had its default.
-        _check_fixed_keys(load_config([], saved=Config.load(saved)), config, logdir)
     try:
         logdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except OSError as error:  # also for a name that is too long, as of many tasks
         raise UserError(
             f"The log directory {logdir} cannot be created ({error.strerror}): choose another --logdir."
         ) from error
+    if saved.exists():
+        # A setting that config.yaml got after that run had its default.
+        _check_fixed_keys(load_config([], saved=Config.load(saved)), config, logdir)
     config.save(saved)
     run = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -434,7 +434,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = load_config(argv).resolved()
         agent = make_agent(config)
-        agent.train(open_logdir(config, argv))
+        # Of several hosts the first keeps the log directory, the others have a folder in it.
+        agent.train(Path(config.logdir).expanduser() if agent.worker else open_logdir(config, argv))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -179,12 +179,15 @@ class Replay:
             self._steps += transitions
         return path
 
-    def sample(self) -> Episode:
+    def sample(self, chunks: int | None = None) -> Episode:
         """Draw one batch of chunks that never cross an episode.
 
         An episode in memory is drawn with probability proportional to its length, the chunk's first entry uniformly
         among those that leave a full chunk. Episodes shorter than that are padded with zeros at the end, where `mask`
         is 0.
+
+        Args:
+            chunks: how many, B, instead of `batch_size`.
 
         Returns:
             image uint8 [B, L, H, W, 3], action float32 [B, L, A], reward, discount, mask float32 [B, L], is_first bool
@@ -195,24 +198,22 @@ class Replay:
         """
         with self._lock:
             self._need_an_episode()
-            drawn = self._rng.integers(self._ends[-1], size=self.batch_size)
+            size = self.batch_size if chunks is None else chunks
+            drawn = self._rng.integers(self._ends[-1], size=size)
             episodes = [self._memory[i] for i in np.searchsorted(self._ends, drawn, side="right")]
             lengths = np.array([len(episode["action"]) for episode in episodes])
             starts = self._rng.integers(np.maximum(lengths - self.batch_length, 0) + 1)
         # Episodes in memory never change, so the copies need no lock and do not hold up `add`.
         counts = np.minimum(lengths, self.batch_length)
-        shape = (self.batch_size, self.batch_length)
-        batch = {
-            key: np.zeros(shape + like.shape[1:], like.dtype) for key, like in episodes[0].items() if KEYS[key].in_batch
-        }
-        for key, chunks in batch.items():
-            for chunk, episode, start, count in zip(chunks, episodes, starts, counts, strict=True):
-                chunk[:count] = episode[key][start : start + count]
-        batch["mask"] = (np.arange(self.batch_length) < counts[:, None]).astype(np.float32)
+        batch = {key: np.zeros((size, *shape), dtype) for key, (shape, dtype) in self.chunk().items()}
+        for key in batch.keys() - {"mask"}:
+            for row, episode, start, count in zip(batch[key], episodes, starts, counts, strict=True):
+                row[:count] = episode[key][start : start + count]
+        batch["mask"][:] = np.arange(self.batch_length) < counts[:, None]
         return batch
 
-    def dataset(self) -> "tf.data.Dataset":
-        """Batches of `sample` for ever, prepared ahead in another thread; every shape is static.
+    def chunk(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape, [L, ...], and dtype of each key of a chunk.
 
         Raises:
             UserError: when there is no episode yet, since the first one tells the shapes.
@@ -220,19 +221,17 @@ class Replay:
         with self._lock:
             self._need_an_episode()
             like = self._memory[-1]
-        import tensorflow as tf
+        arrays = {key: value for key, value in like.items() if KEYS[key].in_batch}
+        chunk = {key: ((self.batch_length, *value.shape[1:]), value.dtype) for key, value in arrays.items()}
+        return chunk | {"mask": ((self.batch_length,), np.dtype(np.float32))}
 
-        shape = (self.batch_size, self.batch_length)
-        signature = {
-            key: tf.TensorSpec(shape + like[key].shape[1:], like[key].dtype) for key in like if KEYS[key].in_batch
-        }
-        signature["mask"] = tf.TensorSpec(shape, np.float32)
+    def dataset(self) -> "tf.data.Dataset":
+        """Batches of `sample` for ever, prepared ahead in another thread; every shape is static.
 
-        def batches() -> Iterator[Episode]:
-            while True:
-                yield self.sample()
-
-        return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(PREFETCH)
+        Raises:
+            UserError: when there is no episode yet, since the first one tells the shapes.
+        """
+        return _dataset(self)
 
     def _load(self) -> None:
         """Count every file; read the newest into memory until the capacity is reached."""
@@ -270,6 +269,98 @@ class Replay:
             raise UserError(
                 f"The replay folder {self.directory} has no episode to sample from; collect some first (prefill)."
             )
+
+
+class MixedReplay:
+    """Several replays sampled as one, such as those of the tasks of one agent.
+
+    The replay of each chunk is drawn uniformly: every task counts the same, however many decisions its episodes have
+    (which differ with the action repeat). A batch has the keys that all of them have.
+
+    Args:
+        replays: at least one, of one batch length; entries that they share have one shape.
+        batch_size: chunks a batch, B.
+        seed: of the draws among the replays, which have random states of their own.
+    """
+
+    def __init__(self, replays: Sequence[Replay], batch_size: int, seed: int) -> None:
+        self.replays = list(replays)
+        self.batch_size = batch_size
+        self._rng = np.random.default_rng(seed)
+        self._lock = threading.Lock()
+
+    @property
+    def episodes(self) -> int:
+        """Episodes on disk."""
+        return sum(replay.episodes for replay in self.replays)
+
+    @property
+    def random_state(self) -> dict[str, Any]:
+        """State of the draws and of every replay, ready for JSON; see `Replay.random_state`."""
+        with self._lock:
+            states = [replay.random_state for replay in self.replays]
+            return {"mixture": self._rng.bit_generator.state, "replays": states}
+
+    @random_state.setter
+    def random_state(self, state: Mapping[str, Any]) -> None:
+        with self._lock:
+            try:
+                self._rng.bit_generator.state = state["mixture"]
+                states = list(zip(self.replays, state["replays"], strict=True))
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"The saved random state of the replays is unusable ({error}); restore another checkpoint."
+                ) from error
+            for replay, own in states:
+                replay.random_state = own
+
+    def sample(self) -> Episode:
+        """Draw one batch as `Replay.sample` does, each chunk from a replay drawn uniformly.
+
+        Raises:
+            UserError: when a replay has no episode.
+        """
+        batch = {key: np.zeros((self.batch_size, *shape), dtype) for key, (shape, dtype) in self.chunk().items()}
+        with self._lock:  # so that the random states belong together
+            drawn = self._rng.integers(len(self.replays), size=self.batch_size)
+            for index, replay in enumerate(self.replays):
+                rows = np.flatnonzero(drawn == index)
+                part = replay.sample(len(rows))
+                for key, values in batch.items():
+                    values[rows] = part[key]
+        return batch
+
+    def chunk(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape, [L, ...], and dtype of each key of a chunk that all replays have.
+
+        Raises:
+            UserError: when a replay has no episode yet.
+        """
+        chunks = [replay.chunk() for replay in self.replays]
+        return {key: value for key, value in chunks[0].items() if all(key in chunk for chunk in chunks)}
+
+    def dataset(self) -> "tf.data.Dataset":
+        """Batches of `sample` for ever, as `Replay.dataset`.
+
+        Raises:
+            UserError: when a replay has no episode yet.
+        """
+        return _dataset(self)
+
+
+def _dataset(replay: Replay | MixedReplay) -> "tf.data.Dataset":
+    """The batches that a replay samples, prepared ahead in another thread."""
+    import tensorflow as tf
+
+    signature = {
+        key: tf.TensorSpec((replay.batch_size, *shape), dtype) for key, (shape, dtype) in replay.chunk().items()
+    }
+
+    def batches() -> Iterator[Episode]:
+        while True:
+            yield replay.sample()
+
+    return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(PREFETCH)
 
 
 def check_episode(episode: Mapping[str, np.ndarray]) -> None:

@@ -7,6 +7,9 @@
 The cost says how far a state breaks a constraint; it is never part of the reward. A simulator that reports one does so
 at every step; it may leave it out at a reset, where it then counts as 0.
 
+Several tasks for one agent (PlaNet section 5) share spaces: an action of the largest size, of which each task uses as
+many entries as it has and ignores the others, and no state.
+
 A task is named `<suite>_<name>`. One table says which function makes the environments of a suite; it is resolved on
 first use, so that importing this package stays cheap (no simulator, no TensorFlow) and worker processes start fast.
 
@@ -62,7 +65,7 @@ def make_env(config: Any, seed: int) -> "gym.Env":
     """Makes one environment of `config.task` in this process, which must not hold TensorFlow.
 
     Args:
-        config: an object with the attributes `KEYS`.
+        config: an object with the attributes `KEYS`; its task is a single one.
         seed: decides everything random; two environments of one seed and one task are identical. It takes effect at
             the first reset, unless that reset is given a seed of its own.
 
@@ -81,8 +84,21 @@ def make_env(config: Any, seed: int) -> "gym.Env":
     return PixelEnv(ActionRepeat(env, action_repeat(config)), seed)
 
 
-def make_vector_env(config: Any, num_envs: int, seed: int) -> "gym.vector.VectorEnv":
+def make_shared_env(config: Any, seed: int, action_size: int) -> "gym.Env":
+    """`make_env` with the spaces that several tasks share: of `action_size` numbers the task ignores those it lacks."""
+    import numpy as np
+    from gymnasium import spaces, wrappers
+
+    env = wrappers.FilterObservation(make_env(config, seed), ["image"])
+    used = env.action_space.shape[0]
+    shared = spaces.Box(-1.0, 1.0, (action_size,), np.float32, seed=seed)
+    return wrappers.TransformAction(env, lambda action: action[:used], shared)
+
+
+def make_vector_env(config: Any, num_envs: int, seed: int, task: str | None = None) -> "gym.vector.VectorEnv":
     """Makes a batch of environments, in a process each; each has a random stream of its own derived from `seed`.
+
+    All are of one task: `task`, which must be among those of the config, or the config's first.
 
     Episodes do not restart by themselves: `reset(options={'reset_mask': mask})`, bool of shape [num_envs], starts new
     ones where the mask is true and repeats the last observation elsewhere.
@@ -92,15 +108,20 @@ def make_vector_env(config: Any, num_envs: int, seed: int) -> "gym.vector.Vector
     """
     from envs.workers import WorkerEnvs
 
-    settings = _settings(config)
-    makers = [functools.partial(make_env, settings, stream_seed(seed, index)) for index in range(num_envs)]
-    batch = WorkerEnvs(makers, spaces(config))
+    tasks = split_tasks(config.task)
+    shared = spaces(config)
+    settings = _single(_settings(config), task or tasks[0])
+    make = make_env if len(tasks) == 1 else functools.partial(make_shared_env, action_size=shared[1].shape[0])
+    makers = [functools.partial(make, settings, stream_seed(seed, index)) for index in range(num_envs)]
+    batch = WorkerEnvs(makers, shared)
     batch.action_space.seed(seed)
     return batch
 
 
 def spaces(config: Any) -> tuple["gym.spaces.Dict", "gym.spaces.Box"]:
     """Observation and action space of one environment, found out in another process (about two seconds, then known).
+
+    Those of several tasks are pictures and the largest action size.
 
     Raises:
         UserError: as `make_env`.
@@ -109,7 +130,7 @@ def spaces(config: Any) -> tuple["gym.spaces.Dict", "gym.spaces.Box"]:
 
 
 def reports_cost(config: Any) -> bool:
-    """Whether the task's `info` of a step holds a cost, found out in another process like `spaces`.
+    """Whether the `info` of a step holds a cost, of several tasks that of each; found out elsewhere like `spaces`.
 
     Raises:
         UserError: as `make_env`.
@@ -138,6 +159,11 @@ def task_names(suite: str) -> list[str]:
     if suite not in SUITES:
         raise UserError(f"Unknown suite '{suite}': choose one of {', '.join(SUITES)}.")
     return elsewhere(_names, suite)
+
+
+def split_tasks(text: str) -> list[str]:
+    """The tasks of a config, whose names have commas between them."""
+    return text.split(",")
 
 
 def split_task(task: str) -> tuple[str, str]:
@@ -185,6 +211,11 @@ def _settings(config: Any) -> types.SimpleNamespace:
     return types.SimpleNamespace(**dict(zip(KEYS, _values(config), strict=True)))
 
 
+def _single(config: Any, task: str) -> types.SimpleNamespace:
+    """The settings of one of the config's tasks."""
+    return types.SimpleNamespace(**{**vars(config), "task": task})
+
+
 @functools.lru_cache
 def _found_out(function: Callable, values: tuple) -> Any:
     """The answer of a function of the settings, which may make environments: it runs in another process, once."""
@@ -194,14 +225,25 @@ def _found_out(function: Callable, values: tuple) -> Any:
 
 
 def _make_spaces(config: Any) -> tuple["gym.spaces.Dict", "gym.spaces.Box"]:
-    env = make_env(config, seed=0)
-    env.close()
-    return env.observation_space, env.action_space
+    found = []
+    for task in split_tasks(config.task):
+        env = make_env(_single(config, task), seed=0)
+        env.close()
+        found.append((env.observation_space, env.action_space))
+    if len(found) == 1:
+        return found[0]
+    from gymnasium import spaces
+
+    images = spaces.Dict({"image": found[0][0]["image"]})
+    return images, max((action_space for _, action_space in found), key=lambda space: space.shape[0])
 
 
 def _play_for_cost(config: Any) -> bool:
-    env = make_env(config, seed=0)
-    env.reset()
-    info = env.step(env.action_space.sample())[-1]
-    env.close()
-    return "cost" in info
+    for task in split_tasks(config.task):
+        env = make_env(_single(config, task), seed=0)
+        env.reset()
+        info = env.step(env.action_space.sample())[-1]
+        env.close()
+        if "cost" not in info:
+            return False
+    return True

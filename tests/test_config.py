@@ -288,6 +288,52 @@ def test_saved_settings_come_between_defaults_and_the_command_line(small_file: P
             load_config([], small_file, wrong)
 
 
+SEVERAL = SMALL_FILE.replace("what it is called", "what they are called [...]").replace("'a # b'", "ann")
+
+
+@pytest.mark.parametrize(
+    ("argv", "names"),
+    [
+        ("", "ann"),
+        ("--name bob", "bob"),
+        ("--name bob,cy", "bob,cy"),
+        ("--name bob cy --steps 3", "bob,cy"),
+        ("--name bob, cy ,dee", "bob,cy,dee"),
+        ("--name=bob,cy dee", "bob,cy,dee"),
+        ("--name bob cy --name dee", "dee"),
+        ("--configs pair", "eve,fay"),
+    ],
+)
+def test_keys_marked_so_take_several_names_and_hold_one_text(small_file: Path, argv: str, names: str):
+    small_file.write_text(SEVERAL + "\npair:\n  name: eve , fay\n")
+    assert load(argv, small_file).name == names
+    setting = read_schema(small_file).settings["name"]
+    assert (setting.several, setting.explanation) == (True, "what they are called")
+    assert not read_schema(small_file).settings["mode"].several
+    assert "what they are called [...] (str" in re.sub(r"\s+", " ", read_schema(small_file).help())
+
+
+@pytest.mark.parametrize("argv", ["--name bob bob", "--name bob,,cy", "--name bob,", "--name=", "--name bob cy,bob"])
+def test_empty_and_repeated_names_are_refused(small_file: Path, argv: str):
+    small_file.write_text(SEVERAL)
+    sentence = refusal(argv, small_file)
+    assert "--name must be one or several different names with commas between them" in sentence and "\n" not in sentence
+    small_file.write_text(SEVERAL + "\npair:\n  name: bob,bob\n")
+    assert "pair: name" in refusal("", small_file)
+
+
+def test_several_tasks_leave_the_log_directory_one_folder_a_level():
+    config = load(
+        "--configs dmc planet planet_all --planner cem --task dmc_cartpole_swingup dmc_reacher_easy"
+    ).resolved()
+    assert config.task == "dmc_cartpole_swingup,dmc_reacher_easy"
+    assert config.logdir == "logdir/dmc_cartpole_swingup,dmc_reacher_easy/cem/0"
+    paper = load("--configs dmc planet planet_all")
+    assert len(paper.task.split(",")) == 6 and max(map(len, paper.resolved().logdir.split("/"))) < 255
+    # C = 100 updates after a round of six episodes of 1000 environment steps, S = 5 seed episodes of each (PlaNet).
+    assert (paper.train_every, paper.train_steps, paper.prefill) == (6000, 100, 5 * 6000)
+
+
 def test_fields_in_braces_are_filled_from_the_config(small_file: Path):
     config = load("--name x", small_file)
     assert config.resolved() == config.replace(path="runs/x/100")

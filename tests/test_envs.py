@@ -104,6 +104,28 @@ def check_contract(task: str) -> None:
     env.close()
 
 
+def shared_rollout(task: str, actions: np.ndarray) -> dict[str, list]:
+    """What a task with shared spaces makes of the actions, [T, action_size], and what it makes of its own alone."""
+    results = {}
+    size = actions.shape[1]
+    for name in ("shared", "alone"):
+        config = make_config(task, time_limit=4)
+        env = envs.make_shared_env(config, 3, size) if name == "shared" else envs.make_env(config, 3)
+        steps = [env.reset()[0]]
+        rewards = []
+        for action in actions:
+            obs, reward, *_ = env.step(action if name == "shared" else action[: env.action_space.shape[0]])
+            steps.append(obs)
+            rewards.append(reward)
+        results[name] = [sorted(steps[0]), env.action_space.shape, np.stack([o["image"] for o in steps]), rewards]
+        if name == "shared":
+            from gymnasium.utils.env_checker import check_env
+
+            check_env(env, skip_render_check=True, skip_close_check=True)
+        env.close()
+    return results
+
+
 def first_observations(tasks: list[str]) -> dict[str, tuple[dict, gym.Space, float]]:
     """First observation, its space, and the reward of one random action, of each task."""
     results = {}
@@ -384,6 +406,57 @@ def test_a_worker_that_hangs_or_dies_is_reported(monkeypatch):
     with pytest.raises(UserError, match="died"):
         batch.reset()
     assert batch.closed
+
+
+# Several tasks --------------------------------------------------------------------------------------------------------
+
+SEVERAL = "gym_InvertedPendulum-v5,pointmass_obstacle,dmc_cartpole_swingup"
+
+
+def test_several_tasks_share_pictures_and_the_largest_action():
+    observation_space, action_space = envs.spaces(make_config(SEVERAL))
+    assert observation_space == gym.spaces.Dict({"image": gym.spaces.Box(0, 255, (64, 64, 3), np.uint8)})
+    assert action_space == gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+    assert envs.split_tasks(SEVERAL) == ["gym_InvertedPendulum-v5", "pointmass_obstacle", "dmc_cartpole_swingup"]
+    assert envs.split_tasks("dmc_reacher_easy") == ["dmc_reacher_easy"]
+
+
+@pytest.mark.parametrize(("task", "size"), [("gym_InvertedPendulum-v5", 1), ("pointmass_obstacle", 2)])
+def test_a_task_ignores_the_entries_of_an_action_that_it_has_not(task, size, elsewhere):
+    actions = np.random.default_rng(2).uniform(-1, 1, (3, 4)).astype(np.float32)
+    results = elsewhere(shared_rollout, task, actions)
+    keys, shape, images, rewards = results["shared"]
+    assert keys == ["image"] and shape == (4,)
+    assert results["alone"][:2] == [["image", "state"], (size,)]
+    np.testing.assert_array_equal(images, results["alone"][2])
+    assert rewards == results["alone"][3] and (images[0] != images[-1]).any()
+
+
+def test_batches_of_several_tasks_are_of_one_of_them_and_the_first_by_default():
+    config = make_config(SEVERAL, time_limit=3)
+    pictures = {}
+    for task in (None, "gym_InvertedPendulum-v5", "pointmass_obstacle"):
+        batch = envs.make_vector_env(config, 2, 5, task)
+        pictures[task] = batch.reset()[0]["image"]
+        assert batch.single_action_space.shape == (2,)
+        obs, _, _, _, info = batch.step(np.ones((2, 2), np.float32))
+        assert set(obs) == {"image"} and ("cost" in info) == (task == "pointmass_obstacle")
+        batch.close()
+    alone = envs.make_vector_env(make_config("pointmass_obstacle", time_limit=3), 2, 5)
+    np.testing.assert_array_equal(pictures["pointmass_obstacle"], alone.reset()[0]["image"])
+    alone.close()
+    np.testing.assert_array_equal(pictures[None], pictures["gym_InvertedPendulum-v5"])
+    assert (pictures[None] != pictures["pointmass_obstacle"]).any()
+
+
+def test_several_tasks_report_a_cost_if_each_of_them_does():
+    assert envs.reports_cost(make_config("pointmass_obstacle"))
+    assert not envs.reports_cost(make_config("pointmass_obstacle,pointmass_lottery"))
+
+
+def test_an_unknown_task_among_several_is_refused():
+    with pytest.raises(UserError, match="dmc_reacher_esay.*dmc_reacher_easy"):
+        envs.spaces(make_config("pointmass_obstacle,dmc_reacher_esay"))
 
 
 # Suites ---------------------------------------------------------------------------------------------------------------

@@ -176,6 +176,24 @@ def test_layout_draws_exactly_the_metrics_of_the_table(tmp_path, log):
     assert {("plan/predicted_return", "plan/achieved_return"), ("train/cost", "eval/cost")} <= charts
 
 
+def test_layout_has_charts_of_each_of_several_tasks(tmp_path):
+    Logger(tmp_path, 1000, quiet=True, tasks=["dmc_reacher_easy", "gym_Hopper-v5"]).close()
+    tensor = summaries(tmp_path)["custom_scalars__config__", 0].tensor
+    categories = layout_pb2.Layout.FromString(tf.make_ndarray(tensor).item()).category
+    own = {category.title: category.chart for category in categories[-2:]}
+    assert [category.title for category in categories[:-2]] == list(dict.fromkeys(group for group, _, _ in DASHBOARDS))
+    assert list(own) == ["dmc_reacher_easy", "gym_Hopper-v5"]
+    chart = own["gym_Hopper-v5"][0]
+    assert chart.title == "return"
+    for tag, drawn in {
+        "train/gym_Hopper-v5/return": True,
+        "eval/gym_Hopper-v5/return": True,
+        "eval/return": False,
+        "eval/dmc_reacher_easy/return": False,
+    }.items():
+        assert any(re.match(pattern, tag) for pattern in chart.multiline.tag) == drawn, tag
+
+
 def test_tensorboard_itself_reads_the_events(tmp_path, log):
     log.scalars({"train/return": 4.0})
     log.image("picture", moving_square()[3])
@@ -299,6 +317,27 @@ def test_speed_is_that_of_the_last_minute(tmp_path, capsys, clock):
         logger.progress(step)
     logger.close()
     assert "50.0 steps/s" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_time_left_counts_training_phases_that_are_longer_than_the_window(tmp_path, capsys, clock):
+    """Each 100 steps take 10 s to collect and 190 s to train on: half a step a second, so 5.5 hours at the start."""
+    logger = Logger(tmp_path, total_steps=10_000)
+    logger.progress(0)
+    for phase in range(1, 6):
+        for part in range(10):
+            clock.now += 1
+            logger.progress(100 * phase - 90 + 10 * part)
+        for update in range(19):
+            clock.now += 10
+            logger.progress(100 * phase, updates=19 * phase + update - 18)
+    logger.close()
+    lines = capsys.readouterr().out.splitlines()
+    # 9,500 steps at 2 s each; there were none in the last minute.
+    assert lines[-1] == "500/10,000 steps · updates 95 · 5:16:40 left"
+    assert all("updates" in line for line in lines[1:])
+    # After two phases it is off by less than a third, whether collecting or training is under way.
+    hours = {int(line.split(" · ")[-1].split(":")[0]) for line in lines if re.match("[345]00/", line)}
+    assert hours == {3, 4, 5}
 
 
 def test_quiet_prints_nothing(tmp_path, capfd, log):
