@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -172,3 +173,28 @@ def test_corrupt_episode_is_named_and_kept(tmp_path, capsys):
     argv = [*DEBUG, "pointmass", "debug", "--logdir", str(tmp_path)]
     assert planning_agent.main(argv) == 2
     assert bad.name in capsys.readouterr().err and bad.read_bytes() == b"not an episode"
+
+
+@pytest.mark.slow
+def test_two_hosts_train_one_model_and_resume(tmp_path):
+    with socket.socket() as one, socket.socket() as two:
+        one.bind(("127.0.0.1", 0)), two.bind(("127.0.0.1", 0))
+        addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in (one, two)]
+    for steps in (120, 200):
+        argv = [*DEBUG, "pointmass", "debug", "--strategy", "multi_worker", "--steps", str(steps)]
+        hosts = []
+        for index in range(2):
+            place = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+            command = [sys.executable, "planning_agent.py", *argv, "--logdir", str(tmp_path)]
+            environment = os.environ | {"TF_CONFIG": json.dumps(place)}
+            hosts.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL))
+        assert [host.wait(timeout=600) for host in hosts] == [0, 0]
+        chief, other = (read_metrics(folder) for folder in (tmp_path, tmp_path / "worker-1"))
+        values = lambda rows, name: [row[name] for row in rows if row.get(name) is not None]  # noqa: E731
+        assert chief[-1]["step"] == other[-1]["step"] == steps
+        # The sum of both hosts' gradients; their episodes differ.
+        for name in ("model/loss", "model/grad_norm"):
+            assert values(chief, name) == values(other, name) and len(values(chief, name)) > 2
+        assert values(chief, "train/return") != values(other, "train/return")
+        assert values(chief, "eval/return") and not values(other, "eval/return")
+    assert not (tmp_path / "worker-1" / "checkpoints").exists()
