@@ -99,7 +99,8 @@ class BaseAgent:
         state_size = observation_space["state"].shape[0] if c.state_probe and "state" in observation_space.spaces else 0
         if c.state_probe and not state_size:
             raise UserError(
-                f"The task {c.task} reports no simulator state, so state_probe has nothing to learn: turn it off."
+                f"There is no simulator state to learn from {c.task} (several tasks have none in common): turn "
+                "state_probe off."
             )
         if c.cost_head and not envs.reports_cost(c):
             raise UserError(f"The task {c.task} reports no cost, so cost_head has nothing to learn: turn it off.")

@@ -179,15 +179,12 @@ class Replay:
             self._steps += transitions
         return path
 
-    def sample(self, chunks: int | None = None) -> Episode:
+    def sample(self) -> Episode:
         """Draw one batch of chunks that never cross an episode.
 
         An episode in memory is drawn with probability proportional to its length, the chunk's first entry uniformly
         among those that leave a full chunk. Episodes shorter than that are padded with zeros at the end, where `mask`
         is 0.
-
-        Args:
-            chunks: how many, B, instead of `batch_size`.
 
         Returns:
             image uint8 [B, L, H, W, 3], action float32 [B, L, A], reward, discount, mask float32 [B, L], is_first bool
@@ -196,21 +193,28 @@ class Replay:
         Raises:
             UserError: when there is no episode.
         """
+        batch = _zeros(self)
+        self.fill(batch, range(self.batch_size))
+        return batch
+
+    def fill(self, batch: Episode, rows: Sequence[int]) -> None:
+        """Draw chunks as `sample` does into some rows of a batch of zeros, for each key that the batch has.
+
+        Raises:
+            UserError: when there is no episode.
+        """
         with self._lock:
             self._need_an_episode()
-            size = self.batch_size if chunks is None else chunks
-            drawn = self._rng.integers(self._ends[-1], size=size)
+            drawn = self._rng.integers(self._ends[-1], size=len(rows))
             episodes = [self._memory[i] for i in np.searchsorted(self._ends, drawn, side="right")]
-            lengths = np.array([len(episode["action"]) for episode in episodes])
+            lengths = np.array([len(episode["action"]) for episode in episodes], np.int64)
             starts = self._rng.integers(np.maximum(lengths - self.batch_length, 0) + 1)
         # Episodes in memory never change, so the copies need no lock and do not hold up `add`.
         counts = np.minimum(lengths, self.batch_length)
-        batch = {key: np.zeros((size, *shape), dtype) for key, (shape, dtype) in self.chunk().items()}
         for key in batch.keys() - {"mask"}:
-            for row, episode, start, count in zip(batch[key], episodes, starts, counts, strict=True):
-                row[:count] = episode[key][start : start + count]
-        batch["mask"][:] = np.arange(self.batch_length) < counts[:, None]
-        return batch
+            for row, episode, start, count in zip(rows, episodes, starts, counts, strict=True):
+                batch[key][row, :count] = episode[key][start : start + count]
+        batch["mask"][rows] = np.arange(self.batch_length) < counts[:, None]
 
     def chunk(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Shape, [L, ...], and dtype of each key of a chunk.
@@ -320,14 +324,11 @@ class MixedReplay:
         Raises:
             UserError: when a replay has no episode.
         """
-        batch = {key: np.zeros((self.batch_size, *shape), dtype) for key, (shape, dtype) in self.chunk().items()}
+        batch = _zeros(self)
         with self._lock:  # so that the random states belong together
             drawn = self._rng.integers(len(self.replays), size=self.batch_size)
             for index, replay in enumerate(self.replays):
-                rows = np.flatnonzero(drawn == index)
-                part = replay.sample(len(rows))
-                for key, values in batch.items():
-                    values[rows] = part[key]
+                replay.fill(batch, np.flatnonzero(drawn == index))
         return batch
 
     def chunk(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -346,6 +347,11 @@ class MixedReplay:
             UserError: when a replay has no episode yet.
         """
         return _dataset(self)
+
+
+def _zeros(replay: Replay | MixedReplay) -> Episode:
+    """A batch of zeros as the replay samples it."""
+    return {key: np.zeros((replay.batch_size, *shape), dtype) for key, (shape, dtype) in replay.chunk().items()}
 
 
 def _dataset(replay: Replay | MixedReplay) -> "tf.data.Dataset":

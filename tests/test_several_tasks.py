@@ -11,7 +11,7 @@ import envs
 import plan_report
 import planning_agent
 from base_agent import BaseAgent, TrainingRun
-from config import Config
+from config import Config, load_config
 from errors import UserError
 from replay import Replay
 
@@ -193,7 +193,13 @@ def test_too_many_tasks_for_the_name_of_a_folder_are_refused_in_one_sentence(tin
 
 def train(tasks, logdir, *words):
     argv = ["--configs", "defaults", "debug", "--planner", "cem", "--logdir", str(logdir), "--task", *tasks, *words]
-    assert planning_agent.main(argv) == 0
+    config = load_config(argv).resolved()
+    agent = planning_agent.make_agent(config)
+    agent.train(planning_agent.open_logdir(config, argv), quiet=True)
+    # Nothing is traced anew for another task.
+    functions = (agent.train_step, agent.filter, agent.open_loop)
+    assert [function.experimental_get_tracing_count() for function in functions] in ([1, 1, 1], [1, 1, 0])
+    assert agent.planner.traces == 1
     rows = [json.loads(line) for line in (logdir / "metrics.jsonl").read_text().splitlines()]
     names = set().union(*rows)
     for task in tasks:
