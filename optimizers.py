@@ -333,11 +333,12 @@ def discounted(problem: LatentProblem, discount: Callable) -> LatentProblem:
 
     so that the reward of z_{t+1} is weighted by the discounts of z_0 ... z_t, and a reward that comes with a terminal
     state counts in full. Along a rollout c never exceeds 0; the minimum is for collocation, whose relaxed states would
-    otherwise multiply their rewards by exp(c), up to overflow.
+    otherwise multiply their rewards by exp(c), up to overflow. At c = 0 it has no gradient, so that a problem in which
+    nothing ends is planned for as without this.
 
     A logarithm, because collocation relaxes it: an error of 0.01 (the square root of LatCo's threshold 1e-4) is then 1%
-    of the weight, wherever it is made, and to pass a terminal state for a living one takes an error of
-    log `LEAST_DISCOUNT`, of whose square the threshold is a millionth.
+    of the weight, whatever the weight, and to pass a terminal state for a living one takes an error of
+    -log `LEAST_DISCOUNT` = 6.9, whose square is half a million thresholds.
 
     Args:
         problem: over states z [..., n].
@@ -384,7 +385,7 @@ def discounted(problem: LatentProblem, discount: Callable) -> LatentProblem:
         step=transition(problem.step),
         sample_step=transition(problem.sample_step),
         filter=transition(problem.filter),
-        reward=lambda x: problem.reward(x[..., :n]) * tf.exp(tf.minimum(x[..., n], 0.0)),
+        reward=lambda x: problem.reward(x[..., :n]) * tf.exp(-tf.nn.relu(-x[..., n])),
         linearize=problem.linearize and linearize,
         linearize_moments=problem.linearize_moments and linearize_moments,
         constraint=of_z(problem.constraint),
