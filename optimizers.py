@@ -33,6 +33,10 @@ MULTIPLIER_RANGE = (1e-6, 1e10)
 # quiet iteration happens by chance, as when a multiplier has yet to grow.
 PATIENCE = 5
 
+# A predicted discount counts as at least this (see `discounted`): a reward beyond a terminal state weighs a thousandth,
+# and its logarithm, which collocation has to meet to `eps_dyn`, falls by at most 7 a step.
+LEAST_DISCOUNT = 1e-3
+
 
 @dataclasses.dataclass(frozen=True)
 class LatentProblem:
@@ -316,8 +320,88 @@ def own_gradient(function: Callable, states: tf.Tensor) -> tuple[tf.Tensor, tf.T
         tape.watch(states)
         values = function(states)
         columns = [values] if values.shape.rank < states.shape.rank else tf.unstack(values, axis=-1)
-    gradients = [tape.gradient(column, states) for column in columns]
+    gradients = [tape.gradient(column, states, unconnected_gradients="zero") for column in columns]
     return values, gradients[0] if values.shape.rank < states.shape.rank else tf.stack(gradients, -2)
+
+
+def discounted(problem: LatentProblem, discount: Callable) -> LatentProblem:
+    """The same problem with every reward weighted by the chance that the episode gets that far.
+
+    The state gets one more entry, the logarithm of the survival so far, and is (z, c) for any planner:
+
+        c_0 = 0 (`start_survival`), c_{t+1} = c_t + log discount(z_t), reward(z, c) = r(z) exp(min(c, 0)),
+
+    so that the reward of z_{t+1} is weighted by the discounts of z_0 ... z_t, and a reward that comes with a terminal
+    state counts in full. Along a rollout c never exceeds 0; the minimum is for collocation, whose relaxed states would
+    otherwise multiply their rewards by exp(c), up to overflow. At c = 0 it has no gradient, so that a problem in which
+    nothing ends is planned for as without this.
+
+    A logarithm, because collocation relaxes it: an error of 0.01 (the square root of LatCo's threshold 1e-4) is then 1%
+    of the weight, whatever the weight, and to pass a terminal state for a living one takes an error of
+    -log `LEAST_DISCOUNT` = 6.9, whose square is half a million thresholds.
+
+    Args:
+        problem: over states z [..., n].
+        discount: z [..., n] -> [...], from 0 to 1; below `LEAST_DISCOUNT` it counts as that, without a gradient.
+
+    Returns:
+        a problem over states [..., n + 1] that offers what the given one does. Constraint and images are of z only.
+    """
+    n = problem.state_size
+
+    def log_discount(z):
+        return tf.math.log(tf.maximum(discount(z), LEAST_DISCOUNT))
+
+    def transition(function):
+        """A function of state and inputs that gives the next state."""
+        after = lambda x: x[..., n:] + log_discount(x[..., :n])[..., None]  # noqa: E731
+        return function and (lambda x, *inputs: tf.concat([function(x[..., :n], *inputs), after(x)], -1))
+
+    def of_z(function):
+        return function and (lambda x: function(x[..., :n]))
+
+    def bordered(jac_z, jac_a, gradient):
+        """Jacobians [N, n + 1, n + 1], [N, n + 1, m] of (z, c) from those of z and dc'/dz [N, n]."""
+        rows = tf.concat([jac_z, gradient[:, None]], 1)
+        column = tf.pad(tf.ones_like(gradient[:, :1]), [[0, 0], [n, 0]])  # c moves c' alone
+        return tf.concat([rows, column[..., None]], -1), tf.pad(jac_a, [[0, 0], [0, 1], [0, 0]])
+
+    def linearize(x, a):
+        mu, *jacobians = problem.linearize(x[:, :n], a)
+        value, gradient = own_gradient(log_discount, x[:, :n])
+        return tf.concat([mu, x[:, n:] + value[:, None]], -1), *bordered(*jacobians, gradient)
+
+    def linearize_moments(x, a, noise):
+        mean, std, *jacobians = problem.linearize_moments(x[..., :n], a, noise)
+        value, gradient = own_gradient(log_discount, x[..., :n])
+        c = (x[..., n] + value)[..., None]
+        mean = tf.concat([mean, tf.reduce_mean(c, 1)], -1)
+        std = tf.concat([std, tf.math.reduce_std(c, 1)], -1)
+        return mean, std, *bordered(*jacobians, tf.reduce_mean(gradient, 1))
+
+    return dataclasses.replace(
+        problem,
+        state_size=n + 1,
+        step=transition(problem.step),
+        sample_step=transition(problem.sample_step),
+        filter=transition(problem.filter),
+        reward=lambda x: problem.reward(x[..., :n]) * tf.exp(-tf.nn.relu(-x[..., n])),
+        linearize=problem.linearize and linearize,
+        linearize_moments=problem.linearize_moments and linearize_moments,
+        constraint=of_z(problem.constraint),
+        decode=of_z(problem.decode),
+    )
+
+
+def start_survival(z0: tf.Tensor) -> tf.Tensor:
+    """First states [..., n + 1] of a `discounted` problem from those of the problem itself, [..., n]."""
+    return tf.concat([z0, tf.zeros_like(z0[..., :1])], -1)
+
+
+def strip_survival(plan: Plan) -> Plan:
+    """A plan for a `discounted` problem with the states, and feedback on the states, of the problem itself."""
+    gains = None if plan.gains is None else plan.gains[..., :-1]
+    return plan._replace(states=plan.states[..., :-1], gains=gains)
 
 
 def best_finite(problem: LatentProblem, z0: tf.Tensor, candidates: list[tuple[tf.Tensor, tf.Tensor]]) -> tuple:

@@ -119,9 +119,9 @@ def first_state(agent: PlanningAgent, image: np.ndarray) -> tf.Tensor:
 def plans_after(agent: PlanningAgent, z0: tf.Tensor, rows: Sequence[int]) -> list[tuple[int, Plan]]:
     """The plan from z0 [1, n] after each number of iterations in `rows` that it reaches, and the finished one."""
     seed = agent.rng.uniform_full_int([2], tf.int32)
-    finished = agent.planner(z0, seed)
+    finished = agent.plan_from(z0, seed)
     last = int(finished.iterations[0])
-    plans = [(row, agent.planner(z0, seed, iterations=row)) for row in sorted(set(rows)) if row < last]
+    plans = [(row, agent.plan_from(z0, seed, iterations=row)) for row in sorted(set(rows)) if row < last]
     return [*plans, (last, finished)]
 
 

@@ -55,12 +55,19 @@ class PlanningAgent(BaseAgent):
                 f"mpc_steps is {config.mpc_steps} but a plan has only {config.planning_horizon} actions: "
                 "raise planning_horizon or lower mpc_steps."
             )
+        if not optimizers.LEAST_DISCOUNT <= config.discount <= 1.0:
+            raise UserError(f"discount is {config.discount}: choose a number from {optimizers.LEAST_DISCOUNT} to 1.")
+        self.discounted = config.discount_head or config.discount < 1.0
         self.planner = self.make_planner(self.latent_problem())
 
     def latent_problem(self) -> optimizers.LatentProblem:
-        """The learned model as planners see it: functions of features and actions."""
+        """The learned model as planners see it: functions of features and actions.
+
+        Where plans discount, planners see one entry more, the survival (`optimizers.discounted`); `plan_from` keeps it
+        from everyone else.
+        """
         c, dynamics = self.config, self.model.dynamics
-        return optimizers.LatentProblem(
+        problem = optimizers.LatentProblem(
             step=dynamics.mean_step,
             reward=self.model.reward,
             state_size=dynamics.feat_size,
@@ -74,6 +81,14 @@ class PlanningAgent(BaseAgent):
             decode=lambda z: tf.cast(self.model.decoder(z), tf.float32),
             constraint=(lambda z: self.model.cost(z)[..., None] - c.cost_limit) if c.cost_head else None,
         )
+        return optimizers.discounted(problem, self.discount) if self.discounted else problem
+
+    def discount(self, z: tf.Tensor) -> tf.Tensor:
+        """How much rewards after features z [..., n] weigh, [...]: the factor of the config, times the predicted chance
+        that the episode goes on where there is a discount head."""
+        if self.model.discount is None:
+            return tf.fill(z.shape[:-1], tf.cast(self.config.discount, z.dtype))
+        return self.config.discount * tf.sigmoid(self.model.discount(z))
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """The trajectory optimizer, built from the config."""
@@ -118,12 +133,26 @@ class PlanningAgent(BaseAgent):
         kept = np.take_along_axis(state["plan_kept"], index[:, None, :, None], 2)
         return optimizers.Warm(kept, np.where(is_first, 0, np.maximum(H - cursor, 0)).astype(np.int32))
 
+    def planner_start(self, feat: tf.Tensor) -> tf.Tensor:
+        """The planner's first states from features [..., n]."""
+        return optimizers.start_survival(feat) if self.discounted else feat
+
+    def plan_from(
+        self, feat: tf.Tensor, seed: tf.Tensor, warm: optimizers.Warm | None = None, **options
+    ) -> optimizers.Plan:
+        """The planner's plan from features [B, n], its states and gains those of features.
+
+        Arguments as for `optimizers.Planner.__call__`.
+        """
+        plan = self.planner(self.planner_start(feat), seed, warm, **options)
+        return optimizers.strip_survival(plan) if self.discounted else plan
+
     def plan(
         self, latent: models.State, warm: optimizers.Warm | None = None
     ) -> dict[str, np.ndarray | dict[str, np.ndarray]]:
         """Plans from latent states: the plan entries of the policy state, with the last iteration's statistics."""
         start, traces = time.perf_counter(), self.planner.traces
-        plan = self.planner(models.get_feat(latent), self.rng.uniform_full_int([2], tf.int32), warm)
+        plan = self.plan_from(models.get_feat(latent), self.rng.uniform_full_int([2], tf.int32), warm)
         actions = plan.actions.numpy()
         # A call that compiles says nothing about the speed of planning.
         seconds = time.perf_counter() - start if self.planner.traces == traces else np.nan

@@ -13,6 +13,8 @@ Starts are the first observations of `--starts` episodes, filtered by the model.
 `dynamics_violation`: squared, summed over the plan's steps, mean over the starts;
 `converged_at`: median over the starts of the first iteration from which `return_own` stays within 2% of its end;
 `seconds`: one call for all starts together, after a first call that compiles.
+
+Where plans discount (`discount_head`, `discount`), all returns do.
 """
 
 import argparse
@@ -90,7 +92,7 @@ def converged_at(plan: Plan) -> float:
 
 
 def measure(planner: Planner, z0: tf.Tensor, seed: int) -> dict:
-    """One line of figures for a planner."""
+    """One line of figures for a planner and its first states z0 (`PlanningAgent.planner_start`)."""
     plan = planner(z0, [seed, 0])
     start = time.perf_counter()
     plan = planner(z0, [seed, 0])
@@ -131,7 +133,7 @@ def main() -> int:
             if z0 is None:
                 z0 = start_states(agent, args.starts, args.start_seed)
             row = {"benchmark": "plan_quality", "variant": label, "step": int(agent.step), "starts": args.starts}
-            row |= {"horizon": agent.planner.horizon} | measure(agent.planner, z0, args.start_seed)
+            row |= {"horizon": agent.planner.horizon} | measure(agent.planner, agent.planner_start(z0), args.start_seed)
             print(json.dumps(row | planning_agent.git_revision()), flush=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

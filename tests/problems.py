@@ -87,6 +87,33 @@ def far() -> LatentProblem:
     return LatentProblem(step, reward, 1, 1, sample_step=lambda z, a, noise: step(z, a) + 0.01 * noise, noise_size=1)
 
 
+# Steps of at most 0.3 on a line towards ever more reward, and a cliff at 1.
+CLIFF_STEP = 0.3
+
+
+def cliff() -> LatentProblem:
+    """A reward of 1 + x at x. The cliff of `cliff_discount` at x = 1 is not part of this problem."""
+    step = lambda z, a: z + CLIFF_STEP * a  # noqa: E731
+    sample = lambda z, a, noise: step(z, a) + 0.01 * noise  # noqa: E731
+    return with_images(LatentProblem(step, lambda z: 1.0 + z[..., 0], 1, 1, sample_step=sample, noise_size=1))
+
+
+def cliff_discount(z: tf.Tensor) -> tf.Tensor:
+    """The chance [...] that an episode goes on after x = z [..., 1]: one half at x = 1."""
+    return tf.sigmoid(20.0 * (1.0 - z[..., 0]))
+
+
+def cliff_optimum(x0: float, horizon: int) -> float:
+    """The largest discounted return from x0, by dynamic programming over a grid of states."""
+    x = x0 + 0.01 * np.arange(-300, 301)
+    reach = np.abs(x[:, None] - x) <= CLIFF_STEP + 1e-9
+    alive = 1.0 / (1.0 + np.exp(-20.0 * (1.0 - x)))
+    value = np.zeros_like(x)
+    for _ in range(horizon):
+        value = alive * np.max(np.where(reach, 1.0 + x + value, -np.inf), 1)
+    return value[300]
+
+
 # name -> (planner of a problem and a horizon with a few iterations, their number)
 BUILDERS = {
     "random_shooting": (lambda p, H, **o: RandomShooting(p, H, 3, 40, False, **o), 3),

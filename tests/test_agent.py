@@ -12,6 +12,7 @@ import planning_agent
 from base_agent import BaseAgent, Every
 from errors import UserError
 from planning_agent import PlanningAgent
+from second_order import moments_by_tape
 
 ACTIONS = 2
 OBSERVATIONS = gymnasium.spaces.Dict(
@@ -125,6 +126,53 @@ def test_planners_are_asked_to_keep_the_predicted_cost_below_its_limit(tiny_conf
     asked = agent.latent_problem().constraint(z)
     assert asked.shape == (2, 5, 1) and np.ptp(asked) > 0
     np.testing.assert_allclose(asked[..., 0], agent.model.cost(z) - 0.25, atol=1e-6)
+
+
+@pytest.mark.parametrize("head, factor", [(True, 0.9), (False, 0.9)])
+def test_planners_weigh_rewards_by_the_predicted_survival(tiny_config, head, factor):
+    agent = PlanlessAgent(tiny_config.replace(discount_head=head, discount=factor), OBSERVATIONS, ACTION_SPACE)
+    n, problem, model = tiny_config.stoch + tiny_config.deter, agent.latent_problem(), agent.model
+    draw = lambda shape, seed: tf.random.stateless_normal(shape, [1, seed])  # noqa: E731
+    z, actions = agent.planner_start(draw([3, n], 0)), draw([3, 4, ACTIONS], 1)
+    alive = np.ones(3)
+    for t in range(4):
+        feat = z[:, :n]
+        alive *= factor * (1 / (1 + np.exp(-model.discount(feat).numpy())) if head else 1.0)
+        z = problem.step(z, actions[:, t])
+        np.testing.assert_allclose(z[:, :n], model.dynamics.mean_step(feat, actions[:, t]), atol=1e-6)
+        np.testing.assert_allclose(problem.reward(z), model.reward(z[:, :n]) * alive, rtol=1e-4, atol=1e-6)
+    assert np.all(alive < 0.9)
+    by_tape = optimizers.linearize_by_tape(problem.step, z, actions[:, 0])
+    for own, right in zip(problem.linearize(z, actions[:, 0]), by_tape, strict=True):
+        np.testing.assert_allclose(own, right, atol=1e-5)
+    samples, noise = z[:, None] + 0.3 * draw([3, 5, n + 1], 2), draw([3, 5, tiny_config.stoch], 3)
+    by_tape = moments_by_tape(problem.sample_step, samples, actions[:, 0], noise)
+    for own, right in zip(problem.linearize_moments(samples, actions[:, 0], noise), by_tape, strict=True):
+        np.testing.assert_allclose(own, right, atol=1e-5)
+
+
+def test_without_discounts_planners_see_the_features_alone(tiny_config):
+    agent = PlanlessAgent(tiny_config, OBSERVATIONS, ACTION_SPACE)
+    assert agent.latent_problem().state_size == agent.model.dynamics.feat_size
+    with pytest.raises(UserError, match="discount is 0.0: choose"):
+        PlanlessAgent(tiny_config.replace(discount=0.0), OBSERVATIONS, ACTION_SPACE)
+    with pytest.raises(UserError, match="discount is 1.5: choose"):
+        PlanlessAgent(tiny_config.replace(discount=1.5), OBSERVATIONS, ACTION_SPACE)
+
+
+@pytest.mark.parametrize("name", ["ilqr", "gaussian_latco", "image_collocation"])
+def test_nobody_but_the_planner_sees_the_survival(tiny_config, name):
+    changes = {"discount_head": True, "ilqr_feedback": True, "warm_start": True, "planning_horizon": 4, "mpc_steps": 4}
+    agent = planning_agent.PLANNERS[name](tiny_config.replace(**changes), OBSERVATIONS, ACTION_SPACE)
+    latent, n = agent.model.dynamics.initial(2), tiny_config.stoch + tiny_config.deter
+    _, state, _ = agent.act(latent, np.ones(2, bool), {})
+    assert agent.planner.problem.state_size == n + 1
+    assert state["plan_states"].shape == (2, 4, n) and state["plan_kept"].shape[-2:] == (4, ACTIONS)
+    assert ("plan_gains" in state) == (name == "ilqr")
+    if name == "ilqr":
+        assert state["plan_gains"].shape == (2, 4, ACTIONS, n) and np.any(state["plan_gains"])
+    action, _, extras = agent.act(latent, np.zeros(2, bool), state)
+    assert action.shape == (2, ACTIONS) and np.all(np.isfinite(action)) and not np.any(extras["planned"])
 
 
 @pytest.mark.parametrize("task", ["pointmass_lottery", "gym_InvertedPendulum-v5"])

@@ -74,6 +74,16 @@ def test_every_way_of_planning_trains(words, tmp_path):
         assert {"plan/constraint_violation", "plan/kappa", "model/cost_loss"} <= set().union(*rows)
 
 
+def test_feedback_works_where_episodes_end(tmp_path):
+    words = ["--planner", "ilqr", "--ilqr_feedback", "true", "--discount", "0.99"]
+    argv = [*DEBUG, "gym", "debug", *words, "--logdir", str(tmp_path)]
+    assert load_config(argv).discount_head
+    assert planning_agent.main(argv) == 0
+    names = set().union(*read_metrics(tmp_path))
+    assert {"model/discount_loss", "plan/predicted_return", "eval/return"} <= names
+    assert list((tmp_path / "images").glob("plan-*"))
+
+
 def test_planners_without_constraints_refuse_a_cost_head(tmp_path, capsys):
     argv = [*DEBUG, "pointmass", "debug", "--planner", "gd", "--cost_head", "true", "--logdir", str(tmp_path / "new")]
     assert planning_agent.main(argv) == 2
