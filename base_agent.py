@@ -130,9 +130,9 @@ class BaseAgent:
         self.noise = np.random.default_rng(self.worker_seed)
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="environment_steps")
         self.updates = tf.Variable(0, dtype=tf.int64, trainable=False, name="updates")
-        self.train_step = tf.function(self._train_step)
-        self.filter = tf.function(self._filter)
-        self.open_loop = tf.function(self._open_loop)
+        self.train_step = tf.function(self._train_step, autograph=False)
+        self.filter = tf.function(self._filter, autograph=False)
+        self.open_loop = tf.function(self._open_loop, autograph=False)
 
     # Learning
 
