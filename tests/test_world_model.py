@@ -31,7 +31,12 @@ def agent_of(config, **changes):
     return BaseAgent(config.replace(free_nats=0.0, **changes), OBSERVATIONS, ACTION_SPACE)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+QUICK = ("ssm", "deterministic", "categorical", "overshooting")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in VARIANTS]
+)
 def test_an_update_of_every_variant_changes_every_variable(tiny_config, name):
     agent = agent_of(tiny_config, **VARIANTS[name])
     before = [v.numpy() for v in agent.model.trainable_variables]
@@ -197,6 +202,7 @@ def test_collocation_is_float32_in_low_precision(tiny_config):
         variable.assign(other)
     for value, want in zip((mean, jac_z, jac_a), exact.linearize(z, a), strict=True):
         np.testing.assert_array_equal(value, want)
+    agent.planner._compiled = agent.planner._traced
     plan = agent.planner(z, [1, 2])
     assert plan.states.dtype == plan.actions.dtype == tf.float32 and np.all(np.isfinite(plan.states))
 
