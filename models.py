@@ -15,6 +15,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from tensorflow import keras
 
+import convolution
+from convolution import block_bias, block_kernel
+
 tfd = tfp.distributions
 
 State = dict[str, tf.Tensor]
@@ -71,7 +74,10 @@ def _scan(function: Callable, state: State, inputs: tuple[tf.Tensor, ...]) -> St
 
 
 class Encoder(keras.Model):
-    """Convolutional encoder of Ha & Schmidhuber (2018), as in PlaNet appendix A: [N, 64, 64, 3] -> [N, 32 depth]."""
+    """Convolutional encoder of Ha & Schmidhuber (2018), as in PlaNet appendix A: [N, 64, 64, 3] -> [N, 32 depth].
+
+    The layers hold the weights; `convolution` says how they are multiplied.
+    """
 
     def __init__(self, depth: int = 32, act: str = "relu"):
         super().__init__(name="encoder")
@@ -84,9 +90,26 @@ class Encoder(keras.Model):
         self.built = True
 
     def call(self, image: tf.Tensor) -> tf.Tensor:
-        x = image
-        for conv in self.convs:
-            x = conv(x)
+        return self.apply(image, self.block_weights())
+
+    def block_weights(self) -> list[tf.Tensor]:
+        """Kernel and bias of each layer as `apply` takes them, rearranged once for any number of calls."""
+        kernels = [block_kernel(tf.convert_to_tensor(conv.kernel)) for conv in self.convs]
+        biases = [tf.convert_to_tensor(conv.bias) for conv in self.convs]
+        biases[:-1] = [block_bias(bias) for bias in biases[:-1]]
+        return [tensor for pair in zip(kernels, biases, strict=True) for tensor in pair]
+
+    def apply(self, image: tf.Tensor, weights: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Embeddings [N, E] of images [N, 64, 64, 3] under `block_weights`."""
+        # The layers make 31, 14, 6, 2 pixels out of 64. The second one does not reach the last of the 31, nor hence
+        # the last two of the 64.
+        x = tf.nn.space_to_depth(image[:, :62, :62], 2)
+        for i, conv in enumerate(self.convs):
+            x = convolution.down(x, weights[2 * i])
+            if conv is not self.convs[-1]:
+                x = tf.nn.space_to_depth(x, 2)
+            # After the rearrangement, so that the backward pass needs one copy of the result and not two.
+            x = conv.activation(tf.nn.bias_add(x, weights[2 * i + 1]))
         return tf.reshape(x, [-1, self.embed_size])
 
 
@@ -116,10 +139,32 @@ class Decoder(keras.Model):
         self.built = True
 
     def call(self, feat: tf.Tensor) -> tf.Tensor:
-        x = self.first(self.stem(feat))
-        x = tf.reshape(x, [-1, 5, 5, 4 * self.depth])
-        for deconv in self.deconvs:
-            x = deconv(x)
+        return tf.nn.depth_to_space(self.apply(self.expand(feat), self.block_weights()), 2)
+
+    def expand(self, feat: tf.Tensor) -> tf.Tensor:
+        """The dense part: features [N, F] to [N, 5, 5, 4 depth]."""
+        return tf.reshape(self.first(self.stem(feat)), [-1, 5, 5, 4 * self.depth])
+
+    def block_weights(self) -> list[tf.Tensor]:
+        """Kernel and bias of each transposed convolution as `apply` takes them."""
+        return [
+            tensor
+            for deconv in self.deconvs
+            for tensor in (
+                block_kernel(tf.convert_to_tensor(deconv.kernel)),
+                block_bias(tf.convert_to_tensor(deconv.bias)),
+            )
+        ]
+
+    def apply(self, x: tf.Tensor, weights: Sequence[tf.Tensor]) -> tf.Tensor:
+        """The convolutional part: [N, 5, 5, 4 depth] to image means by blocks of 2 x 2 pixels, [N, 32, 32, 12]."""
+        for i, deconv in enumerate(self.deconvs):
+            if i:
+                x = tf.nn.depth_to_space(x, 2)
+            if i == 1:
+                x = x[:, :13, :13]  # 5 x 5 pixels make 13 x 13 with a kernel of 5: half a block too many
+            x = convolution.up(x, weights[2 * i])
+            x = deconv.activation(tf.nn.bias_add(x, weights[2 * i + 1]))
         return x
 
 
