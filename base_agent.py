@@ -142,10 +142,9 @@ class BaseAgent:
         c, model, mask = self.config, self.model, batch["mask"]
         post, prior = model.dynamics.observe(model.embed(batch["image"]), batch["action"], batch["is_first"], noise)
         feat = models.get_feat(post)
-        image_error = tf.reduce_sum(tf.square(model.decode(feat) - models.preprocess(batch["image"])), [2, 3, 4])
         reward_error = tf.square(model.reward(feat) - batch["reward"])
         kl = masked_mean(model.dynamics.kl(post, prior), mask)
-        image_loss = 0.5 * masked_mean(image_error, mask)
+        image_loss = 0.5 * model.image_error(feat, batch["image"], mask / tf.reduce_sum(mask))
         reward_loss = 0.5 * masked_mean(reward_error, mask)
         loss = image_loss + c.reward_scale * reward_loss + c.kl_scale * tf.maximum(kl, c.free_nats)
         metrics = {"image_loss": image_loss, "reward_loss": reward_loss, "kl": kl}
