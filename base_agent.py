@@ -166,9 +166,10 @@ class BaseAgent:
             model.embed(batch["image"]), batch["action"], batch["is_first"], noise[..., :size]
         )
         feat = models.get_feat(post)
-        image_error = tf.reduce_sum(tf.square(model.decode(feat) - models.preprocess(batch["image"])), [2, 3, 4])
+        # Of the mean over all entries, so that the weights are constants, and in the size of the scaled loss.
+        image_error = model.image_error(feat, batch["image"], mask / total(tf.reduce_sum(mask)), self.loss_scale)
+        image_loss = 0.5 * image_error
         reward_error = tf.square(model.reward(feat) - self.rewards(batch["reward"]))
-        image_loss = 0.5 * masked_mean(image_error, mask)
         reward_loss = 0.5 * masked_mean(reward_error, mask)
         kl_loss, metrics = self._kl_loss(post, prior, batch, noise[..., size:])
         loss = image_loss + c.reward_scale * reward_loss + kl_loss
@@ -220,6 +221,11 @@ class BaseAgent:
         return iter(self.strategy.distribute_datasets_from_function(lambda _: replay.dataset()))
 
     @property
+    def loss_scale(self) -> tf.Tensor:
+        """What the loss is multiplied by before it is differentiated: with float16 what keeps its gradients finite."""
+        return tf.convert_to_tensor(self.optimizer.dynamic_scale) if self.config.precision == "float16" else 1.0
+
+    @property
     def device_batch_size(self) -> int:
         """Chunks of a batch that one device takes."""
         return self.config.batch_size // self.strategy.num_replicas_in_sync
@@ -244,13 +250,11 @@ class BaseAgent:
         batch = batch | {"image": models.reduce_bits(batch["image"], c.image_bits, seeds[1])}
         size = c.overshooting * self.model.dynamics.noise_size
         noise = tf.random.stateless_normal([*batch["reward"].shape, size], seeds[0])
-        variables, scale = self.model.trainable_variables, 1.0
+        scale = self.loss_scale
         with tf.GradientTape() as tape:
             loss, metrics, _ = self.loss(batch, noise)
-            if c.precision == "float16":
-                scale = self.optimizer.dynamic_scale
-                loss = self.optimizer.scale_loss(loss)
-        grads = tape.gradient(loss, variables)
+            scaled = loss * scale
+        grads = tape.gradient(scaled, self.model.trainable_variables)
         if devices() > 1:
             grads = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, grads)
         norm = tf.linalg.global_norm(grads) / scale

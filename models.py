@@ -13,11 +13,14 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 from tensorflow import keras
 
+import convolution
+from convolution import block_bias, block_kernel
 from dynamics import State as State
 from dynamics import get_feat as get_feat
 from dynamics import make_dynamics
 
 IMAGE_SHAPE = (64, 64, 3)
+CHUNK = 64  # images in memory at a time, as activations of the encoder or the decoder, at most
 
 
 def preprocess(image: tf.Tensor) -> tf.Tensor:
@@ -56,8 +59,17 @@ def _fold_time(function, x: tf.Tensor) -> tf.Tensor:
     return tf.reshape(y, [*lead, *y.shape[1:]])
 
 
+def _chunks(x: tf.Tensor) -> tf.Tensor:
+    """[N, ...] as [N / n, n, ...], where n is the largest divisor of N of at most `CHUNK`."""
+    size = max(size for size in range(1, min(x.shape[0], CHUNK) + 1) if x.shape[0] % size == 0)
+    return tf.reshape(x, [x.shape[0] // size, size, *x.shape[1:]])
+
+
 class Encoder(keras.Model):
-    """Convolutional encoder of Ha & Schmidhuber (2018), as in PlaNet appendix A: [N, 64, 64, 3] -> [N, 32 depth]."""
+    """Convolutional encoder of Ha & Schmidhuber (2018), as in PlaNet appendix A: [N, 64, 64, 3] -> [N, 32 depth].
+
+    The layers hold the weights; `convolution` says how they are multiplied.
+    """
 
     def __init__(self, depth: int = 32, act: str = "relu"):
         super().__init__(name="encoder")
@@ -70,9 +82,28 @@ class Encoder(keras.Model):
         self.built = True
 
     def call(self, image: tf.Tensor) -> tf.Tensor:
-        x = image
-        for conv in self.convs:
-            x = conv(x)
+        return self.convolve(image, self.block_weights())
+
+    def block_weights(self) -> list[tf.Tensor]:
+        """Kernel and bias of each layer as `convolve` takes them, rearranged once for any number of calls."""
+        kernels = [block_kernel(tf.convert_to_tensor(conv.kernel)) for conv in self.convs]
+        biases = [tf.convert_to_tensor(conv.bias) for conv in self.convs]
+        biases[:-1] = [block_bias(bias) for bias in biases[:-1]]
+        return [tensor for pair in zip(kernels, biases, strict=True) for tensor in pair]
+
+    def convolve(self, image: tf.Tensor, weights: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Embeddings [N, E] of images [N, 64, 64, 3] under `block_weights`."""
+        # Cast here, so that gradients by the weights are summed over calls in the weights' own precision.
+        image, *weights = [tf.cast(x, self.compute_dtype) for x in (image, *weights)]
+        # The layers make 31, 14, 6, 2 pixels out of 64. The second one does not reach the last of the 31, nor hence
+        # the last two of the 64.
+        x = tf.nn.space_to_depth(image[:, :62, :62], 2)
+        for i, conv in enumerate(self.convs):
+            x = convolution.down(x, weights[2 * i])
+            if conv is not self.convs[-1]:
+                x = tf.nn.space_to_depth(x, 2)
+            # After the rearrangement, so that the backward pass needs one copy of the result and not two.
+            x = conv.activation(tf.nn.bias_add(x, weights[2 * i + 1]))
         return tf.reshape(x, [-1, self.embed_size])
 
 
@@ -102,10 +133,33 @@ class Decoder(keras.Model):
         self.built = True
 
     def call(self, feat: tf.Tensor) -> tf.Tensor:
-        x = self.first(self.stem(feat))
-        x = tf.reshape(x, [-1, 5, 5, 4 * self.depth])
-        for deconv in self.deconvs:
-            x = deconv(x)
+        return tf.nn.depth_to_space(self.convolve(self.expand(feat), self.block_weights()), 2)
+
+    def expand(self, feat: tf.Tensor) -> tf.Tensor:
+        """The dense part: features [N, F] to [N, 5, 5, 4 depth]."""
+        return tf.reshape(self.first(self.stem(feat)), [-1, 5, 5, 4 * self.depth])
+
+    def block_weights(self) -> list[tf.Tensor]:
+        """Kernel and bias of each transposed convolution as `convolve` takes them."""
+        return [
+            tensor
+            for deconv in self.deconvs
+            for tensor in (
+                block_kernel(tf.convert_to_tensor(deconv.kernel)),
+                block_bias(tf.convert_to_tensor(deconv.bias)),
+            )
+        ]
+
+    def convolve(self, x: tf.Tensor, weights: Sequence[tf.Tensor]) -> tf.Tensor:
+        """The convolutional part: [N, 5, 5, 4 depth] to image means by blocks of 2 x 2 pixels, [N, 32, 32, 12]."""
+        x, *weights = [tf.cast(y, self.compute_dtype) for y in (x, *weights)]
+        for i, deconv in enumerate(self.deconvs):
+            if i:
+                x = tf.nn.depth_to_space(x, 2)
+            if i == 1:
+                x = x[:, :13, :13]  # 5 x 5 pixels make 13 x 13 with a kernel of 5: half a block too many
+            x = convolution.up(x, weights[2 * i])
+            x = deconv.activation(tf.nn.bias_add(x, weights[2 * i + 1]))
         return x
 
 
@@ -182,9 +236,72 @@ class WorldModel(keras.Model):
         self.built = True
 
     def embed(self, image: tf.Tensor) -> tf.Tensor:
-        """Embeddings [B, T, E] of uint8 images [B, T, 64, 64, 3]."""
-        return _fold_time(lambda x: self.encoder(preprocess(x)), image)
+        """Embeddings [B, T, E] of uint8 images [B, T, 64, 64, 3], computed chunk by chunk."""
+        weights, chunks = self.encoder.block_weights(), _chunks(tf.reshape(image, [-1, *IMAGE_SHAPE]))
+        embed = tf.map_fn(
+            lambda chunk: self.encoder.convolve(preprocess(chunk), weights), chunks,
+            fn_output_signature=self.encoder.compute_dtype, parallel_iterations=1,
+        )  # fmt: skip
+        return tf.reshape(embed, [*image.shape[:2], self.encoder.embed_size])
 
     def decode(self, feat: tf.Tensor) -> tf.Tensor:
         """Image means [B, T, 64, 64, 3] around [-0.5, 0.5] of features [B, T, n]."""
         return tf.cast(_fold_time(self.decoder, feat), tf.float32)
+
+    def image_error(
+        self, feat: tf.Tensor, image: tf.Tensor, weights: tf.Tensor, factor: tf.Tensor | float = 1.0
+    ) -> tf.Tensor:
+        """Weighted sum of squared image errors, sum_bt w_bt |decode(feat_bt) - image_bt|^2.
+
+        The images are decoded and compared chunk by chunk, and the gradients of a chunk are computed at once, as if
+        `factor` were the factor of this sum in the loss; the backward pass only multiplies by what is left of it. So
+        the activations of one chunk are in memory at a time and nothing is computed twice.
+
+        Args:
+          feat: [B, T, n].
+          image: uint8 [B, T, 64, 64, 3].
+          weights: [B, T], taken as constants.
+          factor: changes the result by rounding only. A scaled loss has to give its scale, without which the gradients
+            would underflow in float16.
+
+        Returns:
+          a scalar. It has first derivatives only.
+        """
+        count = weights.shape[0] * weights.shape[1]
+        images, weights = _chunks(tf.reshape(image, [count, *IMAGE_SHAPE])), _chunks(tf.reshape(weights, [count]))
+        weights *= factor
+
+        @tf.custom_gradient
+        def error(x: tf.Tensor, *kernels: tf.Tensor):
+            value, *grads = self._sum_errors(_chunks(x), images, weights, kernels)
+            grads[0] = tf.reshape(grads[0], x.shape)
+            return value / factor, lambda whole: [tf.cast(whole / factor, grad.dtype) * grad for grad in grads]
+
+        return error(self.decoder.expand(tf.reshape(feat, [count, -1])), *self.decoder.block_weights())
+
+    def _sum_errors(
+        self, x: tf.Tensor, images: tf.Tensor, weights: tf.Tensor, kernels: Sequence[tf.Tensor]
+    ) -> list[tf.Tensor]:
+        """The sum over chunks of `_error_and_grads`; its gradients by x are put together instead of summed."""
+
+        def body(t, value, grads_x, grads):
+            error, grad_x, *new = self._error_and_grads(x[t], images[t], weights[t], kernels)
+            return t + 1, value + error, grads_x.write(t, grad_x), [a + b for a, b in zip(grads, new, strict=True)]
+
+        grads_x = tf.TensorArray(x.dtype, x.shape[0], element_shape=x.shape[1:])
+        start = (tf.constant(0), tf.constant(0.0), grads_x, [tf.zeros_like(kernel) for kernel in kernels])
+        _, value, grads_x, grads = tf.while_loop(lambda t, *_: t < x.shape[0], body, start, parallel_iterations=1)
+        return [value, grads_x.stack(), *grads]
+
+    def _error_and_grads(
+        self, x: tf.Tensor, image: tf.Tensor, weights: tf.Tensor, kernels: Sequence[tf.Tensor]
+    ) -> list[tf.Tensor]:
+        """The weighted error of one chunk and its gradients by x [n, 5, 5, 4 depth] and the kernels."""
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([x, *kernels])
+            decoded = self.decoder.convolve(x, kernels)
+        # The order of the pixels does not matter to the sum: blocks are compared with blocks.
+        error = tf.cast(decoded, tf.float32) - tf.nn.space_to_depth(preprocess(image), 2)
+        weighted = weights[:, None, None, None] * error
+        grads = tape.gradient(decoded, [x, *kernels], tf.cast(2.0 * weighted, decoded.dtype))
+        return [tf.reduce_sum(weighted * error), *grads]
