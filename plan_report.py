@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, NoReturn
 
 # Before TensorFlow is imported, as in planning_agent.py.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import numpy as np
 import tensorflow as tf

@@ -4,7 +4,7 @@
     python benchmarks/train_step.py --preset small           # what `small` overrides
     python benchmarks/train_step.py --all                    # every variant, full and small size, against the plain one
     python benchmarks/train_step.py --variants ssm_gaussian --batch_size 16 --cnn_depth 16 --repeats 10
-    python benchmarks/train_step.py --profile /tmp/profile   # one update for TensorBoard's profiler
+    python benchmarks/train_step.py --profile profile        # one update for TensorBoard's profiler
 
 One JSON line per variant. Each runs in a process of its own, in turns with the plain update (plain_update.py beside
 this) and with a large matrix product, so that all see the same machine. `seconds` is the median over `repeats` updates

@@ -7,6 +7,7 @@ import pytest
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 # Tests that start the program beside this process share a GPU with it.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
