@@ -200,12 +200,12 @@ PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mi
 @contextlib.contextmanager
 def layer_precision(name: str) -> Iterator[None]:
     """Layers made within compute in this precision; their weights stay float32 (Keras's mixed-precision policies)."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(PRECISIONS[name])
+    before = keras.mixed_precision.dtype_policy()
+    keras.mixed_precision.set_dtype_policy(PRECISIONS[name])
     try:
         yield
     finally:
-        keras.config.set_dtype_policy(before)
+        keras.mixed_precision.set_dtype_policy(before)
 
 
 class WorldModel(keras.Model):
