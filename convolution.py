@@ -68,6 +68,10 @@ def _up_by_products(pixels: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 def _kernel_grad(blocks: tf.Tensor, grad: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """Gradient of sum(down(blocks, kernel) * grad) by the kernel, one matrix product per tap."""
     (height, width, outputs), (taps, _, channels, _) = grad.shape[1:], kernel.shape
+    if channels < 16:  # the blocks of an image: too few rows for a fast product
+        return tf.raw_ops.Conv2DBackpropFilter(
+            input=blocks, filter_sizes=kernel.shape, out_backprop=grad, strides=[1, 1, 1, 1], padding="VALID"
+        )
     flat, products = tf.reshape(grad, [-1, outputs]), []
     for i in range(taps):
         for j in range(taps):

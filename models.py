@@ -157,7 +157,9 @@ class Decoder(keras.Model):
             if i:
                 x = tf.nn.depth_to_space(x, 2)
             if i == 1:
-                x = x[:, :13, :13]  # 5 x 5 pixels make 13 x 13 with a kernel of 5: half a block too many
+                # 5 x 5 pixels make 13 x 13 with a kernel of 5: half a block too many. The gradient of this slice is
+                # many times faster than that of an indexing expression.
+                x = tf.slice(x, [0, 0, 0, 0], [-1, 13, 13, -1])
             x = convolution.up(x, weights[2 * i])
             x = deconv.activation(tf.nn.bias_add(x, weights[2 * i + 1]))
         return x

@@ -67,8 +67,9 @@ def assert_close(values, expected):
 
 @pytest.mark.parametrize("size", [4, 5, 6])
 @pytest.mark.parametrize("side", [2, 9])  # both ways to compute `up`
-def test_blocks_do_what_strided_convolutions_do(size, side):
-    pixels, kernel = normal(2, side, side, 4), normal(size, size, 3, 4, seed=1)
+@pytest.mark.parametrize("channels", [3, 5])  # and the kernel's gradient
+def test_blocks_do_what_strided_convolutions_do(size, side, channels):
+    pixels, kernel = normal(2, side, side, 4), normal(size, size, channels, 4, seed=1)
     large = 2 * (side - 1) + size
     padded = large + size % 2  # a block more than an odd kernel reaches
 
@@ -76,8 +77,8 @@ def test_blocks_do_what_strided_convolutions_do(size, side):
         blocks = convolution.up(pixels, convolution.block_kernel(kernel))
         return tf.nn.depth_to_space(blocks, 2)[:, :large, :large]
 
-    plain_up = lambda kernel: tf.nn.conv2d_transpose(pixels, kernel, [2, large, large, 3], 2, "VALID")  # noqa: E731
-    image = normal(2, padded, padded, 3, seed=2)
+    plain_up = lambda kernel: tf.nn.conv2d_transpose(pixels, kernel, [2, large, large, channels], 2, "VALID")  # noqa: E731
+    image = normal(2, padded, padded, channels, seed=2)
 
     def down(image):
         return convolution.down(tf.nn.space_to_depth(image, 2), convolution.block_kernel(kernel))
