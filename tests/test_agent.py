@@ -164,6 +164,7 @@ def test_without_discounts_planners_see_the_features_alone(tiny_config):
 def test_nobody_but_the_planner_sees_the_survival(tiny_config, name):
     changes = {"discount_head": True, "ilqr_feedback": True, "warm_start": True, "planning_horizon": 4, "mpc_steps": 4}
     agent = planning_agent.PLANNERS[name](tiny_config.replace(**changes), OBSERVATIONS, ACTION_SPACE)
+    agent.planner._compiled = agent.planner._traced  # compiling takes longer than planning
     latent, n = agent.model.dynamics.initial(2), tiny_config.stoch + tiny_config.deter
     _, state, _ = agent.act(latent, np.ones(2, bool), {})
     assert agent.planner.problem.state_size == n + 1
