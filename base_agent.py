@@ -81,6 +81,19 @@ def restore(checkpoint: tf.train.Checkpoint, path: str, partial: bool = False) -
         ) from error
 
 
+def _check_settings(c: Config) -> None:
+    """Raises UserError for numbers that make no sense."""
+    longest = c.batch_length - 1
+    for key, sensible, words in (
+        ("prefill_correlation", 0.0 <= c.prefill_correlation < 1.0, "choose a number from 0 up to, not including, 1"),
+        ("kl_balance", 0.0 <= c.kl_balance <= 1.0, "choose a share from 0 to 1"),
+        ("overshooting", 1 <= c.overshooting <= longest, f"choose a number from 1 to batch_length - 1, {longest}"),
+        ("image_bits", 1 <= c.image_bits <= 8, "colour values have 1 to 8 bits"),
+    ):
+        if not sensible:
+            raise UserError(f"{key} is {c[key]}: {words}.")
+
+
 class BaseAgent:
     """A world model trained online from the episodes that a policy collects (PlaNet and LatCo, algorithm 1)."""
 
@@ -92,10 +105,7 @@ class BaseAgent:
             raise UserError("reward_normalization knows the rewards of one host only: turn it off with several hosts.")
         keras.utils.set_random_seed(c.seed)
         self.action_size = action_space.shape[0]
-        if not 0.0 <= c.prefill_correlation < 1.0:
-            raise UserError(
-                f"prefill_correlation is {c.prefill_correlation}: choose a number from 0 up to, not including, 1."
-            )
+        _check_settings(c)
         state_size = observation_space["state"].shape[0] if c.state_probe and "state" in observation_space.spaces else 0
         if c.state_probe and not state_size:
             raise UserError(
@@ -104,13 +114,6 @@ class BaseAgent:
             )
         if c.cost_head and not envs.reports_cost(c):
             raise UserError(f"The task {c.task} reports no cost, so cost_head has nothing to learn: turn it off.")
-        if not 1 <= c.overshooting < c.batch_length:
-            raise UserError(
-                f"overshooting is {c.overshooting}: choose a number of steps from 1 to batch_length - 1, "
-                f"{c.batch_length - 1}."
-            )
-        if not 1 <= c.image_bits <= 8:
-            raise UserError(f"image_bits is {c.image_bits}: colour values have 1 to 8 bits.")
         self.rewards = RewardTransform(c.reward_transform, c.reward_bound, c.reward_normalization)
         with self.strategy.scope(), models.layer_precision(c.precision):
             self.model = models.WorldModel(
