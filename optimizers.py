@@ -5,8 +5,9 @@ one compiled `tf.function` that runs the whole optimization for a batch of B fir
 world models, agents or images, and hold no state besides their compiled function: all randomness comes from `seed`, and
 what a plan hands on to the next one travels through the caller (`Plan.kept`, `Warm`).
 
-The planners themselves: `sampling.py` (random shooting, CEM, MPPI, iCEM), `shooting.py` (gradients of the actions: GD,
-GN, iLQR), `collocation.py` (LatCo, Gaussian LatCo) and `lifted.py` (first-order LatCo, image collocation, GRASP).
+The planners themselves, by what they know of the problem: `sampling.py` (values: random shooting, CEM, MPPI, iCEM),
+`first_order.py` (gradients: GD, first-order LatCo, image collocation, GRASP) and `second_order.py` (linearizations: GN,
+iLQR, LatCo, Gaussian LatCo).
 
 Index convention: from the first state z_0 (given), action t leads to state t + 1, so that entry t of a plan's actions,
 states and rewards is (a_t, z_{t+1}, r(z_{t+1})). Shapes: B plans, horizon H, state size n, action size m.
