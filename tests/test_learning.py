@@ -30,7 +30,7 @@ def test_latco_learns_to_approach_the_goal_of_the_obstacle_task(tmp_path):
 
 # Predicting the means over these episodes leaves a squared image error of 161 (summed over the picture) and a squared
 # reward error of 0.0114. Half and a quarter of that take knowing where the walker is.
-EPISODES, UPDATES, IMAGE_BOUND, REWARD_BOUND = 5, 600, 80.0, 0.003
+EPISODES, UPDATES, IMAGE_BOUND, REWARD_BOUND = 5, 800, 80.0, 0.003
 RECORDED = [
     "--configs", "defaults", "dmc", "small", "--task", "dmc_walker_walk", "--time_limit", "60", "--batch_size", "5",
     "--cnn_depth", "8", "--deter", "50", "--hidden", "50", "--free_nats", "0", "--model_lr", "3e-3",
