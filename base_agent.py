@@ -12,14 +12,14 @@ from typing import Any
 import gymnasium
 import numpy as np
 import tensorflow as tf
-from scipy import special
 from tensorflow import keras
 
 import envs
 import models
+from collection import check_collection
 from config import Config
 from distribution import at_least, device_seed, devices, make_strategy, masked_mean, place_among_workers, total
-from driver import Driver, Episode, Policy
+from driver import Driver, Episode, Policy, correlated_actions
 from errors import UserError
 from logger import Logger, own_name
 from replay import MixedReplay, Replay
@@ -34,6 +34,7 @@ tf.config.optimizer.set_experimental_options({"remapping": False})
 
 OPEN_LOOP_CONTEXT = 5
 OPEN_LOOP_ROWS = 4
+PRETRAIN_SLICE = 50  # updates between looks at the clock and the schedules
 EVAL_SEED = 1_000_000  # added to the seed of a run
 WORKER_SEED = 10_000_000  # the same, for each host before this one
 
@@ -315,10 +316,7 @@ class BaseAgent:
     ) -> tuple[np.ndarray, Any, dict[str, np.ndarray]]:
         """Uniform actions in [-1, 1] whose underlying Gaussian has a correlation of `prefill_correlation` in time."""
         rho = self.config.prefill_correlation
-        fresh = self.noise.standard_normal([len(is_first), self.action_size])
-        if state is not None:
-            fresh = np.where(is_first[:, None], fresh, rho * state + np.sqrt(1.0 - rho**2) * fresh)
-        return np.float32(2.0 * special.ndtr(fresh) - 1.0), fresh, {}
+        return *correlated_actions(state, is_first, self.action_size, rho, self.noise), {}
 
     # Pictures
 
@@ -369,11 +367,20 @@ class Collector:
         folder = logdir / "episodes" if self.alone else logdir / "episodes" / task
         self.replay = Replay(
             folder, agent.device_batch_size, config.batch_length, config.replay_capacity // len(tasks),
-            self.seed + tasks.index(task),
+            self.seed + tasks.index(task), self._offline_folder(),
         )  # fmt: skip
         self.decisions = tf.Variable(0, dtype=tf.int64, trainable=False, name="decisions")
         self.driver: Driver | None = None
         self.eval_driver: Driver | None = None
+
+    def _offline_folder(self) -> Path | None:
+        """Where the episodes of this task are that the run starts with, checked against its settings."""
+        if not self.config.offline_dir:
+            return None
+        folder = Path(self.config.offline_dir).expanduser()
+        folder = folder if self.alone else folder / self.task
+        check_collection(folder, self.config.replace(task=self.task))
+        return folder
 
     def start(self) -> None:
         """Starts the training environments. A resumed run must not replay the episodes it already has."""
@@ -420,24 +427,33 @@ class TrainingRun:
             self.replay = MixedReplay(replays, agent.device_batch_size, agent.worker_seed + len(tasks))
         self.replay_state = tf.Variable("", trainable=False, name="replay_random_state")
         self.noise_state = tf.Variable("", trainable=False, name="noise_random_state")
+        self.offline = c.steps == 0
+        if self.offline and not self.can_train():
+            raise UserError("steps is 0, so the run collects nothing, and has no episodes either: give --offline_dir.")
         self._open_checkpoint()
-        self.logger = Logger(self.folder, c.steps, quiet, tasks if len(tasks) > 1 else ())
-        for collector in self.collectors:
-            collector.start()
+        total, unit = (c.pretrain, "updates") if self.offline else (c.steps, "steps")
+        self.logger = Logger(self.folder, total, quiet, tasks if len(tasks) > 1 else (), unit)
+        if not self.offline:
+            for collector in self.collectors:
+                collector.start()
         self._next_turn()
         self.batches = None
         self.train_episodes = self.replay.episodes
-        step = int(agent.step)
+        step = self.axis()
         self.should_train = Every(c.train_every, step)
         self.should_eval = Every(c.eval_every, step)
         self.should_log = Every(c.log_every, step)
         self.should_save = Every(c.checkpoint_every, step)
-        self.clock, self.clock_step = time.perf_counter(), step
+        self.clock, self.clock_step = time.perf_counter(), int(agent.step)
+
+    def axis(self) -> int:
+        """What everything named `_every` counts: environment steps, or updates where nothing is collected."""
+        return int(self.agent.updates if self.offline else self.agent.step)
 
     def run(self) -> None:
         """Collects and trains until the budget of environment steps is spent; saves at the end."""
         c, agent = self.config, self.agent
-        resumed = agent.updates > 0
+        resumed = agent.updates >= max(c.pretrain, 1)
         try:
             while self.prefilling():
                 self.collect(agent.random_policy)
@@ -447,11 +463,11 @@ class TrainingRun:
                 )
             self.should_train(int(agent.step))  # the prefill is paid for by `pretrain`
             for collector in self.collectors:
-                collector.driver.policy_state = None  # what the random policy kept means nothing to the agent's
-            if agent.updates == 0 and c.pretrain and self.can_train():
-                self.update(c.pretrain)
-                self.save()
-            if self.should_eval(int(agent.step)) or (c.eval_every and not resumed):
+                if collector.driver:
+                    collector.driver.policy_state = None  # what the random policy kept means nothing to the agent's
+            if not resumed and self.can_train():
+                self.pretrain()
+            if self.should_eval(self.axis()) or (c.eval_every and not resumed):
                 self.evaluate()
             while agent.step < c.steps:
                 self.collect(lambda *args: agent.policy(*args, explore=True))
@@ -475,7 +491,25 @@ class TrainingRun:
 
     def can_train(self) -> bool:
         """Whether there are episodes (of each task) to train on."""
-        return all(collector.replay.episodes for collector in self.collectors)
+        return all(collector.replay.entries for collector in self.collectors)
+
+    def pretrain(self) -> None:
+        """Updates until there are `pretrain` of them; an interrupted pretraining goes on from its last checkpoint.
+
+        Without environment steps this is the whole training, with evaluations and checkpoints on the way.
+        """
+        c, agent = self.config, self.agent
+        while agent.updates < c.pretrain:
+            self.update(min(PRETRAIN_SLICE, c.pretrain - int(agent.updates)))
+            if not self.offline or agent.updates == c.pretrain:
+                continue
+            if self.should_eval(self.axis()):
+                self.evaluate()
+            if self.should_log(self.axis()):
+                self.write()
+            if self.should_save(self.axis()):
+                self.save()
+        self.save()
 
     def collect(self, policy: Policy) -> None:
         """One decision in every training environment of the task in turn; finished episodes go to its replay."""
@@ -516,12 +550,13 @@ class TrainingRun:
         """`count` updates of the world model."""
         if self.batches is None:
             self.batches = self.agent.batches(self.replay)
-        step, before = int(self.agent.step), int(self.agent.updates)
+        step, before = self.axis(), int(self.agent.updates)
         start = time.perf_counter()
         for done in range(1, count + 1):
             metrics = self.agent.train_step(next(self.batches))
             self.logger.scalars(metrics, "model/")
-            self.logger.progress(step, updates=before + done)  # reading the agent's own count would wait for the device
+            # Reading the agent's own count would wait for the device.
+            self.logger.progress(before + done if self.offline else step, updates=before + done)
         # Reading one result waits for all of them, so the time below is honest.
         float(metrics["loss"])
         self.logger.scalars({"update_seconds": (time.perf_counter() - start) / count}, "speed/")
@@ -618,7 +653,7 @@ class TrainingRun:
         decisions = sum(int(collector.decisions) for collector in self.collectors)
         self.logger.scalars({"steps": steps, "episodes": self.replay.episodes}, "replay/")
         self.logger.scalars({"updates": int(self.agent.updates), "decisions": decisions}, "train/")
-        self.logger.write(step)
+        self.logger.write(self.axis())
 
     # Checkpoints
 
@@ -639,6 +674,9 @@ class TrainingRun:
             if not agent.worker:
                 self.replay.random_state = json.loads(self.replay_state.numpy())
                 agent.noise.bit_generator.state = json.loads(self.noise_state.numpy())
+        else:  # statistics are in checkpoints; the first start takes them from the offline episodes
+            for episode in (episode for collector in self.collectors for episode in collector.replay.memory):
+                agent.rewards.add(episode["reward"][1:])
         self._count_decisions()
 
     def _count_decisions(self) -> None:

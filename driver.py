@@ -6,6 +6,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from scipy import special
 
 Policy = Callable[[dict[str, np.ndarray], np.ndarray, Any], tuple[np.ndarray, Any, dict[str, np.ndarray]]]
 
@@ -54,6 +55,28 @@ class _Recorder:
 def _stack(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     # A simulator may report success and cost at its steps but not at a reset, where they are 0.
     return {key: np.stack([row.get(key, np.zeros_like(last)) for row in rows]) for key, last in rows[-1].items()}
+
+
+def correlated_actions(
+    previous: np.ndarray | None, is_first: np.ndarray, size: int, correlation: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Uniform actions float32 [B, size] in [-1, 1] whose underlying Gaussian has a correlation in time.
+
+    Args:
+      previous: the Gaussian [B, size] of the actions before, None at the start.
+      is_first: bool [B], which environments start an episode and thus afresh.
+      size: entries of an action.
+      correlation: from 0, independent actions, up to 1.
+      rng: of the draws.
+
+    Returns:
+      the actions and their Gaussian.
+    """
+    gaussian = rng.standard_normal([len(is_first), size])
+    if previous is not None:
+        kept = correlation * previous + np.sqrt(1.0 - correlation**2) * gaussian
+        gaussian = np.where(is_first[:, None], gaussian, kept)
+    return np.float32(2.0 * special.ndtr(gaussian) - 1.0), gaussian
 
 
 class Driver:

@@ -2,7 +2,8 @@
 
     tensorboard --logdir logdir        # `dashboards` are under "Custom Scalars", videos play under "Images"
 
-Steps are environment steps everywhere (agent decisions times action repeat).
+Steps are environment steps everywhere (agent decisions times action repeat), except in a run that collects nothing: its
+steps are updates.
 """
 
 import json
@@ -71,13 +72,19 @@ class Logger:
         total_steps: environment steps of the whole run, for the time left.
         quiet: no progress line.
         tasks: the tasks that have metrics of their own.
+        unit: what the steps of the whole run are.
 
     Raises:
         UserError: when the log directory cannot be written.
     """
 
     def __init__(
-        self, logdir: str | os.PathLike, total_steps: int, quiet: bool = False, tasks: Sequence[str] = ()
+        self,
+        logdir: str | os.PathLike,
+        total_steps: int,
+        quiet: bool = False,
+        tasks: Sequence[str] = (),
+        unit: str = "steps",
     ) -> None:
         self.logdir = Path(logdir)
         self._metrics = self.logdir / "metrics.jsonl"
@@ -89,7 +96,7 @@ class Logger:
         self._writer = tf.summary.create_file_writer(str(self.logdir))
         with self._writer.as_default():
             _write_layout(tasks)
-        self._progress = None if quiet else _ProgressLine(total_steps)
+        self._progress = None if quiet else _ProgressLine(total_steps, unit=unit)
         self._scalars: dict[str, list[Any]] = defaultdict(list)
         self._images: dict[str, np.ndarray] = {}
         self._videos: dict[str, tuple[np.ndarray, float]] = {}
@@ -193,8 +200,8 @@ class Logger:
 class _ProgressLine:
     """A live bar on a terminal; elsewhere (a file, a pipe) a plain line now and then."""
 
-    def __init__(self, total_steps: int, console: rich.console.Console | None = None) -> None:
-        self._total = total_steps
+    def __init__(self, total_steps: int, console: rich.console.Console | None = None, unit: str = "steps") -> None:
+        self._total, self._unit = total_steps, unit
         self._console = console or rich.console.Console()
         self._fields: dict[str, float] = {}
         self._marks: deque[tuple[float, int]] = deque()  # (time, step) of the last `RATE_WINDOW` seconds
@@ -231,13 +238,13 @@ class _ProgressLine:
 
     def _describe(self) -> str:
         now, step = self._marks[-1]
-        parts = [f"{step:,}/{self._total:,} steps"]
+        parts = [f"{step:,}/{self._total:,} {self._unit}"]
         for name, value in self._fields.items():
             if value is not None and not math.isnan(value):
                 parts.append(f"{name} {value:,}" if isinstance(value, int) else f"{name} {value:.4g}")
         rate = self._rate(self._marks[0])
         if rate:
-            parts.append(f"{rate:.1f} steps/s")
+            parts.append(f"{rate:.1f} {self._unit}/s")
         # Within the last minute there may be nothing but a training phase, or nothing but the collecting between two.
         overall = self._rate(self._first)
         if overall:

@@ -37,6 +37,7 @@ import planning_agent
 from errors import UserError
 from optimizers import Plan
 from planning_agent import PlanningAgent
+from provenance import git_revision
 
 ROWS = (0, 2, 5, 10, 50, 200)
 COLUMNS = 11  # time steps shown at most, the start among them
@@ -161,7 +162,7 @@ def numbers(agent: PlanningAgent, plan: Plan, executed: Execution) -> dict[str, 
         "executed": len(executed.rewards),
         "step": int(agent.step),
         "updates": int(agent.updates),
-        **planning_agent.git_revision(),
+        **git_revision(),
     }
 
 

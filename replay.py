@@ -78,14 +78,22 @@ class Replay:
         capacity: entries kept in memory (a 64 x 64 image takes 12.3 kB); above it the oldest episodes leave memory,
             never the disk. The newest episode always stays.
         seed: of the sampling.
+        offline: folder of episodes that were collected before and count as the oldest ones in memory; they are only
+            read, and neither `steps` nor `episodes` counts them.
 
     Raises:
-        UserError: for an unusable setting, and for an episode file that is corrupt or differs in its keys or shapes
-            from the newest one. Nothing is deleted.
+        UserError: for an unusable setting, an offline folder without episodes, and for an episode file that is corrupt
+            or differs in its keys or shapes from the newest one. Nothing is deleted.
     """
 
     def __init__(
-        self, directory: str | os.PathLike, batch_size: int, batch_length: int, capacity: int, seed: int
+        self,
+        directory: str | os.PathLike,
+        batch_size: int,
+        batch_length: int,
+        capacity: int,
+        seed: int,
+        offline: str | os.PathLike | None = None,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("batch_length", batch_length), ("capacity", capacity)):
             if value < 1:
@@ -107,7 +115,7 @@ class Replay:
             raise UserError(
                 f"The replay folder {directory} cannot be made ({error}); choose another log directory."
             ) from error
-        self._load()
+        self._load(Path(offline) if offline else None)
 
     @property
     def steps(self) -> int:
@@ -124,6 +132,11 @@ class Replay:
         """Entries in memory, at most `capacity` unless one episode alone is longer."""
         ends = self._ends
         return int(ends[-1]) if len(ends) else 0
+
+    @property
+    def memory(self) -> tuple[Episode, ...]:
+        """The episodes in memory, oldest first; not to be changed."""
+        return tuple(self._memory)
 
     @property
     def random_state(self) -> dict[str, Any]:
@@ -237,20 +250,25 @@ class Replay:
         """
         return _dataset(self)
 
-    def _load(self) -> None:
-        """Count every file; read the newest into memory until the capacity is reached."""
-        paths = sorted(self.directory.glob("*.npz"))
-        transitions = [_parse(path)["transitions"] for path in paths]
+    def _load(self, offline: Path | None) -> None:
+        """Count every file; read the newest into memory until the capacity is reached, then offline ones."""
+        paths = episode_files(self.directory)
         self._episodes = len(paths)
-        self._steps = sum(map(int, transitions))
+        self._steps = sum(int(_parse(path)["transitions"]) for path in paths)
         self._newest = _parse(paths[-1])["time"] if paths else ""
+        before = episode_files(offline) if offline else []
+        if offline and not before:
+            raise UserError(
+                f"The offline folder {offline} has no episodes: make some with collect.py, or name another."
+            )
         newest_first: list[Episode] = []
         entries = 0
-        for path, length in zip(reversed(paths), reversed(transitions), strict=True):
-            entries += int(length) + 1
+        for path in reversed(before + paths):
+            length = int(_parse(path)["transitions"])
+            entries += length + 1
             if newest_first and entries > self.capacity:
                 break
-            newest_first.append(_read(path, int(length)))
+            newest_first.append(_read(path, length))
             try:
                 _check_same_kind(newest_first[0], newest_first[-1])
             except ValueError as error:
@@ -424,6 +442,14 @@ def _check_same_kind(reference: Episode, episode: Episode) -> None:
     for key, value in episode.items():
         if value.shape[1:] != reference[key].shape[1:]:
             raise ValueError(f"{key} has shape {value.shape[1:]} an entry, {reference[key].shape[1:]} in the others")
+
+
+def episode_files(directory: str | os.PathLike) -> list[Path]:
+    """The episode files of a folder, oldest first. Raises UserError for an .npz that is not named like one."""
+    paths = sorted(Path(directory).expanduser().glob("*.npz"))
+    for path in paths:
+        _parse(path)
+    return paths
 
 
 def read_episode(path: str | os.PathLike) -> Episode:

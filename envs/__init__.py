@@ -31,6 +31,7 @@ from errors import UserError
 
 if TYPE_CHECKING:
     import gymnasium as gym
+    import numpy as np
 
 # MuJoCo chooses its OpenGL back-end when it is first imported; without this it looks for a display.
 os.environ.setdefault("MUJOCO_GL", "egl")
@@ -41,6 +42,9 @@ SUITES = {
     "pointmass": "envs.pointmass:make",
     "gym": "envs.gym:make",
 }
+
+# Suites whose tasks come with a policy that solves them from the simulator's state.
+SCRIPTED = {"metaworld": "envs.metaworld:scripted"}
 
 # What environments read of the configuration.
 KEYS = ("task", "action_repeat", "time_limit", "render_quality", "camera", "reward", "randomize")
@@ -136,6 +140,20 @@ def reports_cost(config: Any) -> bool:
         UserError: as `make_env`.
     """
     return _found_out(_play_for_cost, _values(config))
+
+
+def scripted_policy(task: str) -> Callable[["np.ndarray"], "np.ndarray"]:
+    """The policy that comes with a task: simulator state [S] to action [A], not clipped. Imports the simulator.
+
+    Raises:
+        UserError: an unknown suite or task, or one without such a policy.
+    """
+    suite, name = split_task(task)
+    if suite not in SCRIPTED:
+        raise UserError(f"{task} has no scripted policy, only {', '.join(SCRIPTED)} has: set --success_rate 0.")
+    _import_mujoco()
+    module, function = SCRIPTED[suite].split(":")
+    return getattr(importlib.import_module(module), function)(name)
 
 
 def action_repeat(config: Any) -> int:

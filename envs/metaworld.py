@@ -1,5 +1,6 @@
 """Meta-World v3: metaworld_<task>, with the cameras, sparse reward and random starts of LatCo (ICML, section 5)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -7,6 +8,7 @@ import mujoco
 import numpy as np
 from gymnasium.wrappers import TimeLimit
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+from metaworld.policies import ENV_POLICY_MAP
 
 from envs.rendering import Camera, FreeCamera
 from envs.wrappers import CameraRender
@@ -38,15 +40,29 @@ def make(name: str, config: Any, seed: int) -> gym.Env:
     Raises:
         UserError: an unknown task or camera.
     """
-    name = ALIASES.get(name, name)
-    if name not in names():
-        raise unknown("task", f"metaworld_{name}", [f"metaworld_{task}" for task in [*names(), *ALIASES]])
+    name = _known(name)
     limit = config.time_limit or TIME_LIMIT
     env = MetaWorld(name, config.reward, config.randomize, limit)
     view = config.camera or CAMERAS.get(name, DEFAULT_CAMERA)
     simulator = env.simulator
     camera = Camera(simulator.model, simulator.data, view, config.render_quality, view in HANGING_CAMERAS)
     return CameraRender(TimeLimit(env, limit), camera)
+
+
+def scripted(name: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Meta-World's own policy for a task: state [39] to action [4], which may leave [-1, 1].
+
+    Raises:
+        UserError: an unknown task.
+    """
+    return ENV_POLICY_MAP[f"{_known(name)}-v3"]().get_action
+
+
+def _known(name: str) -> str:
+    name = ALIASES.get(name, name)
+    if name not in names():
+        raise unknown("task", f"metaworld_{name}", [f"metaworld_{task}" for task in [*names(), *ALIASES]])
+    return name
 
 
 class MetaWorld(gym.Env):

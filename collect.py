@@ -1,0 +1,276 @@
+"""Makes data sets of episodes without a learned agent, for `--offline_dir`.
+
+    python collect.py episodes --configs metaworld --task metaworld_hammer --episodes 100 --success_rate 0.5 \\
+        --out data/metaworld_hammer
+
+`episodes` mixes episodes of the task's scripted policy, with noise on its actions, and of random actions, until the
+data set has the wanted share of successful ones (LatCo ICML section 5.3). The folder goes to a run as `--offline_dir`: to start its replay with, or with
+`--steps 0 --pretrain N` to train on it alone.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+import envs
+from collection import read_collection, settings, write_collection
+from config import Config, load_config
+from driver import Driver, correlated_actions
+from errors import UserError
+from provenance import git_revision
+from replay import Replay, episode_files, read_episode
+
+# Finished episodes in a row that the mixture has no place for, after which the wanted success rate counts as out of
+# reach.
+PATIENCE = 40
+
+
+class Quota:
+    """How many successful and how many other episodes a data set still needs.
+
+    Args:
+      episodes: in all.
+      success_rate: share of successful ones, None to take every episode as it comes.
+      successes, failures: those that the data set has already.
+    """
+
+    def __init__(self, episodes: int, success_rate: float | None, successes: int = 0, failures: int = 0):
+        self.any = success_rate is None
+        wanted = 0 if self.any else round(success_rate * episodes)
+        self.left = episodes - successes - failures
+        self.successes, self.failures = wanted - successes, episodes - wanted - failures
+
+    def scripted(self, rng: np.random.Generator) -> bool:
+        """Whether the next episode is for the scripted policy: drawn so that both kinds are spread over the set."""
+        if self.any:
+            return True
+        successes, failures = max(self.successes, 0), max(self.failures, 0)
+        return rng.random() * (successes + failures) < successes
+
+    def take(self, success: bool) -> bool:
+        """Counts a finished episode if there is a place for it; returns whether there was."""
+        place = self.any or (self.successes if success else self.failures) > 0
+        if place and self.left > 0:
+            self.left -= 1
+            self.successes -= success
+            self.failures -= not success
+            return True
+        return False
+
+
+class MixedPolicy:
+    """Scripted actions with Gaussian noise in some episodes and random actions in others, decided at their start.
+
+    Args:
+      scripted: state [S] to action [A]; None where no episode is to be scripted.
+      choose: says whether the next episode is scripted.
+      size: entries of an action.
+      noise: standard deviation on scripted actions.
+      correlation: of random actions in time.
+      rng: of the noise.
+    """
+
+    def __init__(
+        self,
+        scripted: Callable[[np.ndarray], np.ndarray] | None,
+        choose: Callable[[], bool],
+        size: int,
+        noise: float,
+        correlation: float,
+        rng: np.random.Generator,
+    ):
+        self.scripted, self.choose, self.size = scripted, choose, size
+        self.noise, self.correlation, self.rng = noise, correlation, rng
+
+    def __call__(
+        self, obs: dict[str, np.ndarray], is_first: np.ndarray, state: Any
+    ) -> tuple[np.ndarray, Any, dict[str, np.ndarray]]:
+        """A policy as `driver.Driver` wants it; 'scripted' among what it says of its actions."""
+        kinds, gaussian = state or (np.zeros(len(is_first), bool), None)
+        kinds = np.array([self.choose() if first else kind for kind, first in zip(kinds, is_first, strict=True)])
+        action, gaussian = correlated_actions(gaussian, is_first, self.size, self.correlation, self.rng)
+        noise = self.noise * self.rng.standard_normal(action.shape)
+        for row in np.flatnonzero(kinds):
+            action[row] = np.clip(np.clip(self.scripted(obs["state"][row]), -1.0, 1.0) + noise[row], -1.0, 1.0)
+        return action, (kinds, gaussian), {"scripted": kinds}
+
+
+class DataSet:
+    """A folder of episodes with its collection.json, which is kept up to date.
+
+    Args:
+      folder: made where it is missing.
+      config: the settings that its episodes have or shall have.
+
+    Raises:
+      UserError: it holds episodes of unknown origin, with other settings, or damaged ones.
+    """
+
+    def __init__(self, folder: Path, config: Config):
+        self.folder, self.config = folder, config
+        found, files = read_collection(folder), episode_files(folder)
+        if found is None and files:
+            raise UserError(f"{folder} holds episodes of unknown origin: choose another --out.")
+        if found and found["settings"] != settings(config):
+            raise UserError(f"{folder} holds episodes with other settings ({found['settings']}): choose another --out.")
+        self.replay = Replay(folder, 1, 1, 1, seed=0)  # it writes the files; one episode in memory is enough
+        self.rows = [_numbers(read_episode(file)) for file in files]
+        self.facts = {"scripted_episodes": 0, "attempts": 0} | (found or {}) | {"settings": settings(config)}
+
+    def add(self, data: dict[str, np.ndarray], **facts: Any) -> None:
+        """Writes an episode, and what has become known with it."""
+        self.replay.add(data)
+        self.rows.append(_numbers(data))
+        self.facts |= facts
+        write_collection(self.folder, self.summary())
+
+    def summary(self) -> dict[str, Any]:
+        """What collection.json says."""
+        lengths, returns, successes = np.array(self.rows, np.float64).reshape(-1, 3).T
+        return self.facts | {
+            "episodes": len(self.rows),
+            "transitions": int(lengths.sum()),
+            "successes": int(successes.sum()),
+            "success_rate": float(successes.mean()) if self.rows else None,
+            "mean_return": float(returns.mean()) if self.rows else None,
+        }
+
+
+def _numbers(data: dict[str, np.ndarray]) -> tuple[int, float, bool]:
+    """Transitions, return and success of an episode; success is false where the simulator does not know it."""
+    return len(data["reward"]) - 1, float(data["reward"].sum()), bool(data.get("success", np.zeros(1)).max() > 0)
+
+
+def collect(config: Config, out: Path, episodes: int, success_rate: float | None, noise: float) -> dict[str, Any]:
+    """Adds episodes to a folder until it has as many as wanted; a second start goes on where the first one stopped.
+
+    Args:
+      config: the task, its settings, how many environments are stepped at once, the seed and how random actions hang
+        together.
+      out: folder of the episodes.
+      episodes: how many the folder shall have.
+      success_rate: share of successful ones; None for scripted episodes as they come.
+      noise: standard deviation of the noise on scripted actions.
+
+    Returns:
+      what its collection.json says now.
+
+    Raises:
+      UserError: the folder holds other episodes, the task has no scripted policy or no success, or the wanted share
+        of successful episodes cannot be reached. Episodes on disk stay.
+    """
+    scripted = None if success_rate == 0.0 else envs.scripted_policy(config.task)
+    data = DataSet(out, config)
+    done = data.summary()
+    quota = Quota(episodes, success_rate, done["successes"], done["episodes"] - done["successes"])
+    if quota.left <= 0:
+        return done
+    data.facts |= {"seed": config.seed, "noise": noise, "wanted_success_rate": success_rate}
+    data.facts |= {"command": ["collect.py", *sys.argv[1:]], **git_revision()}
+    # A second start must not repeat the episodes of the first.
+    rng = np.random.default_rng([config.seed, data.facts["attempts"]])
+    driver = Driver(envs.make_vector_env(config, config.envs, config.seed + 1000 * data.facts["attempts"]))
+    size = driver.envs.single_action_space.shape[0]
+    policy = MixedPolicy(scripted, lambda: quota.scripted(rng), size, noise, config.prefill_correlation, rng)
+    try:
+        _fill(data, driver, policy, quota)
+    finally:
+        driver.close()
+    return data.summary()
+
+
+def _fill(data: DataSet, driver: Driver, policy: MixedPolicy, quota: Quota) -> None:
+    """Plays until the quota is met. Raises UserError where that takes too long."""
+    unused = 0
+    with Progress(*Progress.get_default_columns(), "{task.fields[words]}", console=Console(stderr=True)) as progress:
+        bar = progress.add_task("episodes", total=len(data.rows) + quota.left, completed=len(data.rows), words="")
+        while quota.left > 0:
+            for episode in driver.step(policy):
+                data.facts["attempts"] += 1
+                unused += 1
+                if "success" not in episode.data and not (quota.any or quota.successes <= 0):
+                    raise UserError("The simulator reports no success to mix by: set --success_rate 0.")
+                if quota.take(_numbers(episode.data)[2]):
+                    unused = 0
+                    scripted = data.facts["scripted_episodes"] + int(episode.extras["scripted"][0])
+                    data.add(episode.data, scripted_episodes=scripted)
+                done = data.summary()
+                progress.update(bar, completed=done["episodes"], words=f"success {done['success_rate'] or 0.0:.2f}")
+            if unused >= PATIENCE:
+                kind = "successful" if quota.successes > 0 else "unsuccessful"
+                raise UserError(
+                    f"None of the last {unused} episodes was {kind}, of which {quota.left} are still wanted: change "
+                    f"--noise or --success_rate ({len(data.rows)} episodes stay in {data.folder})."
+                )
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are UserErrors."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; python collect.py --help says more.")
+
+
+def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options of this program, and the words that are settings of config.yaml."""
+    parser = _Parser(
+        prog="python collect.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True, parser_class=_Parser)
+    plain = {"allow_abbrev": False, "formatter_class": argparse.ArgumentDefaultsHelpFormatter}
+    make = kinds.add_parser(
+        "episodes", help="play episodes", **plain,
+        usage="%(prog)s --out DIR [--episodes N] [--success_rate P] [--noise STD] [--configs PRESET ...] "
+        "[--KEY VALUE ...]",
+        epilog="Settings of config.yaml follow as --KEY VALUE: task, action_repeat, time_limit, render_quality, camera, "
+        "reward, randomize, envs, seed and prefill_correlation (of random actions) are read.",
+    )  # fmt: skip
+    make.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the episodes")
+    make.add_argument("--episodes", type=int, default=100, metavar="N", help="how many the folder shall have")
+    make.add_argument(
+        "--success_rate", type=float, metavar="P",
+        help="share of successful episodes; 0 for random actions only, which every task can, and without it scripted "
+        "episodes are taken as they come",
+    )  # fmt: skip
+    make.add_argument("--noise", type=float, default=0.3, metavar="STD", help="on scripted actions")
+    return parser.parse_known_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program and returns its exit code: 0 done, 2 for bad input."""
+    try:
+        options, words = parse_options(sys.argv[1:] if argv is None else list(argv))
+        result = _play(options, words)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on, all episodes written are kept", file=sys.stderr)
+        return 130
+    print(json.dumps(result, allow_nan=False))
+    return 0
+
+
+def _play(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
+    if options.episodes < 1:
+        raise UserError(f"--episodes is {options.episodes}: ask for at least one.")
+    if options.success_rate is not None and not 0.0 <= options.success_rate <= 1.0:
+        raise UserError(f"--success_rate is {options.success_rate}: choose a share from 0 to 1.")
+    if not 0.0 <= options.noise < float("inf"):
+        raise UserError(f"--noise is {options.noise}: choose a standard deviation from 0.")
+    config = load_config(words).resolved()
+    if len(envs.split_tasks(config.task)) > 1:
+        raise UserError(f"{config.task} are several tasks: collect the episodes of one at a time.")
+    result = collect(config, options.out.expanduser(), options.episodes, options.success_rate, options.noise)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

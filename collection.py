@@ -1,0 +1,59 @@
+"""What is known of a folder of episodes that was not collected by the run that uses it: `collection.json`.
+
+The folder holds episode files as `replay.py` writes them. Its collection.json says where they are from, so that a run
+on another task, or with another action repeat, does not train on them by accident. A folder without one, such as the
+episodes of another run, is taken as it is.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import envs
+from errors import UserError
+
+FILE = "collection.json"
+
+# What the episodes of a run depend on, beside its action repeat.
+SETTINGS = ("task", "reward", "camera")
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """What the episodes of one task depend on, from a config with the attributes `envs.KEYS`."""
+    return {key: getattr(config, key) for key in SETTINGS} | {"action_repeat": envs.action_repeat(config)}
+
+
+def read_collection(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """The contents of a folder's collection.json, None where there is none. Raises UserError for a damaged one."""
+    path = Path(folder).expanduser() / FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}): mend it, or remove it to use the episodes unchecked."
+        ) from None
+    if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):
+        raise UserError(f"{path} has no 'settings': mend it, or remove it to use the episodes unchecked.")
+    return found
+
+
+def write_collection(folder: Path, contents: dict[str, Any]) -> None:
+    """Writes a folder's collection.json; a reader sees the old file or the new one."""
+    partial = folder / f".{FILE}.{os.getpid()}"
+    partial.write_text(json.dumps(contents, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, folder / FILE)
+
+
+def check_collection(folder: str | os.PathLike, config: Any) -> None:
+    """Raises UserError unless the episodes of a folder fit the settings of a run, as far as is known of them."""
+    found = read_collection(folder)
+    for key, value in settings(config).items() if found else ():
+        known = found["settings"].get(key, value)
+        if known != value:
+            raise UserError(
+                f"The episodes in {folder} have {key} = {known!r}, this run {value!r}: collect others, or give the "
+                f"run --{key} {known}."
+            )
