@@ -4,8 +4,8 @@
         --out data/metaworld_hammer
 
 `episodes` mixes episodes of the task's scripted policy, with noise on its actions, and of random actions, until the
-data set has the wanted share of successful ones (LatCo ICML section 5.3). The folder goes to a run as `--offline_dir`: to start its replay with, or with
-`--steps 0 --pretrain N` to train on it alone.
+data set has the wanted share of successful ones (LatCo ICML section 5.3). A run gets the folder as `--offline_dir`: to
+start its replay with, or with `--steps 0 --pretrain N` to train on it alone.
 """
 
 import argparse
@@ -229,8 +229,8 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "episodes", help="play episodes", **plain,
         usage="%(prog)s --out DIR [--episodes N] [--success_rate P] [--noise STD] [--configs PRESET ...] "
         "[--KEY VALUE ...]",
-        epilog="Settings of config.yaml follow as --KEY VALUE: task, action_repeat, time_limit, render_quality, camera, "
-        "reward, randomize, envs, seed and prefill_correlation (of random actions) are read.",
+        epilog="Settings of config.yaml follow as --KEY VALUE: task, action_repeat, time_limit, render_quality, "
+        "camera, reward, randomize, envs, seed and prefill_correlation (of random actions) are read.",
     )  # fmt: skip
     make.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the episodes")
     make.add_argument("--episodes", type=int, default=100, metavar="N", help="how many the folder shall have")
