@@ -1,0 +1,112 @@
+"""Runs that start from a folder of episodes, or train on it alone (`offline_dir`)."""
+
+import json
+
+import gymnasium
+import numpy as np
+import pytest
+
+from base_agent import TrainingRun
+from collection import settings, write_collection
+from errors import UserError
+from planning_agent import CEMAgent
+from replay import Replay
+
+OBSERVATIONS = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)})
+ACTION_SPACE = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+EPISODES, LENGTH = 3, 20
+
+
+def make_episodes(folder, rewards=(0.0, 1.0, 2.0)):
+    """Episodes of constant rewards, as those of a point mass are shaped."""
+    replay, rng = Replay(folder, 1, 1, 1000, 0), np.random.default_rng(0)
+    for reward in rewards:
+        episode = {
+            "image": rng.integers(0, 256, (LENGTH + 1, 64, 64, 3), np.uint8),
+            "action": rng.uniform(-1, 1, (LENGTH + 1, 2)).astype(np.float32),
+            "reward": np.full(LENGTH + 1, reward, np.float32),
+            "discount": np.ones(LENGTH + 1, np.float32),
+            "is_first": np.arange(LENGTH + 1) == 0,
+            "state": np.zeros((LENGTH + 1, 4), np.float32),
+            "success": np.zeros(LENGTH + 1, np.float32),
+            "cost": np.zeros(LENGTH + 1, np.float32),
+        }
+        episode["action"][0] = 0.0
+        replay.add(episode)
+    return folder
+
+
+@pytest.fixture
+def offline_config(tiny_config, tmp_path):
+    folder = make_episodes(tmp_path / "data")
+    return tiny_config.replace(
+        task="pointmass_obstacle", planner="cem", offline_dir=str(folder), steps=0, eval_every=0, log_every=2
+    )
+
+
+def train(config, logdir):
+    agent = CEMAgent(config, OBSERVATIONS, ACTION_SPACE)
+    agent.train(logdir, quiet=True)
+    rows = [json.loads(line) for line in (logdir / "metrics.jsonl").read_text().splitlines()]
+    return agent, rows
+
+
+def test_without_steps_updates_are_counted_and_nothing_is_collected(offline_config, tmp_path, monkeypatch):
+    monkeypatch.setattr("base_agent.PRETRAIN_SLICE", 1)
+    agent, rows = train(offline_config.replace(pretrain=5), tmp_path / "run")
+    assert (int(agent.updates), int(agent.step)) == (5, 0)
+    losses = [row["step"] for row in rows if "model/loss" in row]
+    assert losses == [2, 4, 5]
+    assert all(row["replay/episodes"] == row["replay/steps"] == 0 for row in rows)
+    assert not list((tmp_path / "run" / "episodes").glob("*.npz"))
+    assert len(list((tmp_path / "data").glob("*.npz"))) == EPISODES
+
+
+@pytest.mark.slow
+def test_a_second_start_trains_on_from_the_checkpoint(offline_config, tmp_path):
+    first, _ = train(offline_config.replace(pretrain=3), tmp_path / "run")
+    second, rows = train(offline_config.replace(pretrain=7), tmp_path / "run")
+    assert int(second.updates) == 7 and rows[-1]["step"] == 7
+    assert int(first.optimizer.iterations) == 3 and int(second.optimizer.iterations) == 7
+    third, again = train(offline_config.replace(pretrain=7), tmp_path / "run")
+    assert int(third.updates) == 7 and not any("model/loss" in row for row in again[len(rows) :])
+
+
+def test_normalization_knows_the_offline_rewards(offline_config, tmp_path):
+    config = offline_config.replace(pretrain=1, reward_normalization=True)
+    for _ in range(2):  # the statistics are in the checkpoint, and are not added once more
+        agent = CEMAgent(config, OBSERVATIONS, ACTION_SPACE)
+        run = TrainingRun(agent, tmp_path / "run", quiet=True)
+        assert float(agent.rewards.mean) == pytest.approx(1.0)
+        assert float(agent.rewards.count) == EPISODES * LENGTH
+        run.save()
+        run.close()
+
+
+def test_a_run_with_steps_collects_beside_the_offline_episodes(offline_config, tmp_path):
+    """A hybrid run: it may train before its first own episode, and steps count what it collected itself."""
+    config = offline_config.replace(steps=40, prefill=0, pretrain=2, train_every=20, log_every=10)
+    agent, rows = train(config, tmp_path / "run")
+    assert rows[-1]["step"] == 40 and rows[-1]["replay/episodes"] == 2 and rows[-1]["replay/steps"] == 40
+    assert int(agent.updates) == 2 + 2 * config.train_steps
+    assert len(list((tmp_path / "data").glob("*.npz"))) == EPISODES
+
+
+def test_nothing_to_train_on_is_refused(tiny_config, tmp_path):
+    agent = CEMAgent(tiny_config.replace(steps=0, planner="cem"), OBSERVATIONS, ACTION_SPACE)
+    with pytest.raises(UserError, match="--offline_dir"):
+        TrainingRun(agent, tmp_path / "run", quiet=True)
+
+
+@pytest.mark.parametrize("key, value", [("task", "pointmass_lottery"), ("action_repeat", 3)])
+def test_episodes_of_another_task_or_repeat_are_refused(offline_config, tmp_path, key, value):
+    write_collection(tmp_path / "data", {"settings": settings(offline_config) | {key: value}})
+    agent = CEMAgent(offline_config, OBSERVATIONS, ACTION_SPACE)
+    with pytest.raises(UserError, match=f"have {key} = {value!r}"):
+        TrainingRun(agent, tmp_path / "run", quiet=True)
+
+
+def test_a_folder_without_episodes_is_refused(offline_config, tmp_path):
+    agent = CEMAgent(offline_config.replace(offline_dir=str(tmp_path / "none")), OBSERVATIONS, ACTION_SPACE)
+    with pytest.raises(UserError, match="has no episodes"):
+        TrainingRun(agent, tmp_path / "run", quiet=True)
