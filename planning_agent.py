@@ -8,7 +8,6 @@
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -32,6 +31,7 @@ import second_order
 from base_agent import BaseAgent, restore
 from config import Config, load_config
 from errors import UserError, unknown
+from revision import git_revision
 
 # What a log directory's episodes and weights depend on: a resumed run must agree with the first one in these.
 FIXED_KEYS = (
@@ -438,25 +438,6 @@ def open_logdir(config: Config, argv: Sequence[str]) -> Path:
     with open(logdir / "runs.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(run) + "\n")
     return logdir
-
-
-def git_revision() -> dict[str, str | bool]:
-    """The commit of this checkout ('' where there is none), and whether tracked files differ from it."""
-    return {
-        "commit": _git("rev-parse", "HEAD"),
-        "modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
-    }
-
-
-def _git(*args: str) -> str:
-    """Output of a git command on this checkout, or '' where there is none."""
-    try:
-        done = subprocess.run(
-            ["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
