@@ -38,7 +38,7 @@ import rich.table
 import envs
 import supervisor
 from command_line import Parser, count
-from config import load_config, read_yaml
+from config import Config, load_config, read_yaml
 from errors import UserError, unknown
 from revision import git_revision
 
@@ -55,17 +55,15 @@ FINISHED = ("done", "failed")
 class Run:
     """One training: `words` are its settings as planning_agent.py takes them, without the log directory."""
 
-    task: str
     method: str
-    seed: int
     words: tuple[str, ...]
     folder: Path
-    steps: int
+    config: Config
 
     @property
     def name(self) -> str:
         """How lines about the run call it."""
-        return f"{self.task} {self.method} {self.seed}"
+        return f"{self.config.task} {self.method} {self.config.seed}"
 
     @property
     def arguments(self) -> list[str]:
@@ -212,32 +210,39 @@ def make_runs(lines: Sequence[tuple[str, Sequence[str]]], seeds: Sequence[int], 
     Raises:
       UserError: a command line that planning_agent.py would refuse, or two runs in one folder.
     """
-    names, runs = planners(), {}
+    names = planners()
+    configs = [_checked_config(words, names) for _, words in lines]
+    runs: dict[Path, Run] = {}
     for seed in seeds:
-        for method, line in lines:
-            words = [*line, "--seed", str(seed)]
-            config = load_config(words).resolved()
-            if config.planner not in names:
-                raise unknown("planner", config.planner, names)
-            for task in envs.split_tasks(config.task):
-                envs.split_task(task)
-            if config.strategy == "multi_worker":
-                raise UserError("A run of a sweep is on one node: choose --strategy one or mirrored.")
+        for (method, words), config in zip(lines, configs, strict=True):
             folder = out / config.task / method / str(seed)
             if folder in runs:
                 raise UserError(
                     f"Two runs would share the folder {folder}: name each task, planner, row and seed once."
                 )
-            run = Run(config.task, method, seed, tuple(words), folder, config.steps)
-            load_config(run.arguments).resolved()  # braces in the folder's name
-            runs[folder] = run
+            resolved = config.replace(seed=seed, logdir=str(folder)).resolved()
+            runs[folder] = Run(method, (*words, "--seed", str(seed)), folder, resolved)
     return list(runs.values())
+
+
+def _checked_config(words: Sequence[str], names: Sequence[str]) -> Config:
+    """The settings of a command line. Raises UserError for what can be seen without an environment or a model."""
+    config = load_config(words)
+    if config.planner not in names:
+        raise unknown("planner", config.planner, names)
+    for task in envs.split_tasks(config.task):
+        envs.split_task(task)
+    if config.strategy == "multi_worker":
+        raise UserError(
+            "strategy multi_worker needs several hosts and a run of a sweep has one: choose mirrored or one."
+        )
+    return config
 
 
 def check_tasks(runs: Sequence[Run]) -> None:
     """Makes one environment of each task in another process. Raises UserError where that fails."""
     for run in runs:
-        envs.spaces(load_config(run.words))  # seconds for each task; the same one again costs nothing
+        envs.spaces(run.config)  # seconds for each task; the same one again costs nothing
 
 
 def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -459,7 +464,7 @@ class Display:
         parts = [
             f"{time.strftime('%H:%M:%S')} {status.run.name}: {status.state}",
             f"on {status.node}" if status.state == "running" else "",
-            f"{metrics.step:,}/{status.run.steps:,} steps" if metrics.step else "",
+            f"{metrics.step:,}/{status.run.config.steps:,} steps" if metrics.step else "",
             *(f"{name} {value}" for name, value in numbers.items() if value),
             status.message,
         ]
@@ -474,8 +479,8 @@ class Display:
         for status in sorted(self._statuses, key=lambda status: order.index(status.state)):
             run, metrics = status.run, status.metrics
             state = f"{status.state} ({status.attempt})" if status.attempt else status.state
-            steps = f"{metrics.step:,}/{run.steps:,}"
-            cells = (run.task, run.method, str(run.seed), state, status.node, steps)
+            steps = f"{metrics.step:,}/{run.config.steps:,}"
+            cells = (run.config.task, run.method, str(run.config.seed), state, status.node, steps)
             table.add_row(*map(_plain, cells), _plain(metrics.show("return")), _plain(metrics.show("success")))
         return table
 
@@ -500,8 +505,9 @@ def connected(options: argparse.Namespace) -> Iterator[ModuleType]:
     common = {"log_to_driver": False, "logging_level": "ERROR"}
     if options.address:
         try:
+            _knock(options.address)
             ray.init(address=options.address, **common)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 f"There is no Ray cluster at {options.address} that this machine is part of ({reason}): "
@@ -523,6 +529,13 @@ def connected(options: argparse.Namespace) -> Iterator[ModuleType]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises OSError or ValueError where nothing answers, for which Ray would wait very long."""
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=10.0).close()
 
 
 def _import_ray() -> ModuleType:
