@@ -517,13 +517,18 @@ def connected(options: argparse.Namespace) -> Iterator[ModuleType]:
         processors = len(os.sched_getaffinity(0))
         if options.cpus > processors:
             raise UserError(f"A run wants {options.cpus:g} processors and this machine has {processors}: lower --cpus.")
-        ray.init(
-            address="local",
-            num_cpus=processors,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            **common,
-        )
+        try:
+            ray.init(
+                address="local",
+                num_cpus=processors,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                **common,
+            )
+        except Exception as error:  # of no class of its own; a machine too busy for Ray's time limits is the usual case
+            ray.shutdown()
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"Ray did not start on this machine ({reason}): try again when it is less busy.") from error
     try:
         _check_capacity(ray.nodes(), options)
         yield ray
