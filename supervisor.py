@@ -96,13 +96,8 @@ def _run(
     with log.open("a", encoding="utf-8") as file:
         file.write(f"--- {_now()} on {node}: {' '.join(command)}\n")
     start = time.monotonic()
-    code = run_guarded(command, log, lock, {**environment, **os.environ})
-    seconds = round(time.monotonic() - start, 3)
-    if code == 0:
-        mark = {"command": list(identity), "exit_code": 0, "seconds": seconds, "node": node, "time": _now()}
-        _replace(folder / "done.json", json.dumps(mark, indent=2) + "\n")
-        return Outcome(0, "", seconds)
-    return Outcome(code, last_line(log), seconds)
+    code = run_guarded(command, folder, {"command": list(identity), "node": node}, lock, {**environment, **os.environ})
+    return Outcome(code, last_line(log) if code else "", round(time.monotonic() - start, 3))
 
 
 def is_done(folder: Path, identity: Sequence[str]) -> bool:
@@ -145,10 +140,15 @@ def _try_lock(lock: int) -> bool:
     return True
 
 
-def run_guarded(command: Sequence[str], log: Path, lock: int, environment: Mapping[str, str] | None = None) -> int:
-    """Runs a program under a guard and returns its exit code. An exception, such as KeyboardInterrupt, ends it."""
+def run_guarded(
+    command: Sequence[str], folder: Path, mark: Mapping[str, object], lock: int, environment: Mapping[str, str]
+) -> int:
+    """Runs a program under a guard and returns its exit code. An exception, such as KeyboardInterrupt, ends it.
+
+    `done.json` gets the mark, in case of success. The guard writes it: a worker of Ray whose node is cut off may hang.
+    """
     guard = subprocess.Popen(
-        [sys.executable, "-I", "-S", __file__, str(log), str(lock), str(GRACE_SECONDS), *command],
+        [sys.executable, "-I", "-S", __file__, str(folder), json.dumps(mark), str(lock), str(GRACE_SECONDS), *command],
         cwd=Path(command[1]).parent,
         env=environment,
         stdin=subprocess.PIPE,
@@ -190,16 +190,18 @@ def _replace(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def guard(log: str, lock: int, grace: float, command: Sequence[str]) -> None:
-    """Starts the program, ends it when the standard input closes, and prints its exit code.
+def guard(folder: Path, mark: Mapping[str, object], lock: int, grace: float, command: Sequence[str]) -> None:
+    """Starts the program, ends it when the standard input closes, marks success and prints the exit code.
 
     Args:
-        log: where its output goes.
-        lock: the file descriptor that it inherits.
+        folder: of the run, with its sweep.log.
+        mark: what `done.json` shall hold besides exit code, seconds and time.
+        lock: the file descriptor that the program inherits.
         grace: seconds between interrupting and killing it.
         command: its words.
     """
-    with open(log, "ab") as output:
+    start = time.monotonic()
+    with open(folder / "sweep.log", "ab") as output:
         program = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -218,7 +220,12 @@ def guard(log: str, lock: int, grace: float, command: Sequence[str]) -> None:
             time.sleep(POLL_SECONDS)
     # Before the program is waited for, so that its number still names this group.
     os.killpg(program.pid, signal.SIGKILL)
-    print(program.wait(), flush=True)
+    code = program.wait()
+    if code == 0:
+        found = {"exit_code": code, "seconds": round(time.monotonic() - start, 3), "time": _now()}
+        _replace(folder / "done.json", json.dumps({**mark, **found}, indent=2) + "\n")
+    with contextlib.suppress(BrokenPipeError):  # the worker is gone
+        print(code, flush=True)
 
 
 def _runs(pid: int) -> bool:
@@ -235,4 +242,4 @@ if __name__ == "__main__":
     # Ray kills the children of a worker that ends, so the guard is the child of a process that is gone.
     if os.fork():
         os._exit(0)
-    guard(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4:])
+    guard(Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), sys.argv[5:])
