@@ -233,8 +233,9 @@ def _runs(pid: int) -> bool:
 
 
 def _die_with_guard() -> None:
-    # A parent that runs in the background of a shell may have had the interrupt ignored, which is inherited.
+    # A shell's background jobs ignore the interrupt and Ray's workers block it, and both are inherited.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -140,6 +140,30 @@ def test_interrupted_worker_takes_all_processes_along(tmp_path):
     assert not (tmp_path / "done.json").exists()
 
 
+def test_program_is_interrupted_where_the_worker_blocks_interrupts(tmp_path):
+    program = write(
+        tmp_path / "program.py",
+        """
+        import sys, time
+        from pathlib import Path
+
+        try:
+            Path(sys.argv[1], "started").touch()
+            time.sleep(300)
+        except KeyboardInterrupt:
+            Path(sys.argv[1], "interrupted").touch()
+        """,
+    )
+    worker = write(tmp_path / "worker.py", "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])")
+    worker.write_text(worker.read_text() + textwrap.dedent(WORKER))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, str(worker), str(tmp_path), str(program)], env=environment)
+    wait_for((tmp_path / "started").exists)
+    process.kill()
+    process.wait()
+    wait_for((tmp_path / "interrupted").exists)
+
+
 def test_dead_guard_takes_the_program_along(tmp_path):
     worker, pids = stubborn_run(tmp_path)
     os.kill(pids[2], signal.SIGKILL)
