@@ -323,6 +323,7 @@ def die(cluster, node, folders):
     cluster.remove_node(node, allow_graceful=False)
 
 
+@pytest.mark.slow
 def test_runs_of_a_dead_node_go_on_on_another_one(cluster, tmp_path, capsys):
     node = cluster.add_node(num_cpus=2, object_store_memory=100 * 2**20)
     name = f"/{node.node_id[:6]}"
