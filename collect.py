@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -21,11 +21,12 @@ from rich.progress import Progress
 
 import envs
 from collection import read_collection, settings, write_collection
+from command_line import Parser
 from config import Config, load_config
 from driver import Driver, correlated_actions
 from errors import UserError
-from provenance import git_revision
 from replay import Replay, episode_files, read_episode
+from revision import git_revision
 
 # Finished episodes in a row that the mixture has no place for, after which the wanted success rate counts as out of
 # reach.
@@ -211,19 +212,10 @@ def _fill(data: DataSet, driver: Driver, policy: MixedPolicy, quota: Quota) -> N
                 )
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose complaints are UserErrors."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; python collect.py --help says more.")
-
-
 def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of this program, and the words that are settings of config.yaml."""
-    parser = _Parser(
-        prog="python collect.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    kinds = parser.add_subparsers(dest="kind", required=True, parser_class=_Parser)
+    parser = Parser(prog="python collect.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_subparsers(dest="kind", required=True, parser_class=Parser)
     plain = {"allow_abbrev": False, "formatter_class": argparse.ArgumentDefaultsHelpFormatter}
     make = kinds.add_parser(
         "episodes", help="play episodes", **plain,

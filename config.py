@@ -144,7 +144,7 @@ class Config(Mapping[str, Value]):
         Raises:
           UserError: if the file is missing, is no YAML or holds anything but ``key: value`` lines.
         """
-        values = _read_yaml(Path(path))[1]
+        values = read_yaml(Path(path))[1]
         for key, value in values.items():
             _check_setting(str(path), key, value)
         return cls(values)
@@ -276,7 +276,7 @@ def read_schema(path: str | os.PathLike[str] = CONFIG_FILE) -> Schema:
       UserError: if the file is not as the head of this module says.
     """
     path = Path(path)
-    text, content = _read_yaml(path)
+    text, content = read_yaml(path)
     if "defaults" not in content:
         raise UserError(f"{path} has no preset 'defaults', which holds every key.")
     for name, values in content.items():
@@ -410,8 +410,8 @@ def _yaml() -> YAML:
     return YAML(typ="safe", pure=True)
 
 
-def _read_yaml(path: Path) -> tuple[str, dict[Any, Any]]:
-    """Returns the text of a YAML file and its content, a mapping. Raises UserError."""
+def read_yaml(path: Path) -> tuple[str, dict[Any, Any]]:
+    """Returns the text of a YAML file (1.2, read safely) and its content, a mapping. Raises UserError."""
     try:
         text = path.read_text(encoding="utf-8")
         content = _yaml().load(text)

@@ -19,7 +19,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 # Before TensorFlow is imported, as in planning_agent.py.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -34,10 +34,11 @@ from matplotlib.ticker import MaxNLocator
 import envs
 import models
 import planning_agent
+from command_line import Parser, count
 from errors import UserError
 from optimizers import Plan
 from planning_agent import PlanningAgent
-from provenance import git_revision
+from revision import git_revision
 
 ROWS = (0, 2, 5, 10, 50, 200)
 COLUMNS = 11  # time steps shown at most, the start among them
@@ -270,23 +271,9 @@ def save(figure: Figure, path: Path) -> str:
     return str(path)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Refuses bad input as the rest of the project does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}.")
-
-
-def _count(text: str) -> int:
-    """A whole number from 0 on that fits into an int32."""
-    if not text.isdecimal() or int(text) >= 2**31:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {2**31 - 1}")
-    return int(text)
-
-
 def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of this program, and the words that override settings of the run."""
-    parser = _Parser(
+    parser = Parser(
         prog="python plan_report.py",
         usage="%(prog)s --logdir DIR [--task NAME] [--out DIR] [--seed N] [--rows N ...] [--KEY VALUE ...]",
         description=__doc__,
@@ -299,10 +286,10 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--out", type=Path, metavar="DIR", help="folder for the pictures (default: reports/ in --logdir)"
     )
     parser.add_argument(
-        "--seed", type=_count, default=0, metavar="N", help="seed of the episode and of the planner (default: 0)"
+        "--seed", type=count, default=0, metavar="N", help="seed of the episode and of the planner (default: 0)"
     )
     parser.add_argument(
-        "--rows", type=_count, nargs="+", default=ROWS, metavar="N",
+        "--rows", type=count, nargs="+", default=ROWS, metavar="N",
         help="iterations after which the plan is shown, 0 for its start; the last one always is, and those beyond it "
         f"are left out (default: {' '.join(map(str, ROWS))})",
     )  # fmt: skip

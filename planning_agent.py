@@ -31,7 +31,7 @@ import second_order
 from base_agent import BaseAgent, restore
 from config import Config, load_config
 from errors import UserError, unknown
-from provenance import git_revision
+from revision import git_revision
 
 # What a log directory's episodes and weights depend on: a resumed run must agree with the first one in these.
 FIXED_KEYS = (

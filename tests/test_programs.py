@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 
 import planning_agent
+import sweep
 from base_agent import TrainingRun
 from config import load_config
 
@@ -74,6 +75,10 @@ def test_every_way_of_planning_trains(words, tmp_path):
     assert rows[-1]["step"] >= 120 and any("plan/predicted_return" in row for row in rows)
     if "--cost_head" in words:
         assert {"plan/constraint_violation", "plan/kappa", "model/cost_loss"} <= set().union(*rows)
+
+
+def test_sweeps_know_every_planner():
+    assert sweep.planners() == list(planning_agent.PLANNERS)
 
 
 def test_feedback_works_where_episodes_end(tmp_path):

@@ -1,4 +1,4 @@
-"""Which code made a result."""
+"""Which revision of this checkout runs."""
 
 import subprocess
 from pathlib import Path

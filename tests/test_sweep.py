@@ -1,0 +1,387 @@
+"""Sweeps: which runs, what is refused, and what becomes of runs that crash."""
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import signal
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import sweep
+from config import Config, load_config, read_schema
+from errors import UserError
+from supervisor import Outcome
+
+ROOT = Path(__file__).parent.parent
+TASKS = ["pointmass_obstacle", "pointmass_lottery"]
+DEBUG = ["--configs", "pointmass", "debug"]
+
+
+def command(out, *words, tasks=TASKS[:1], planners=("cem",), seeds=(0,)):
+    seeds = map(str, seeds)
+    return ["--tasks", *tasks, "--planners", *planners, "--seeds", *seeds, "--out", str(out), *DEBUG, *words]
+
+
+def listed(capsys, argv):
+    assert sweep.main([*argv, "--list"]) == 0
+    return [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+
+
+# Which runs
+
+
+def test_product_is_every_task_with_every_planner_and_seed(capsys, tmp_path):
+    argv = command(tmp_path / "out", "--gd_lr", "-1e-3", tasks=TASKS, planners=["cem", "latco"], seeds=[3, 1])
+    lines = listed(capsys, argv)
+    names = [(task, planner, seed) for seed in "31" for task in TASKS for planner in ("cem", "latco")]
+    assert lines == [
+        ["python", "planning_agent.py", *DEBUG, "--gd_lr", "-1e-3", "--task", task, "--planner", planner]
+        + ["--seed", seed, "--logdir", str(tmp_path / "out" / task / planner / seed)]
+        for task, planner, seed in names
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+EXPERIMENT = """
+# A comment
+ours:
+  - --configs pointmass --planner latco --task pointmass_obstacle --steps 400
+  - --configs pointmass --planner latco --task pointmass_lottery,pointmass_obstacle
+theirs:
+  - --configs pointmass --planner cem
+"""
+
+
+def experiment(tmp_path, text=EXPERIMENT):
+    path = tmp_path / "table.yaml"
+    path.write_text(text)
+    return ["--experiment", str(path), "--out", str(tmp_path / "out"), "--seeds", "0", "1"]
+
+
+def test_experiment_is_every_line_of_the_rows_with_every_seed(capsys, tmp_path):
+    argv = experiment(tmp_path)
+    folders = [str(Path(line[-1]).relative_to(tmp_path / "out")) for line in listed(capsys, argv)]
+    rows = ["pointmass_obstacle/ours", "pointmass_lottery,pointmass_obstacle/ours", "pointmass_obstacle/theirs"]
+    assert folders == [f"{row}/{seed}" for seed in (0, 1) for row in rows]
+    assert [line[-1][-8:] for line in listed(capsys, [*argv, "--rows", "theirs"])] == ["theirs/0", "theirs/1"]
+
+
+def test_settings_of_the_sweep_come_after_those_of_the_line(tmp_path):
+    argv = experiment(tmp_path)
+    lines = sweep.experiment_lines(Path(argv[1]), ["ours"], ["--configs", "debug", "--envs", "2"])
+    run = sweep.make_runs(lines, [5], tmp_path)[0]
+    config = load_config(run.arguments)
+    assert config == run.config
+    assert (config.batch_size, config.envs, config.seed, config.logdir) == (4, 2, 5, str(run.folder))
+    assert config.steps == 400 and run.method == "ours" and config.planner == "latco"
+
+
+def test_no_setting_is_called_like_an_option():
+    options = sweep.parse_options(["--tasks", "a", "--planners", "b", "--seeds", "0", "--out", "x"])[0]
+    assert not set(vars(options)) & set(read_schema().settings)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (["--planners", "cem", "latcoo"], ["latcoo", "latco"]),
+        (["--tasks", "metaworld_reach", "atari_pong"], ["atari_pong", "metaworld"]),
+        (["--tasks", "pointmass_lotery"], ["lotery", "pointmass_lottery"]),
+        (["--configs", "smal"], ["smal", "small"]),
+        (["--batchsize", "3"], ["batchsize", "batch_size"]),
+        (["--steps", "many"], ["steps", "many"]),
+        (["--seed", "3"], ["--seed"]),
+        (["--logdir=here"], ["--logdir"]),
+        (["--task", "pointmass_lottery"], ["--task"]),
+        (["--seeds", "0", "0"], ["share", "pointmass_obstacle/cem/0"]),
+        (["--seeds", "-1"], ["-1"]),
+        (["--strategy", "multi_worker"], ["multi_worker", "mirrored"]),
+        (["--experiment", "file.yaml"], ["--experiment", "--tasks"]),
+        (["--rows", "ours"], ["--rows", "--experiment"]),
+        (["--cpus", "0"], ["--cpus"]),
+        (["--cpus", "1000"], ["1000", "--cpus"]),
+        (["--cpus", "many"], ["--cpus", "many"]),
+        (["--gpus", "1.5"], ["--gpus"]),
+        (["--parallel", "0"], ["--parallel"]),
+        (["--retries", "-1"], ["--retries"]),
+        (["--out", "some{where"], ["some{where"]),
+        (["--address", "127.0.0.1:1"], ["127.0.0.1:1", "ray start"]),
+    ],
+    ids=lambda value: "-".join(value).strip("-") if "--" in value[0] else "",
+)
+def test_bad_input_starts_nothing_and_gets_one_sentence(change, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    program = tmp_path / "program.py"
+    program.write_text("raise SystemExit('started')")
+    assert sweep.main([*command("out", tasks=["pointmass_obstacle"]), *change], program) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1 and not captured.out
+    assert all(word in captured.err for word in words)
+    assert not (tmp_path / "out" / "pointmass_obstacle").exists()
+
+
+@pytest.mark.parametrize(
+    "text, rows, words",
+    [
+        (EXPERIMENT, ["hers"], ["hers", "theirs"]),
+        ("ours: --planner cem", [], ["ours", "list"]),
+        ("ours: []", [], ["ours", "list"]),
+        ("ours: [3]", [], ["ours", "list"]),
+        ("../ours: [--planner cem]", [], ["../ours"]),
+        ("ours: ['--planner \"cem']", [], ["command line"]),
+        ("ours: [--planner cem --seed 3]", [], ["--seed", "ours"]),
+        ("ours: [--help]", [], ["--help", "ours"]),
+        ("ours: [--planner cem, --planner latco]", [], ["share", "ours/0"]),
+        ("- ours", [], ["name: value"]),
+        ("ours: [", [], ["YAML"]),
+    ],
+)
+def test_bad_experiment_gets_one_sentence(text, rows, words, tmp_path, capsys):
+    argv = [*experiment(tmp_path, text), *(["--rows", *rows] if rows else [])]
+    assert sweep.main([*argv, "--list"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and all(word in error for word in words)
+
+
+def test_missing_options_and_small_machines_are_told():
+    with pytest.raises(UserError, match="--tasks with --planners"):
+        sweep.parse_options(["--seeds", "0", "--out", "x"])
+    options = sweep.parse_options([*command("x"), "--cpus", "4", "--gpus", "1"])[0]
+    small = {"Alive": True, "Resources": {"CPU": 2.0}}
+    dead = {"Alive": False, "Resources": {"CPU": 8.0, "GPU": 1.0}}
+    with pytest.raises(UserError, match="No node has 4 processors and 1 GPUs.*2 and 0"):
+        sweep._check_capacity([small, dead], options)
+    sweep._check_capacity([small, {**dead, "Alive": True}], options)
+
+
+# What is shown
+
+
+def a_run(tmp_path, seed=0):
+    config = Config({"task": "pointmass_obstacle", "seed": seed, "steps": 500})
+    return sweep.Run("cem", ("--seed", str(seed)), tmp_path / str(seed), config)
+
+
+def test_states_of_a_run(tmp_path):
+    status = sweep.Status(a_run(tmp_path))
+    status.started(0, "one/abc", "abc")
+    assert (status.state, status.node) == ("running", "one/abc")
+    assert status.ended(Outcome(1, "boom"), retries=2) and status.state == "retrying" and "boom" in status.message
+    status.started(0, "late", "news")
+    assert status.state == "retrying"
+    status.started(1, "two/def", "def")
+    status.lost()
+    assert status.state == "retrying" and "two/def" in status.message
+    assert status.ended(Outcome(None), retries=2) and not status.ended(Outcome(-9), retries=2)
+    assert status.state == "failed" and "-9" in status.message
+    other = sweep.Status(a_run(tmp_path))
+    assert not other.ended(Outcome(2, "error: no"), retries=2) and other.state == "failed"
+
+
+def test_metrics_are_followed_as_they_grow(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    metrics = sweep.Metrics(path)
+    assert not metrics.read() and metrics.show("return") == ""
+    first, second = '{"step": 20, "train/return": -3.25}\n', '{"step": 40, "eval/return": 1, "eval/success": null}\n'
+    path.write_text(first + second[:12])
+    assert metrics.read() and (metrics.step, metrics.show("return")) == (20, "-3.25 (train)")
+    assert not metrics.read()
+    path.write_text(first + second)
+    assert metrics.read() and (metrics.step, metrics.show("return"), metrics.show("success")) == (40, "1", "")
+    path.write_text('{"step": 10}\n')
+    assert metrics.read() and metrics.step == 10
+
+
+def test_changes_are_lines_and_a_terminal_has_a_table(tmp_path):
+    statuses = [sweep.Status(a_run(tmp_path, seed)) for seed in (0, 1)]
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "metrics.jsonl").write_text('{"step": 20, "train/return": 1.5, "train/success": 0.5}\n')
+    with open(tmp_path / "text", "w") as file, sweep.Display(statuses, Console(file=file)) as display:
+        display.update()
+        statuses[1].started(0, "node[1]", "id")
+        display.update()
+        display.update()
+        statuses[1].ended(Outcome(1, "boom"), 1)
+        display.update()
+    lines = [line.partition(" ")[2] for line in (tmp_path / "text").read_text().splitlines()]
+    numbers = "20/500 steps, return 1.5 (train), success 0.5 (train)"
+    assert lines == [
+        f"pointmass_obstacle cem 1: running, on node[1], {numbers}",
+        f"pointmass_obstacle cem 1: retrying, {numbers}, exit code 1: boom",
+    ]
+    statuses[0].ended(Outcome(0), 1)
+    with open(tmp_path / "screen", "w") as file:
+        console = Console(file=file, force_terminal=True, width=140, color_system=None)
+        with sweep.Display(statuses, console) as display:
+            display.update()
+    screen = (tmp_path / "screen").read_text()
+    assert screen.index("retrying (1)") < screen.index("done") and "20/500" in screen and "node[1]" in screen
+    assert "1 done, 0 running, 1 retrying, 0 waiting, 0 failed" in screen
+
+
+# With Ray
+
+# Counts its starts, goes on from its last step, and notes when two of one folder overlap.
+STEPPING = """
+    import fcntl, json, sys, time
+    from pathlib import Path
+
+    def option(name):
+        return sys.argv[sys.argv.index(name) + 1]
+
+    folder, seed = Path(option("--logdir")), int(option("--seed"))
+
+    def note(name):
+        with open(folder / name, "a") as file:
+            file.write(json.dumps(sys.argv[1:]) + "\\n")
+        return len((folder / name).read_text().splitlines())
+
+    def steps(number):
+        alone = open(folder / "alone", "w")
+        fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for step in range(int((folder / "step").read_text()) if (folder / "step").exists() else 0, number):
+            time.sleep(0.2)
+            print(time.time(), "step", step, flush=True)
+            (folder / "step").write_text(str(step + 1))
+            with open(folder / "metrics.jsonl", "a") as file:
+                file.write(json.dumps({"step": step + 1, "eval/return": seed}) + "\\n")
+        note("ends")
+"""
+
+
+def write_program(tmp_path, text):
+    path = tmp_path / "program.py"
+    path.write_text(textwrap.dedent(STEPPING) + textwrap.dedent(text))
+    return path
+
+
+def lines(path):
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    fast = {"health_check_period_ms": 1000}  # how soon a node counts as dead
+    head = {"num_cpus": 2, "object_store_memory": 100 * 2**20, "include_dashboard": False, "_system_config": fast}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    yield cluster
+    cluster.shutdown()
+
+
+def test_crashes_are_retried_bad_input_is_not_and_complete_runs_are_skipped(cluster, tmp_path, capsys):
+    program = write_program(
+        tmp_path,
+        """
+        starts = note("starts")
+        if seed == 1 and starts <= 2:
+            sys.exit(f"crash {starts}")
+        if seed in (2, 3):
+            print("error: seed", seed)
+            sys.exit(seed)
+        steps(1)
+        """,
+    )
+    out = tmp_path / "out"
+    argv = command(out, "--address", cluster.address, "--cpus", "1", seeds=range(4))
+    assert sweep.main(argv, program) == 1
+    captured = capsys.readouterr()
+    folders = [out / TASKS[0] / "cem" / str(seed) for seed in range(4)]
+    assert [len(lines(folder / "starts")) for folder in folders] == [1, 3, 1, 3]
+    assert [(folder / "done.json").exists() for folder in folders] == [True, True, False, False]
+    assert "exit code 2: error: seed 2" in captured.err and "exit code 3: error: seed 3" in captured.err
+    assert (
+        captured.out.count("retrying") >= 4 and "2 of 4 runs are done, 0 of them from before; 2 failed" in captured.out
+    )
+    assert "crash 1" in (folders[1] / "sweep.log").read_text()
+
+    write_program(tmp_path, "note('starts'); steps(1)")
+    assert sweep.main(argv, program) == 0
+    assert [len(lines(folder / "starts")) for folder in folders] == [1, 3, 2, 4]
+    assert sweep.main([*argv, "--steps", "900"], program) == 0
+    assert [len(lines(folder / "starts")) for folder in folders] == [2, 4, 3, 5]
+    assert sweep.main([*argv, "--steps", "900"], tmp_path / "missing.py") == 0
+    notes = [json.loads(line) for line in lines(out / "sweep.jsonl")]
+    assert len(notes) == 3 and notes[2]["command"][-2:] == ["--steps", "900"] and "commit" in notes[0]
+
+
+def die(cluster, node, folders):
+    """The end of a node: its workers at once, which otherwise outlive their raylet by seconds, then the raylet."""
+    for folder in folders:
+        if not (folder / "done.json").exists():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(re.search(r"process (\d+)", (folder / "sweep.lock").read_text())[1]), signal.SIGKILL)
+    cluster.remove_node(node, allow_graceful=False)
+
+
+@pytest.mark.slow
+def test_runs_of_a_dead_node_go_on_on_another_one(cluster, tmp_path, capsys):
+    node = cluster.add_node(num_cpus=2, object_store_memory=100 * 2**20)
+    name = f"/{node.node_id[:6]}"
+    program = write_program(tmp_path, "note('starts'); steps(20)")
+    out = tmp_path / "out"
+    folders = [out / task / "cem" / str(seed) for task in TASKS for seed in range(4)]
+
+    def kill():
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            here = [folder for folder in folders if any(name in line for line in lines(folder / "sweep.log"))]
+            if any(2 <= len(lines(folder / "metrics.jsonl")) < 10 for folder in here):
+                die(cluster, node, here)
+                return
+            time.sleep(0.05)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    argv = command(out, "--address", cluster.address, "--cpus", "1", tasks=TASKS, seeds=range(4))
+    code = sweep.main(argv, program)
+    killer.join()
+    text = capsys.readouterr().out
+    assert code == 0, text
+    starts = [len(lines(folder / "starts")) for folder in folders]
+    text += "\n".join((folder / "sweep.log").read_text() for folder in folders if len(lines(folder / "starts")) > 1)
+    assert [len(lines(folder / "ends")) for folder in folders] == [1] * 8, text
+    assert max(starts) > 1, text
+    assert all(
+        [json.loads(line)["step"] for line in lines(folder / "metrics.jsonl")] == [*range(1, 21)] for folder in folders
+    )
+    assert all((folder / "done.json").exists() for folder in folders)
+
+
+@pytest.mark.slow
+def test_trainings_survive_the_death_of_a_node(cluster, tmp_path, capsys):
+    node = cluster.add_node(num_cpus=2, object_store_memory=100 * 2**20)
+    name = f"/{node.node_id[:6]}"
+    out = tmp_path / "out"
+    folders = [out / task / planner / str(seed) for task in TASKS for planner in ("cem", "latco") for seed in (0, 1)]
+    resumed = []
+
+    def kill():
+        deadline = time.monotonic() + 900
+        while time.monotonic() < deadline and not resumed:
+            here = [folder for folder in folders if any(name in line for line in lines(folder / "sweep.log"))]
+            resumed.extend(folder for folder in here if list((folder / "checkpoints").glob("ckpt-*.index")))
+            time.sleep(0.2)
+        die(cluster, node, resumed)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    words = ["--address", cluster.address, "--cpus", "1", "--parallel", "2", "--media", "false"]
+    code = sweep.main(command(out, *words, tasks=TASKS, planners=["cem", "latco"], seeds=[0, 1]))
+    killer.join()
+    text = capsys.readouterr().out
+    assert code == 0 and "8 of 8 runs are done" in text, text
+    starts = [len(lines(folder / "runs.jsonl")) for folder in folders]
+    assert starts[folders.index(resumed[0])] > 1
+    for folder in folders:
+        rows = [json.loads(line) for line in lines(folder / "metrics.jsonl")]
+        assert rows[-1]["step"] >= 120 and json.loads((folder / "done.json").read_text())["exit_code"] == 0
