@@ -19,7 +19,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 # Before TensorFlow is imported, as in planning_agent.py.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -34,7 +34,8 @@ from matplotlib.ticker import MaxNLocator
 import envs
 import models
 import planning_agent
-from errors import UserError
+from errors import Parser, UserError
+from figures import save
 from optimizers import Plan
 from planning_agent import PlanningAgent
 
@@ -259,23 +260,6 @@ def _sheet(rows: list[np.ndarray]) -> tuple[np.ndarray, list[float]]:
     return np.concatenate(parts, 0), centres
 
 
-def save(figure: Figure, path: Path) -> str:
-    """Writes a picture, making its folder if need be, and returns its path. Raises UserError if that fails."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another --out.") from error
-    return str(path)
-
-
-class _Parser(argparse.ArgumentParser):
-    """Refuses bad input as the rest of the project does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}.")
-
-
 def _count(text: str) -> int:
     """A whole number from 0 on that fits into an int32."""
     if not text.isdecimal() or int(text) >= 2**31:
@@ -285,7 +269,7 @@ def _count(text: str) -> int:
 
 def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of this program, and the words that override settings of the run."""
-    parser = _Parser(
+    parser = Parser(
         prog="python plan_report.py",
         usage="%(prog)s --logdir DIR [--task NAME] [--out DIR] [--seed N] [--rows N ...] [--KEY VALUE ...]",
         description=__doc__,
