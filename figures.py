@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ LINE_STYLES = ("-", "--", "-.")  # dotted lines say something else
 DPI = 150
 
 
-def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Colour and line style for each name; the ten colours can be told apart by the colour-blind, too (Petroff 2021).
 
     They follow the alphabet, so that a name looks the same in all panels and figures of the same names.
@@ -29,13 +30,14 @@ def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
             "color": colors[index % len(colors)],
             "linestyle": LINE_STYLES[index // len(colors) % len(LINE_STYLES)],
         }
-        for index, name in enumerate(sorted(names))
+        for index, name in enumerate(sorted(set(names)))
     }
 
 
 def grid(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
-    """A figure of panels, Axes [rows, columns], each of a size in inches, with room for a legend below."""
-    figure = Figure(figsize=(columns * size[0] + 0.4, rows * size[1] + 1.1), dpi=DPI, layout="constrained")
+    """A figure of panels, Axes [rows, columns], each of a size in inches, and wide enough for a legend."""
+    width = max(columns * size[0] + 0.4, 5.0)
+    figure = Figure(figsize=(width, rows * size[1]), dpi=DPI, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
@@ -45,13 +47,18 @@ def wrapped(count: int, most: int) -> tuple[int, int]:
     return rows, math.ceil(count / rows)
 
 
-def legend_below(figure: Figure, entries: Mapping[str, Mapping[str, Any]], width: int = 24) -> None:
-    """A legend under the panels: label -> properties of a line. `width` is about how many letters an inch has room for
-    a label and its line."""
+def legend_below(figure: Figure, entries: Mapping[str, Mapping[str, Any]], explanation: str = "") -> None:
+    """A legend under the panels: label -> properties of a line, above them what the panels show."""
     handles = [Line2D([], [], label=label, linewidth=2, **properties) for label, properties in entries.items()]
-    letters = max(map(len, entries)) + 6
-    columns = max(1, min(len(entries), int(figure.get_figwidth() * width / 2.2 // letters)))
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=10, frameon=False)
+    width, height = figure.get_size_inches()
+    inches = 0.085 * max(map(len, entries)) + 0.7  # of a label with its line
+    columns = max(1, min(len(entries), int(width / inches)))
+    lines = textwrap.wrap(explanation, int(width / 0.068))
+    figure.set_size_inches(width, height + 0.23 * math.ceil(len(entries) / columns) + 0.18 * len(lines) + 0.2)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=columns, fontsize=10, frameon=False,
+        title="\n".join(lines), title_fontproperties={"size": 9}, alignment="center",
+    )  # fmt: skip
 
 
 def tidy(axis: Axes) -> None:

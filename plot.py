@@ -234,19 +234,23 @@ def draw_curves(
 ) -> Figure:
     """A panel for each task; of several metrics a column each."""
     style = figures.styles({method for panel in panels.values() for method in panel})
-    shape = figures.wrapped(len(tasks), 4) if len(metrics) == 1 else (len(tasks), len(metrics))
-    figure, axes = figures.grid(*shape, size=(3.6, 2.7))
+    rows, columns = figures.wrapped(len(tasks), 4) if len(metrics) == 1 else (len(tasks), len(metrics))
+    figure, axes = figures.grid(rows, columns, size=(3.6, 2.7))
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    for axis, (task, metric) in zip(axes.flat, panels, strict=False):
+    for index, (axis, (task, metric)) in enumerate(zip(axes.flat, panels, strict=False)):
         draw_panel(axis, panels[task, metric], style)
         if is_success(metric):
             axis.set_ylim(-0.05, 1.05)
+        last = max(curve.steps[-1] for other in metrics for curve in panels[task, other].values())
+        axis.set_xlim(0, 1.02 * max(last, 1))
         axis.set_title(task if len(metrics) == 1 else f"{task}\n{title_of(metric)}", fontsize=10)
-    if len(metrics) == 1:
-        figure.supylabel(title_of(metrics[0]), fontsize=11)
-    figure.supxlabel(_explain(panels.values()), fontsize=9)
-    figures.legend_below(figure, {f"{name}, {_seeds(panels.values(), name)}": style[name] for name in sorted(style)})
+        if index + columns >= len(panels):
+            axis.set_xlabel("environment steps", fontsize=10)
+        if len(metrics) == 1 and index % columns == 0:
+            axis.set_ylabel(title_of(metric), fontsize=10)
+    entries = {f"{name}, {_seeds(panels.values(), name)}": style[name] for name in sorted(style)}
+    figures.legend_below(figure, entries, _explain(panels.values()))
     return figure
 
 
@@ -267,7 +271,7 @@ def draw_panel(axis: Axes, methods: Mapping[str, Curve], style: Mapping[str, Map
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     if not methods:
         axis.text(0.5, 0.5, "no values", ha="center", va="center", transform=axis.transAxes, color="0.5")
-        axis.set(xticks=[], yticks=[])
+        axis.set_yticks([])
 
 
 def title_of(metric: str) -> str:
@@ -282,7 +286,7 @@ def _seeds(panels: Any, method: str) -> str:
 
 
 def _explain(panels: Any) -> str:
-    """What is below the panels: the name of the axis, and what lines and bands mean where there are such."""
+    """What lines and bands mean, where there are such."""
     drawn = [curve for panel in panels for curve in panel.values()]
     parts = []
     if any(len(curve.seeds) > 1 for curve in drawn):
@@ -293,7 +297,7 @@ def _explain(panels: Any) -> str:
         parts.append("Thin: single seeds.")
     if any(np.any(curve.count < len(curve.seeds)) for curve in drawn):
         parts.append("Dotted: not of all seeds.")
-    return "\n".join(["environment steps", " ".join(parts)]).strip()
+    return " ".join(parts)
 
 
 # --- aggregate
@@ -461,24 +465,22 @@ def bootstrap(
     """
     from rliable import library, metrics  # seconds to import, which the other figures do not need
 
-    def last(matrix: np.ndarray) -> np.ndarray:
-        return np.array([metrics.aggregate_iqm(matrix[..., -1]), metrics.aggregate_mean(matrix[..., -1])])
+    def estimates(matrix: np.ndarray) -> np.ndarray:
+        # metrics.aggregate_iqm is this for a single step; one by one, the steps would take minutes.
+        iqm = stats.trim_mean(matrix.reshape(-1, matrix.shape[-1]), 0.25, axis=0)
+        return np.append(iqm, metrics.aggregate_mean(matrix[..., -1]))
 
-    def curve(matrix: np.ndarray) -> np.ndarray:
-        # What aggregate_iqm calls, for all steps at once: one by one they would take minutes.
-        return stats.trim_mean(matrix.reshape(-1, matrix.shape[-1]), 0.25, axis=0)
-
-    found = []
-    for function in (last, curve):
-        with _seeded():
-            points, intervals = library.get_interval_estimates(dict(scores), function, reps=repetitions)
-        found.append({method: np.stack([points[method], *intervals[method]]) for method in scores})
+    with _seeded():
+        points, intervals = library.get_interval_estimates(dict(scores), estimates, reps=repetitions)
+    found = {method: np.stack([points[method], *intervals[method]]) for method in scores}
     for method, matrix in scores.items():
         if len(matrix) == 1:
             note(f"{method} has one run of each task: there is nothing to draw other samples from, hence no interval.")
-            for estimates in found:
-                estimates[method][1:] = np.nan
-    return found[0], found[1]
+            found[method][1:] = np.nan
+    return (
+        {method: estimated[:, -2:] for method, estimated in found.items()},
+        {method: estimated[:, :-1] for method, estimated in found.items()},
+    )
 
 
 @contextlib.contextmanager
@@ -509,15 +511,19 @@ def draw_aggregate(
     colors = {method: style[method]["color"] for method in last}
     # Without an interval the bar has no width, and only the line of the value is seen.
     interval = {method: np.where(np.isnan(found[1:]), found[:1], found[1:]) for method, found in last.items()}
-    bars, _ = plot_utils.plot_interval_estimates(
+    bars, panels = plot_utils.plot_interval_estimates(
         {method: found[0] for method, found in last.items()},
         interval,
         metric_names=["IQM", "mean"],
         algorithms=sorted(last, reverse=True),
         colors=colors,
         xlabel=f"{label} at step {steps[-1]:,.0f}",
-        xlabel_y_coordinate=-0.5 / len(last),
+        max_ticks=3,
+        xlabel_y_coordinate=-1.5 / len(last),  # of the height, which rows of text do not share
     )
+    if is_success(numbers["metric"]):
+        for panel in panels:
+            panel.set_xlim(0, 1)
     figure, axes = figures.grid(1, 1, size=(5.6, 3.6))
     plot_utils.plot_sample_efficiency_curve(
         steps,
@@ -603,9 +609,12 @@ def _checked(line: dict[str, Any], place: str) -> dict[str, Any]:
     for key in ("task", "method", "planner", "logdir", "episodes", "return"):
         if key not in line:
             raise UserError(f"{place} has no {key!r}, so it is no evaluation: give what evaluate.py has written.")
-    for key in ("return", "success"):
-        if line.get(key) is not None and not (isinstance(line[key], dict) and "mean" in line[key]):
+    bins = line.get("by_distance") or []
+    for key, value in [*line.items(), *(("success", bin.get("success")) for bin in bins)]:
+        if key in ("return", "success") and not (value is None or isinstance(value, dict) and "mean" in value):
             raise UserError(f"{place}: {key!r} must have a mean, a low and a high end, as evaluate.py writes them.")
+    if any(not bin.keys() >= {"low", "high", "episodes", "success"} for bin in bins):
+        raise UserError(f"{place}: each bin of 'by_distance' must have 'low', 'high', 'episodes' and 'success'.")
     return line
 
 
@@ -673,20 +682,18 @@ def _mean(values: Sequence[float | None]) -> float:
 
 def _distances(group: tuple[str, ...], lines: Sequence[Mapping[str, Any]]) -> list[tuple[float, float, int, Estimate]]:
     """Success by distance over the seeds of a row, by distance; empty where seeds have other bins."""
-    binned = [[bin for bin in line.get("by_distance") or [] if bin["episodes"]] for line in lines]
-    binned = [bins for bins in binned if bins]
-    edges = [sorted({(bin["low"], bin["high"]) for bin in line.get("by_distance") or []}) for line in lines]
-    edges = [each for each in edges if each]
+    binned = [bins for line in lines if (bins := line.get("by_distance"))]
+    edges = [sorted((bin["low"], bin["high"]) for bin in bins) for bins in binned]
     if any(each != edges[0] for each in edges):
         note(f"{' '.join(group).strip()}: seeds have different bins of distance, so they are not drawn by distance.")
         return []
     found = []
     for low, high in edges[0] if edges else []:
-        same = [bin for bins in binned for bin in bins if (bin["low"], bin["high"]) == (low, high)]
+        same = [bin for bins in binned for bin in bins if (bin["low"], bin["high"]) == (low, high) and bin["success"]]
         if same:
             estimate = over_seeds([bin["success"] for bin in same], (0.0, 1.0))
             found.append((low, high, sum(bin["episodes"] for bin in same), estimate))
-    return found
+    return [each for each in found if not math.isnan(each[-1].mean)]
 
 
 def labels(rows: Sequence[Row]) -> list[str]:
@@ -765,7 +772,7 @@ def draw_bars(rows: Sequence[Row]) -> Figure:
     names, tasks = labels(rows), sorted({row.task for row in rows})
     order, style = sorted(set(names)), figures.styles(names)
     shape = figures.wrapped(len(tasks), 4)
-    figure, axes = figures.grid(*shape, size=(3.4, 0.7 + 0.32 * len(order)))
+    figure, axes = figures.grid(*shape, size=(3.4, 0.9 + 0.28 * len(order)))
     for axis in axes.flat[len(tasks) :]:
         axis.set_visible(False)
     for index, (axis, task) in enumerate(zip(axes.flat, tasks, strict=False)):
@@ -799,18 +806,18 @@ def draw_distances(rows: Sequence[Row]) -> Figure:
     figure, axes = figures.grid(*figures.wrapped(len(tasks), 4), size=(3.6, 2.7))
     for axis in axes.flat[len(tasks) :]:
         axis.set_visible(False)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("success", fontsize=10)
     for axis, task in zip(axes.flat, tasks, strict=False):
         own = [(name, row) for name, row in pairs if row.task == task]
         for index, (name, row) in enumerate(own):
             draw_distance(axis, row, style[name], (index - (len(own) - 1) / 2) / max(len(own), 8))
         axis.set_ylim(-0.05, 1.05)
         axis.set_title(task, fontsize=10)
+        axis.set_xlabel("distance to the goal", fontsize=10)
         figures.tidy(axis)
-    figure.supylabel("success", fontsize=11)
-    figure.supxlabel(
-        "distance to the goal\nPoints: middles of bins, moved apart a little. Bars: 95% intervals.", fontsize=9
-    )
-    figures.legend_below(figure, {name: style[name] for name in sorted(style)})
+    explanation = "Points: middles of bins, moved apart a little. Bars: 95% intervals."
+    figures.legend_below(figure, {name: style[name] for name in sorted(style)}, explanation)
     return figure
 
 
