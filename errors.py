@@ -1,9 +1,7 @@
-"""The error that a user can mend, and the sentences that refuse names and options nobody knows."""
+"""The error that a user can mend, and the one sentence that refuses a name nobody knows."""
 
-import argparse
 import difflib
 from collections.abc import Iterable
-from typing import NoReturn
 
 
 class UserError(Exception):
@@ -25,11 +23,3 @@ def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
     nearest = difflib.get_close_matches(str(name).lower(), by_lower_case, n=1, cutoff=0.0)
     hint = f"did you mean {by_lower_case[nearest[0]]!r}?" if nearest else "there is none."
     return UserError(f"unknown {kind} {str(name)!r}: {hint}")
-
-
-class Parser(argparse.ArgumentParser):
-    """Options of a program whose `main` prints a UserError in one line, bad options included."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises the UserError instead of printing the usage and leaving."""
-        raise UserError(f"{message}.")

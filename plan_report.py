@@ -34,7 +34,8 @@ from matplotlib.ticker import MaxNLocator
 import envs
 import models
 import planning_agent
-from errors import Parser, UserError
+from command_line import Parser, count
+from errors import UserError
 from figures import save
 from optimizers import Plan
 from planning_agent import PlanningAgent
@@ -260,13 +261,6 @@ def _sheet(rows: list[np.ndarray]) -> tuple[np.ndarray, list[float]]:
     return np.concatenate(parts, 0), centres
 
 
-def _count(text: str) -> int:
-    """A whole number from 0 on that fits into an int32."""
-    if not text.isdecimal() or int(text) >= 2**31:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {2**31 - 1}")
-    return int(text)
-
-
 def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of this program, and the words that override settings of the run."""
     parser = Parser(
@@ -282,10 +276,10 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--out", type=Path, metavar="DIR", help="folder for the pictures (default: reports/ in --logdir)"
     )
     parser.add_argument(
-        "--seed", type=_count, default=0, metavar="N", help="seed of the episode and of the planner (default: 0)"
+        "--seed", type=count, default=0, metavar="N", help="seed of the episode and of the planner (default: 0)"
     )
     parser.add_argument(
-        "--rows", type=_count, nargs="+", default=ROWS, metavar="N",
+        "--rows", type=count, nargs="+", default=ROWS, metavar="N",
         help="iterations after which the plan is shown, 0 for its start; the last one always is, and those beyond it "
         f"are left out (default: {' '.join(map(str, ROWS))})",
     )  # fmt: skip

@@ -35,7 +35,9 @@ from scipy import stats
 
 import figures
 import runs as logs
-from errors import Parser, UserError, unknown
+from command_line import Parser
+from config import Config
+from errors import UserError, unknown
 from runs import Run, Series
 
 CONFIDENCE = 0.95
@@ -85,6 +87,8 @@ class Row(NamedTuple):
     """What one planner achieved in one task, over the seeds (log directories) of one method of training.
 
     Attributes:
+        model: the method that trained the world model.
+        method: how the evaluation is called; the model, where it is the run as it was trained.
         settings: what the evaluation changed besides the planner, as words of a command line.
         seeds: how many log directories.
         episodes: of all of them.
@@ -94,6 +98,7 @@ class Row(NamedTuple):
     """
 
     task: str
+    model: str
     method: str
     planner: str
     settings: str
@@ -626,9 +631,21 @@ def newest(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _group(line: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    """What a row of the table stands for: task, method, planner, other settings."""
-    return line["task"], line["method"], line["planner"], _settings(line.get("overrides") or [])
+def _group(line: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+    """What a row of the table stands for: task, model, method, planner, other settings."""
+    model, method, overrides = _model(line), line["method"], line.get("overrides") or []
+    settings = _settings(overrides)
+    if method == model and len(settings) < len(shlex.join(overrides)):
+        method = line["planner"]  # not the run as it was trained
+    return line["task"], model, method, line["planner"], settings
+
+
+def _model(line: Mapping[str, Any]) -> str:
+    """The method of the run that an evaluation is of, which may lie on another machine."""
+    logdir = Path(line["logdir"])
+    if (logdir / "config.yaml").is_file():
+        return logs.method_of(logdir, Config.load(logdir / "config.yaml"))
+    return logdir.parent.name if logdir.name.isdecimal() else line["method"]
 
 
 def _settings(overrides: Sequence[str]) -> str:
@@ -645,7 +662,7 @@ def _settings(overrides: Sequence[str]) -> str:
 
 def table_rows(lines: Sequence[Mapping[str, Any]]) -> list[Row]:
     """A row for each task, method, planner and settings, by their names; several log directories are its seeds."""
-    groups: dict[tuple[str, str, str, str], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for line in lines:
         groups.setdefault(_group(line), []).append(line)
     rows = []
@@ -697,21 +714,30 @@ def _distances(group: tuple[str, ...], lines: Sequence[Mapping[str, Any]]) -> li
 
 
 def labels(rows: Sequence[Row]) -> list[str]:
-    """How rows are called in a figure: planner, model where several were evaluated, settings where they are changed."""
-    several = len({row.method for row in rows}) > 1
-    return [
-        row.planner + (f" (model: {row.method})" if several and row.method != row.planner else "")
-        + (f" {row.settings}" if row.settings else "")
-        for row in rows
-    ]  # fmt: skip
+    """How rows are called in a figure: method, model where several were evaluated, settings where they are changed."""
+    several = len({row.model for row in rows}) > 1
+    models = [f" (model: {row.model})" if several and row.method != row.model else "" for row in rows]
+    return [f"{row.method}{model} {row.settings}".strip() for row, model in zip(rows, models, strict=True)]
 
 
 def table_text(rows: Sequence[Row]) -> str:
     """The rows in Markdown; of several tasks first their scores side by side, as in LatCo's table 1."""
-    head = ["task", "model of", "planner", "settings", "return", "success, %", "seeds", "episodes", "planning, s"]
+    head = [
+        "task",
+        "model of",
+        "method",
+        "planner",
+        "settings",
+        "return",
+        "success, %",
+        "seeds",
+        "episodes",
+        "planning, s",
+    ]
     cells = [
         [
-            row.task, row.method, row.planner, row.settings, with_interval(row.score),
+            row.task, row.model, row.method if row.method not in (row.model, row.planner) else "", row.planner,
+            row.settings, with_interval(row.score),
             with_interval(row.success, percent) if row.success else "",
             str(row.seeds), str(row.episodes), "" if math.isnan(row.seconds) else number(row.seconds),
         ]
@@ -736,7 +762,7 @@ def side_by_side(rows: Sequence[Row]) -> str:
         for name, row in zip(names, rows, strict=True)
     }
     body = [[name, *(cells.get((name, task), "") for task in tasks)] for name in dict.fromkeys(sorted(names))]
-    return markdown(["planner", *tasks], body)
+    return markdown(["method", *tasks], body)
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -833,7 +859,7 @@ def draw_distance(axis: Axes, row: Row, style: Mapping[str, Any], shift: float) 
 def _row_numbers(row: Row) -> dict[str, Any]:
     """A row as it is written to JSON."""
     return {
-        **{key: getattr(row, key) for key in ("task", "method", "planner", "settings", "seeds", "episodes")},
+        **{key: getattr(row, key) for key in ("task", "model", "method", "planner", "settings", "seeds", "episodes")},
         "return": row.score._asdict(),
         "success": row.success._asdict() if row.success else None,
         "plan_seconds": row.seconds,

@@ -337,14 +337,14 @@ def test_table_of_the_newest_evaluations_of_one_seed(tmp_path, capsys):
 def test_table_averages_seeds_and_puts_tasks_side_by_side(tmp_path, capsys):
     for seed, (mean, success) in enumerate([(100.0, 0.2), (200.0, 0.3), (600.0, 0.4)]):
         write_evaluations(
-            tmp_path / str(seed) / "evaluations.jsonl",
-            evaluation(tmp_path / str(seed), mean=mean, success=success, plan_seconds=1.0 + seed),
-            evaluation(tmp_path / str(seed), task="dmc_cheetah_run", mean=100 * mean),
+            tmp_path / "latco" / str(seed) / "evaluations.jsonl",
+            evaluation(tmp_path / "latco" / str(seed), mean=mean, success=success, plan_seconds=1.0 + seed),
+            evaluation(tmp_path / "latco" / str(seed), task="dmc_cheetah_run", mean=100 * mean),
         )
     stdout, _ = run(capsys, "table", tmp_path, "--out", tmp_path)
     # Standard errors: sqrt(70000 / 3) = 152.75 of the returns, 0.1 / sqrt(3) = 0.0577 of the rates; each times T2.
     assert stdout == (
-        "| planner | dmc_cheetah_run | metaworld_reach |\n"
+        "| method | dmc_cheetah_run | metaworld_reach |\n"
         "| --- | --- | --- |\n"
         "| latco | 30000 [-35724, 95724] | 30 [5, 55] % |\n"
         "\n"
@@ -353,6 +353,39 @@ def test_table_averages_seeds_and_puts_tasks_side_by_side(tmp_path, capsys):
         "| dmc_cheetah_run | latco | latco | 30000 [-35724, 95724] |  | 3 | 60 | 1.50 |\n"
         "| metaworld_reach | latco | latco | 300.0 [-357.2, 957.2] | 30 [5, 55] | 3 | 60 | 2.00 |\n"
     ) + FOOT  # fmt: skip
+
+
+def test_models_and_names_of_evaluations_are_told_apart(tmp_path, capsys):
+    """evaluate.py calls an evaluation with another planner after that planner, whoever trained the model."""
+    write_run(tmp_path / "somewhere", "", seed=3, planner="gd")
+    lines = [
+        evaluation("x/latco/0", method="latco"),
+        evaluation("x/latco/1", method="latco", mean=14.0),
+        evaluation("x/latco/0", "cem", method="cem", mean=1.0),
+        evaluation("x/cem/0", "cem", method="cem", mean=2.0, overrides=[]),
+        evaluation("x/mppi/0", "cem", method="cem", mean=3.0),
+        evaluation(tmp_path / "somewhere", "cem", method="cem", mean=4.0),
+        evaluation("x/ours/0", method="ours", mean=5.0),
+        evaluation("x/ours/0", method="deep", mean=6.0, overrides=["--planning_horizon=50"]),
+    ]
+    path = write_evaluations(tmp_path / "evaluations.jsonl", *lines)
+    stdout, _ = run(capsys, "table", path, "--out", tmp_path)
+    cells = [[cell.strip() for cell in line.split("|")[1:7]] for line in stdout.splitlines()[:9]]
+    del cells[1]
+    assert [[*row[1:5], row[5].split(" ")[0]] for row in cells] == [
+        ["model of", "method", "planner", "settings", "return"],
+        ["cem", "", "cem", "", "2.00"],
+        ["gd", "", "cem", "", "4.00"],
+        ["latco", "", "cem", "", "1.00"],
+        ["latco", "", "latco", "", "12.00"],
+        ["mppi", "", "cem", "", "3.00"],
+        ["ours", "deep", "latco", "--planning_horizon=50", "6.00"],
+        ["ours", "", "latco", "", "5.00"],
+    ]
+    assert plot.labels(plot.table_rows(lines)) == [
+        "cem", "cem (model: gd)", "cem (model: latco)", "latco", "cem (model: mppi)",
+        "deep (model: ours) --planning_horizon=50", "ours",
+    ]  # fmt: skip
 
 
 def test_success_by_distance(tmp_path, capsys):
@@ -374,7 +407,7 @@ def test_success_by_distance(tmp_path, capsys):
     ]
     write_evaluations(path, *lines)
     _, notes = run(capsys, "table", path, "--out", tmp_path)
-    assert "note: metaworld_reach latco icem: seeds have different bins" in notes
+    assert "note: metaworld_reach latco icem icem: seeds have different bins" in notes
     cem, latco = drawn(tmp_path, "distance")
     assert (cem["planner"], latco["planner"]) == ("cem", "latco")
     assert cem["by_distance"][1] == {
@@ -449,7 +482,6 @@ def test_program_needs_neither_tensorflow_nor_simulators(tmp_path):
     write_matrix(tmp_path, [[0.5], [0.6]])
     code = (
         "import sys, plot\n"
-        f"assert plot.main(['curves', {str(tmp_path)!r}, '--out', {str(tmp_path)!r}]) == 0\n"
         f"assert plot.main(['aggregate', {str(tmp_path)!r}, '--repetitions', '5', '--out', {str(tmp_path)!r}]) == 0\n"
         "print(sorted({'tensorflow', 'keras', 'mujoco', 'metaworld', 'dm_control', 'gymnasium'} & set(sys.modules)))\n"
     )

@@ -1,0 +1,21 @@
+"""Command lines beside planning_agent.py's: options of the program itself, and kinds of numbers."""
+
+import argparse
+from typing import NoReturn
+
+from errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses bad input as the rest of the project does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError."""
+        raise UserError(f"{message}.")
+
+
+def count(text: str) -> int:
+    """A whole number from 0 on that fits into an int32."""
+    if not text.isdecimal() or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {2**31 - 1}")
+    return int(text)
