@@ -21,9 +21,10 @@ from config import Config
 from distribution import at_least, device_seed, devices, make_strategy, masked_mean, place_among_workers, total
 from driver import Driver, Episode, Policy, correlated_actions
 from errors import UserError
-from logger import Logger, own_name
+from logger import Logger
 from replay import MixedReplay, Replay
 from rewards import RewardTransform
+from runs import own_name
 
 Batch = dict[str, tf.Tensor]
 Metrics = dict[str, tf.Tensor]

@@ -27,6 +27,7 @@ from tensorboard.plugins.custom_scalar import metadata as custom_scalar_metadata
 from tensorboard.plugins.image import metadata as image_metadata
 
 from errors import UserError
+from runs import own_name
 
 # What TensorBoard's "Custom Scalars" page shows, in this order: (group, chart, metrics drawn into the chart).
 # One more line is one more chart; a metric that a run never logs leaves its chart empty.
@@ -263,12 +264,6 @@ def dashboards(tasks: Sequence[str] = ()) -> Dashboards:
     episodes = [(title, names) for group, title, names in DASHBOARDS if group == EPISODES]
     own = [(task, title, tuple(own_name(name, task) for name in names)) for task in tasks for title, names in episodes]
     return (*DASHBOARDS, *own)
-
-
-def own_name(name: str, task: str) -> str:
-    """How a metric of one of several tasks is called: train/return becomes train/<task>/return."""
-    group, _, rest = name.partition("/")
-    return f"{group}/{task}/{rest}"
 
 
 def layout(tasks: Sequence[str] = ()) -> layout_pb2.Layout:

@@ -36,6 +36,7 @@ import models
 import planning_agent
 from command_line import Parser, count
 from errors import UserError
+from figures import save
 from optimizers import Plan
 from planning_agent import PlanningAgent
 from revision import git_revision
@@ -259,16 +260,6 @@ def _sheet(rows: list[np.ndarray]) -> tuple[np.ndarray, list[float]]:
         centres.append(top + gap + size / 2 - 0.5)
         top += gap + size
     return np.concatenate(parts, 0), centres
-
-
-def save(figure: Figure, path: Path) -> str:
-    """Writes a picture, making its folder if need be, and returns its path. Raises UserError if that fails."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another --out.") from error
-    return str(path)
 
 
 def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

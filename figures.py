@@ -1,0 +1,111 @@
+"""What figures share: colours, the grid of panels, the legend below it, the files."""
+
+import json
+import math
+import textwrap
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from errors import UserError
+
+LINE_STYLES = ("-", "--", "-.")  # dotted lines say something else
+DPI = 150
+
+
+def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour and line style for each name; the ten colours can be told apart by the colour-blind, too (Petroff 2021).
+
+    They follow the alphabet, so that a name looks the same in all panels and figures of the same names.
+    """
+    colors = matplotlib.color_sequences["petroff10"]
+    return {
+        name: {
+            "color": colors[index % len(colors)],
+            "linestyle": LINE_STYLES[index // len(colors) % len(LINE_STYLES)],
+        }
+        for index, name in enumerate(sorted(set(names)))
+    }
+
+
+def grid(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+    """A figure of panels, Axes [rows, columns], each of a size in inches, and wide enough for a legend."""
+    width = max(columns * size[0] + 0.4, 5.0)
+    figure = Figure(figsize=(width, rows * size[1]), dpi=DPI, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def wrapped(count: int, most: int) -> tuple[int, int]:
+    """Rows and columns for a number of panels, as even as can be with at most so many columns."""
+    rows = math.ceil(count / most)
+    return rows, math.ceil(count / rows)
+
+
+def legend_below(figure: Figure, entries: Mapping[str, Mapping[str, Any]], explanation: str = "") -> None:
+    """A legend under the panels: label -> properties of a line, above them what the panels show."""
+    handles = [Line2D([], [], label=label, linewidth=2, **properties) for label, properties in entries.items()]
+    width, height = figure.get_size_inches()
+    inches = 0.085 * max(map(len, entries)) + 0.7  # of a label with its line
+    columns = max(1, min(len(entries), int(width / inches)))
+    lines = textwrap.wrap(explanation, int(width / 0.068))
+    figure.set_size_inches(width, height + 0.23 * math.ceil(len(entries) / columns) + 0.18 * len(lines) + 0.2)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=columns, fontsize=10, frameon=False,
+        title="\n".join(lines), title_fontproperties={"size": 9}, alignment="center",
+    )  # fmt: skip
+
+
+def tidy(axis: Axes) -> None:
+    """Light grid, no frame at the top and at the right."""
+    axis.grid(alpha=0.3)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=9)
+
+
+def save(figure: Figure, path: Path, **options: Any) -> str:
+    """Writes a picture, making its folder if need be, and returns its path. Raises UserError if that fails."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Type 42 embeds letters as such: type 3 cannot be searched, and conferences refuse it.
+        with matplotlib.rc_context({"pdf.fonttype": 42}):
+            figure.savefig(path, **options)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): choose another --out.") from error
+    return str(path)
+
+
+def save_text(text: str, path: Path) -> str:
+    """As `save`, for a text."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): choose another --out.") from error
+    return str(path)
+
+
+def save_all(figure: Figure, stem: Path, numbers: Any, **options: Any) -> list[str]:
+    """Writes <stem>.png, <stem>.pdf and the numbers that are drawn as <stem>.json; returns the three paths."""
+    pictures = [save(figure, stem.with_name(f"{stem.name}.{kind}"), **options) for kind in ("png", "pdf")]
+    text = json.dumps(plain(numbers), allow_nan=False, indent=1) + "\n"
+    return [*pictures, save_text(text, stem.with_name(f"{stem.name}.json"))]
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON knows it: arrays as lists, what is not finite as null, paths as texts."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value
