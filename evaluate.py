@@ -66,8 +66,11 @@ GRID = 8  # episodes in the video
 GRID_COLUMNS = 4
 COLUMNS = 10  # frames of a plan in a picture, its start among them
 PLANS_ON_PAGE = 6
-TABLE = ("episode", "return", "success", "success_final", "cost", "length", "predicted_return", "distance",
-         "dynamics_violation")  # fmt: skip
+# Columns of a row in the table on the standard error output, and what they are called there.
+TABLE = {
+    "episode": "episode", "return": "return", "success": "success", "success_final": "at the end", "cost": "cost",
+    "length": "length", "predicted_return": "predicted", "distance": "distance", "dynamics_violation": "violation",
+}  # fmt: skip
 PLAN_EXTRAS = ("plan_start", "plan_states")
 
 Row = dict[str, float | int]
@@ -281,11 +284,11 @@ def summarize(rows: Sequence[Row]) -> dict[str, Any]:
 def mean_interval(values: Sequence[float]) -> dict[str, float | None]:
     """Mean with Student's t interval, and standard deviation; of a single value only the mean is known."""
     mean, count = float(np.mean(values)), len(values)
-    if count < 2:
+    if count < 2 or not math.isfinite(mean):
         return {"mean": _known(mean), "low": None, "high": None, "std": None}
     std = float(np.std(values, ddof=1))
     half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1)) * std / math.sqrt(count)
-    return {"mean": _known(mean), "low": _known(mean - half), "high": _known(mean + half), "std": _known(std)}
+    return {"mean": mean, "low": mean - half, "high": mean + half, "std": std}
 
 
 def share_interval(values: Sequence[float]) -> dict[str, float]:
@@ -377,7 +380,7 @@ def show_table(rows: Sequence[Row], title: str) -> None:
     table = rich.table.Table(title=title, box=None, header_style="bold")
     names = [name for name in TABLE if name in rows[0]]
     for name in names:
-        table.add_column(name.replace("_", " "), justify="right", overflow="fold")
+        table.add_column(TABLE[name], justify="right")
     for row in rows:
         table.add_row(*(f"{row[name]:.4g}" for name in names))
     rich.console.Console(stderr=True).print(table)
