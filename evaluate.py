@@ -23,6 +23,7 @@ Intervals hold with 95%: of a mean by Student's t, of a share of successes by Wi
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import math
@@ -140,7 +141,7 @@ def evaluate(
     agent = planning_agent.load_agent(logdir, [*overrides, "--seed", str(choices.seed)])
     tasks = envs.split_tasks(agent.config.task)
     chosen = [plan_report.task_of_run(agent, logdir, task)] if task else tasks
-    check_writable(logdir / "evaluations.jsonl")
+    check_writable(logdir / "evaluations.jsonl", logdir / "evaluations")
     method = choices.method or method_name(logdir, agent.config.planner)
     seeds = episode_seeds(choices.seed, choices.episodes)
     for name in chosen:
@@ -222,22 +223,15 @@ def _lean(episode: Episode, show: Collection[int]) -> Episode:
     return replace(episode, data=data, extras=extras)
 
 
-class progress:  # noqa: N801 - used like a function
-    """Shows how many episodes are done while it is entered, on a terminal only; gives a function that adds to them."""
-
-    def __init__(self, task: str, total: int):
-        console = rich.console.Console(stderr=True)
-        columns = [rich.progress.TextColumn("{task.description}", markup=False), rich.progress.BarColumn()]
-        columns += [rich.progress.MofNCompleteColumn(), rich.progress.TimeRemainingColumn()]
-        self._bar = rich.progress.Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
-        self._id = self._bar.add_task(task, total=total)
-
-    def __enter__(self) -> Callable[[int], None]:
-        self._bar.start()
-        return lambda count: self._bar.advance(self._id, count)
-
-    def __exit__(self, *raised) -> None:
-        self._bar.stop()
+@contextlib.contextmanager
+def progress(task: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Shows how many episodes are done, on a terminal only; gives a function that adds to them."""
+    console = rich.console.Console(stderr=True)
+    columns = [rich.progress.TextColumn("{task.description}", markup=False), rich.progress.BarColumn()]
+    columns += [rich.progress.MofNCompleteColumn(), rich.progress.TimeRemainingColumn()]
+    with rich.progress.Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        row = bar.add_task(task, total=total)
+        yield lambda count: bar.advance(row, count)
 
 
 # Numbers
@@ -326,11 +320,19 @@ def by_distance(distances: Sequence[float], successes: Sequence[float]) -> list[
 # Files
 
 
-def check_writable(path: Path) -> None:
-    """Raises UserError unless lines can be appended to a file: better before an evaluation than after it."""
+def check_writable(file: Path, folder: Path | None = None) -> None:
+    """Makes a file and a folder where they are missing: better before an evaluation than after it.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    path = file
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("a").close()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.open("a").close()
+        if folder:
+            path = folder
+            folder.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}): choose a place where you can write.") from error
 
@@ -347,7 +349,7 @@ def new_folder(parent: Path, name: str) -> Path:
     while True:
         folder = parent / (plain if number == 1 else f"{plain}_{number}")
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir()
             return folder
         except FileExistsError:
             number += 1

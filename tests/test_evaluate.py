@@ -16,6 +16,7 @@ from base_agent import TrainingRun
 from config import load_config
 from driver import Driver, Episode
 from envs.distance import goal_distance
+from errors import UserError
 
 DEBUG = ["--configs", "defaults", "pointmass", "debug"]
 EPISODES = 3
@@ -39,9 +40,9 @@ def logdir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def evaluation(logdir):
     """Three episodes in two environments: the line, and the folder."""
-    words = ["--episodes", str(EPISODES), "--envs", "2", "--seed", "5", "--show", "1", "--planning_horizon", "8"]
+    words = ["--episodes", str(EPISODES), "--envs", "2", "--seed", "5", "--show", "1", "--configs", "latco_iclr"]
     out = logdir.parent / "all.jsonl"
-    assert evaluate.main(["--logdir", str(logdir), *words, "--mpc_steps", "4", "--out", str(out)]) == 0
+    assert evaluate.main(["--logdir", str(logdir), *words, "--planning_horizon", "8", "--out", str(out)]) == 0
     assert out.read_text() == (logdir / "evaluations.jsonl").read_text()
     (line,) = map(json.loads, out.read_text().splitlines())
     return line, logdir / "evaluations" / "latco_small_0_5"
@@ -184,7 +185,7 @@ def test_line_says_what_was_evaluated(evaluation, logdir):
     expected = {
         "task": "pointmass_obstacle", "planner": "latco", "method": "latco_small", "logdir": str(logdir),
         "checkpoint_step": 0, "updates": 0, "seed": 5, "envs": 2, "episodes": EPISODES, "folder": str(folder),
-        "overrides": ["--planning_horizon", "8", "--mpc_steps", "4"],
+        "overrides": ["--configs", "latco_iclr", "--planning_horizon", "8"],
     }  # fmt: skip
     assert {key: line[key] for key in expected} == expected
     assert 0.0 < line["plan_seconds"] < 60.0 and len(line["commit"]) in (0, 40) and line["modified"] in (True, False)
@@ -259,6 +260,12 @@ def test_missing_runs_and_checkpoints_are_refused(logdir, tmp_path, capsys):
     assert evaluate.main(["--logdir", str(tmp_path)]) == 2
     assert "no checkpoint" in capsys.readouterr().err
     assert evaluate.main([]) == 2 and "--logdir" in capsys.readouterr().err
+
+
+def test_places_that_cannot_be_written_are_refused_before_the_evaluation(tmp_path):
+    (tmp_path / "evaluations").touch()
+    with pytest.raises(UserError, match=r"evaluations cannot be written"):
+        evaluate.check_writable(tmp_path / "evaluations.jsonl", tmp_path / "evaluations")
 
 
 def test_help_explains_the_program(capsys):
