@@ -1,6 +1,7 @@
 """Steps a vector environment with a policy and cuts the stream of transitions into episodes."""
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,11 +20,13 @@ class Episode:
       env: index of its environment in the batch.
       data: the T+1 entries of the replay (README, "Conventions").
       extras: what the policy said of its T actions, name -> [T].
+      number: which of the seeds given to `Driver.restart` it started from, None without such a list.
     """
 
     env: int
     data: dict[str, np.ndarray]
     extras: dict[str, np.ndarray]
+    number: int | None = None
 
     @property
     def length(self) -> int:
@@ -45,11 +48,12 @@ class Episode:
 class _Recorder:
     """The entries of an episode in progress."""
 
+    number: int | None
     entries: list[dict[str, np.ndarray]] = field(default_factory=list)
     extras: list[dict[str, np.ndarray]] = field(default_factory=list)
 
     def episode(self, env: int) -> Episode:
-        return Episode(env, _stack(self.entries), _stack(self.extras))
+        return Episode(env, _stack(self.entries), _stack(self.extras), self.number)
 
 
 def _stack(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -85,22 +89,33 @@ class Driver:
     A policy maps (observations, is_first [B], policy state) to (actions [B, A], policy state, extras name -> [B]); its
     state is None at the start and is kept here between steps. An environment that finishes is reset at once, so that
     its next observation is the first of a new episode; the others go on undisturbed.
+
+    Attributes:
+      policy_state: what the policy returned last.
+      waiting: bool [B], which environments found no seed left (see `restart`). They are stepped with the others, and
+        what they do is part of no episode.
     """
 
     def __init__(self, envs: gymnasium.vector.VectorEnv):
         self.envs = envs
         self.policy_state: Any = None
+        self.waiting = np.zeros(envs.num_envs, bool)
         self._obs: dict[str, np.ndarray] | None = None
 
-    def restart(self, seed: int | None = None) -> None:
-        """Drops the episodes in progress and starts new ones."""
-        obs, info = self.envs.reset(seed=seed)
+    def restart(self, seed: int | Sequence[int] | None = None) -> None:
+        """Drops the episodes in progress and starts new ones.
+
+        Args:
+          seed: of the first environment, the others' follow; later episodes go on with the environments' own streams.
+            Or the seed of every episode to come: each environment takes the next one whenever it starts an episode, and
+            one that finds none left waits for the next restart.
+        """
+        everyone, listed = np.ones(self.envs.num_envs, bool), isinstance(seed, Sequence)
+        self._seeds = deque(enumerate(seed)) if listed else None
         self.policy_state = None
-        self._is_first = np.ones(self.envs.num_envs, bool)
-        self._recorders = [_Recorder() for _ in range(self.envs.num_envs)]
-        self._obs = self._copy(obs)
-        zeros = np.zeros(self.envs.num_envs, np.float32)
-        self._record(self._is_first, self._zero_action(), zeros, zeros + 1, info)
+        self.waiting[:] = False
+        self._recorders = [_Recorder(None) for _ in everyone]
+        self._start(everyone, self._take_seeds(everyone) if listed else seed)
 
     def step(self, policy: Policy) -> list[Episode]:
         """One decision in every environment. Returns the episodes that this ended."""
@@ -110,28 +125,37 @@ class Driver:
         obs, reward, terminated, truncated, info = self.envs.step(action)
         self._obs = self._copy(obs)
         self._is_first = np.zeros(self.envs.num_envs, bool)
-        for env, recorder in enumerate(self._recorders):
-            recorder.extras.append({key: value[env] for key, value in extras.items()})
-        everyone = np.ones(self.envs.num_envs, bool)
-        self._record(everyone, action, reward, 1.0 - terminated.astype(np.float32), info)
+        for env in np.flatnonzero(~self.waiting):
+            self._recorders[env].extras.append({key: value[env] for key, value in extras.items()})
+        self._record(~self.waiting, action, reward, 1.0 - terminated.astype(np.float32), info)
         done = terminated | truncated
-        episodes = [self._recorders[env].episode(env) for env in np.flatnonzero(done)]
+        episodes = [self._recorders[env].episode(env) for env in np.flatnonzero(done & ~self.waiting)]
         if done.any():
-            self._reset(done)
+            self._start(done, self._take_seeds(done))
         return episodes
 
     def close(self) -> None:
         """Closes the environments."""
         self.envs.close()
 
-    def _reset(self, done: np.ndarray) -> None:
-        obs, info = self.envs.reset(options={"reset_mask": done})
-        self._obs = self._copy(obs)
-        self._is_first = done
+    def _take_seeds(self, done: np.ndarray) -> list[int | None]:
+        """The next seeds for the environments in `done`, which have new recorders then or wait."""
+        seeds: list[int | None] = [None] * len(done)
         for env in np.flatnonzero(done):
-            self._recorders[env] = _Recorder()
-        zeros = np.zeros(len(done), np.float32)
-        self._record(done, self._zero_action(), zeros, zeros + 1, info)
+            self._recorders[env] = _Recorder(None)
+            if self._seeds is not None:
+                self.waiting[env] = not self._seeds
+                if self._seeds:
+                    self._recorders[env].number, seeds[env] = self._seeds.popleft()
+        return seeds
+
+    def _start(self, mask: np.ndarray, seed: int | list[int | None] | None) -> None:
+        """Resets the environments in `mask` and records the first entries of their episodes."""
+        obs, info = self.envs.reset(seed=seed, options=None if mask.all() else {"reset_mask": mask})
+        self._obs = self._copy(obs)
+        self._is_first = mask & ~self.waiting
+        zeros = np.zeros(len(mask), np.float32)
+        self._record(self._is_first, self._zero_action(), zeros, zeros + 1, info)
 
     def _record(self, mask, action, reward, discount, info) -> None:
         for env in np.flatnonzero(mask):

@@ -170,7 +170,7 @@ class Logger:
             for name, (video, fps) in self._videos.items():
                 gif = _encode_gif(video, fps)
                 _write_gif_summary(f"{name}.gif", gif, video.shape)  # its own tag beside a picture of the same name
-                _write_video(self._media_path("videos", name, step, ".mp4"), video, fps, gif)
+                write_video(self._media_path("videos", name, step, ".mp4"), video, fps, gif)
         self._writer.flush()
         for collected in (self._scalars, self._images, self._videos):
             collected.clear()
@@ -301,8 +301,15 @@ def _encode_gif(video: np.ndarray, fps: float) -> bytes:
     return imageio.imwrite("<bytes>", video, extension=".gif", duration=1000 / fps, loop=0)
 
 
-def _write_video(path: Path, video: np.ndarray, fps: float, gif: bytes) -> None:
-    """Write `path` as MP4, or the GIF beside it when there is no working encoder."""
+def write_video(path: Path, video: np.ndarray, fps: float, gif: bytes | None = None) -> None:
+    """Write `path` as MP4, or a GIF beside it when there is no working encoder.
+
+    Args:
+        path: ends in .mp4; its folder exists.
+        video: uint8 [T, H, W, 3].
+        fps: frames a second.
+        gif: the same video as a GIF, if it is there already.
+    """
     _, height, width, _ = video.shape
     even = np.pad(video, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # H.264 needs even sizes
     try:
@@ -310,7 +317,7 @@ def _write_video(path: Path, video: np.ndarray, fps: float, gif: bytes) -> None:
     except (ImportError, OSError, RuntimeError) as error:
         warnings.warn(f"{path.name} is kept as a GIF, since encoding it failed ({error}).", stacklevel=2)
         path.unlink(missing_ok=True)
-        path.with_suffix(".gif").write_bytes(gif)
+        path.with_suffix(".gif").write_bytes(gif or _encode_gif(video, fps))
 
 
 def _means(scalars: Mapping[str, list[Any]]) -> dict[str, float]:

@@ -17,7 +17,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,9 +91,7 @@ def report(
     """
     agent = planning_agent.load_agent(logdir, [*overrides, "--seed", str(seed)])
     tasks = envs.split_tasks(agent.config.task)
-    task = task or tasks[0]
-    if task not in tasks:
-        raise UserError(f"{logdir} holds a run with task = {agent.config.task}, not {task}: choose a task of the run.")
+    task = task_of_run(agent, logdir, task or tasks[0])
     env = envs.make_vector_env(agent.config, 1, seed, task)
     try:
         image = env.reset()[0]["image"].copy()
@@ -112,6 +110,13 @@ def report(
     }
     files = [save(figure, out / f"{stem}_{name}.png") for name, figure in figures.items()]
     return {"task": task} | numbers(agent, plan, executed) | {"seed": seed, "logdir": str(logdir), "files": files}
+
+
+def task_of_run(agent: PlanningAgent, logdir: Path, task: str) -> str:
+    """The task, which must be among those of the run. Raises UserError if it is not."""
+    if task not in envs.split_tasks(agent.config.task):
+        raise UserError(f"{logdir} holds a run with task = {agent.config.task}, not {task}: choose a task of the run.")
+    return task
 
 
 def first_state(agent: PlanningAgent, image: np.ndarray) -> tf.Tensor:
@@ -234,14 +239,7 @@ def draw_frames(
     rows.append(np.concatenate([executed.frames, blank])[columns])
     labels.append(f"executed\nreturn {executed.rewards.sum():.2f}")
 
-    sheet, centres = _sheet(rows)
-    figure = Figure(figsize=(1.6 + 0.9 * len(columns), 1.3 + 0.9 * len(rows)), dpi=120, layout="constrained")
-    axis = figure.subplots()
-    axis.imshow(sheet, interpolation="nearest")
-    axis.set_xticks((np.arange(len(columns)) + 0.5) * (models.IMAGE_SHAPE[1] + GAP) - GAP / 2 - 0.5, columns)
-    axis.set_yticks(centres, labels, fontsize=9)
-    axis.tick_params(length=0)
-    axis.spines[:].set_visible(False)
+    figure, axis = draw_sheet(rows, labels, columns, {len(rows) - 1})
     axis.set_xlabel(
         f"time step (agent decisions after the start)\nReturns are sums over {horizon} time steps: of the reward model "
         f"at the states shown, and of the {len(executed.rewards)} executed steps"
@@ -250,11 +248,33 @@ def draw_frames(
     return figure
 
 
-def _sheet(rows: list[np.ndarray]) -> tuple[np.ndarray, list[float]]:
-    """Frames, uint8 [C, 64, 64, 3] a row, on one white sheet, the last row set apart; and the rows' middles."""
+def draw_sheet(
+    rows: list[np.ndarray], labels: list[str], columns: Sequence[int], apart: Collection[int]
+) -> tuple[Figure, Axes]:
+    """Frames, uint8 [C, 64, 64, 3] a row, below each other.
+
+    Args:
+        rows: the frames.
+        labels: of the rows.
+        columns: the C numbers below the columns.
+        apart: the rows with more room above them.
+    """
+    sheet, centres = _sheet(rows, apart)
+    figure = Figure(figsize=(1.6 + 0.9 * len(columns), 1.3 + 0.9 * len(rows)), dpi=120, layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(sheet, interpolation="nearest")
+    axis.set_xticks((np.arange(len(columns)) + 0.5) * (models.IMAGE_SHAPE[1] + GAP) - GAP / 2 - 0.5, columns)
+    axis.set_yticks(centres, labels, fontsize=9)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    return figure, axis
+
+
+def _sheet(rows: list[np.ndarray], apart: Collection[int]) -> tuple[np.ndarray, list[float]]:
+    """The rows on one white sheet, and their middles."""
     size, parts, centres, top = models.IMAGE_SHAPE[0], [], [], 0
     for index, frames in enumerate(rows):
-        gap = 0 if index == 0 else GAP if index < len(rows) - 1 else 3 * GAP
+        gap = 0 if index == 0 else 3 * GAP if index in apart else GAP
         padded = np.pad(frames, [(0, 0), (gap, 0), (0, GAP), (0, 0)], constant_values=255)
         parts.append(np.concatenate(list(padded), 1)[:, :-GAP])
         centres.append(top + gap + size / 2 - 0.5)

@@ -17,6 +17,7 @@ import mujoco
 import numpy as np
 from gymnasium.wrappers import TimeLimit
 
+from envs.distance import POINTMASS_GOALS
 from envs.rendering import Camera
 from envs.wrappers import CameraRender
 from errors import unknown
@@ -70,12 +71,12 @@ SCENE = """
 """
 OBSTACLE = """
     <geom name="obstacle" class="wall" size=".07 .65 .1" pos="0 -.35 0" rgba=".8 .3 .25 1"/>
-    <geom name="goal" class="goal" pos=".6 -.4 -.05" rgba=".2 .7 .3 1"/>
-"""
+    <geom name="goal" class="goal" pos="{goal[0]} {goal[1]} -.05" rgba=".2 .7 .3 1"/>
+""".format(goal=POINTMASS_GOALS["obstacle"])
 LOTTERY = """
-    <geom name="top" class="goal" pos=".15 .4 -.05" rgba=".2 .7 .3 1"/>
+    <geom name="top" class="goal" pos="{goal[0]} {goal[1]} -.05" rgba=".2 .7 .3 1"/>
     <geom name="bottom" class="goal" pos=".15 -.4 -.05" rgba=".95 .7 .1 1"/>
-"""
+""".format(goal=POINTMASS_GOALS["lottery"])
 FADED = (0.7, 0.7, 0.68, 1.0)
 
 

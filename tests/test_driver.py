@@ -18,13 +18,14 @@ class Counter(gymnasium.Env):
         self.start_info = {} if start_cost is None else {"cost": start_cost}
         self.observation_space = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 255, (1,), np.float32)})
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
-        self.episode = -1
+        self.episode, self.seeds = -1, []
 
     def _obs(self):
         return {"image": np.array([100 * self.index + 10 * self.episode + self.t], np.float32)}
 
     def reset(self, *, seed=None, options=None):
         self.episode, self.t = self.episode + 1, 0
+        self.seeds.append(seed)
         return self._obs(), self.start_info
 
     def step(self, action):
@@ -87,6 +88,34 @@ def test_what_a_simulator_does_not_report_is_not_summed():
 def make_driver_steps():
     driver = make_driver((3, False))
     return [episode for _ in range(3) for episode in driver.step(policy)]
+
+
+def test_each_episode_takes_the_next_seed_until_none_is_left():
+    driver = make_driver((3, True), (2, False))
+    seen = []
+
+    def watching(obs, is_first, state):
+        seen.append((is_first.tolist(), driver.waiting.tolist()))
+        return policy(obs, is_first, state)
+
+    driver.restart([7, 8, 9])
+    episodes = [episode for _ in range(9) for episode in driver.step(watching)]
+    assert [(e.number, e.env, e.length) for e in episodes] == [(1, 1, 2), (0, 0, 3), (2, 1, 2)]
+    assert [inner.seeds for inner in driver.envs.envs] == [[7, None, None, None], [8, 9, None, None, None]]
+    # The third call is the first of the episode with the seed 9; afterwards there is none to begin.
+    assert [first for first, _ in seen] == [[True, True], [False, False], [False, True], *[[False, False]] * 6]
+    assert [waiting for _, waiting in seen] == [*[[False, False]] * 3, [True, False], *[[True, True]] * 5]
+    np.testing.assert_array_equal(episodes[2].data["image"][:, 0], [110, 111, 112])
+    driver.restart(5)
+    assert not driver.waiting.any() and [inner.seeds[-1] for inner in driver.envs.envs] == [5, 6]
+    assert [e.number for _ in range(3) for e in driver.step(policy)] == [None, None]
+
+
+def test_environments_beyond_the_seeds_wait_from_the_start():
+    driver = make_driver((2, True), (2, True))
+    driver.restart([4])
+    assert driver.waiting.tolist() == [False, True]
+    assert [(e.number, e.env) for _ in range(5) for e in driver.step(policy)] == [(0, 0)]
 
 
 def test_restart_drops_the_episodes_in_progress():

@@ -18,6 +18,7 @@ import pytest
 import envs
 from envs import workers
 from envs.contact_sheet import MARGIN, SCALE, TITLE_HEIGHT, contact_sheet
+from envs.distance import goal_distance
 from envs.wrappers import ActionRepeat, PixelEnv
 from errors import UserError
 
@@ -546,6 +547,20 @@ def test_metaworld_randomizes_hand_and_object_but_not_the_goal(task, elsewhere):
     config = make_config(task, randomize=False)
     fixed = [elsewhere(rollout, config, seed, np.zeros((0, 4)), starts=2)["state"] for seed in (0, 1)]
     np.testing.assert_allclose(fixed, np.broadcast_to(fixed[0][0], (2, *fixed[0].shape)), atol=1e-6)
+
+
+def test_distances_are_those_of_the_simulator(elsewhere):
+    found, expected = elsewhere(metaworld_distances, "metaworld_push")
+    assert found == pytest.approx(expected, abs=1e-6) and found > 0.05
+
+
+def metaworld_distances(task: str) -> tuple[float, float]:
+    env = envs.make_env(make_config(task), 0)
+    state = env.reset()[0]["state"]
+    simulator = env.unwrapped.simulator
+    hand, thing, goal = simulator.get_endeff_pos(), simulator._get_pos_objects(), simulator._target_pos
+    env.close()
+    return goal_distance(task, state), np.linalg.norm(thing - hand) + np.linalg.norm(goal - thing)
 
 
 def test_metaworld_episodes_may_be_longer_than_meta_world_s_own(elsewhere):
