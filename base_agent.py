@@ -25,9 +25,10 @@ from logger import Logger
 from replay import MixedReplay, Replay
 from rewards import RewardTransform
 from runs import own_name
+from value_network import ValueLearner
 
 Batch = dict[str, tf.Tensor]
-Metrics = dict[str, tf.Tensor]
+Metrics = models.Metrics
 
 # TensorFlow 2.21's remapper breaks on an activation inside a while loop and then skips all optimization of that
 # function.
@@ -91,9 +92,23 @@ def _check_settings(c: Config) -> None:
         ("kl_balance", 0.0 <= c.kl_balance <= 1.0, "choose a share from 0 to 1"),
         ("overshooting", 1 <= c.overshooting <= longest, f"choose a number from 1 to batch_length - 1, {longest}"),
         ("image_bits", 1 <= c.image_bits <= 8, "colour values have 1 to 8 bits"),
+        ("value_lambda", 0.0 <= c.value_lambda <= 1.0, "choose a number from 0 to 1"),
+        ("value_dropout", 0.0 <= c.value_dropout < 1.0, "choose a share from 0 up to, not including, 1"),
+        ("value_bound", c.value_bound >= 0.0, "choose a positive number, or 0 for no bound"),
+        ("value_layers", c.value_layers >= 0, "choose a number of hidden layers, 0 or more"),
+        ("value_units", c.value_units >= 1, "a layer has at least one unit"),
+        ("value_updates", c.value_updates >= 1, "choose a number of Adam steps, 1 or more"),
+        ("value_target_every", c.value_target_every >= 1, "choose a number of updates, 1 or more"),
     ):
         if not sensible:
             raise UserError(f"{key} is {c[key]}: {words}.")
+    if c.value_head and c.discount >= 1.0 and not c.discount_head:
+        raise UserError(
+            "value_head needs a discount below 1 (ColloDreamer has 0.99) or discount_head: the sum of all rewards to "
+            "come grows without bound."
+        )
+    if c.value_head and c.strategy != "one":
+        raise UserError(f"value_head learns on one device, not with strategy {c.strategy}: use strategy one.")
 
 
 class BaseAgent:
@@ -124,11 +139,11 @@ class BaseAgent:
                 dynamics=c.dynamics, latent=c.latent, classes=c.classes, unimix=c.unimix,
                 discount_head=c.discount_head, cost_head=c.cost_head, state_size=state_size,
             )  # fmt: skip
-            self.optimizer = keras.optimizers.Adam(c.model_lr, epsilon=c.adam_eps)
-            if c.precision == "float16":
-                # Gradients below 6e-8 vanish in float16, so the loss is scaled up as far as they stay finite.
-                self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
+            self.optimizer = models.make_adam(c.model_lr, c.adam_eps, c.precision)
             self.optimizer.build(self.model.trainable_variables)
+            # After the world model, whose random weights stay what they are without it.
+            self.value = ValueLearner(c, self.model.dynamics.feat_size) if c.value_head else None
+        self.value_data = c.value_data if c.value_head else ""
         self.rng = tf.random.Generator.from_seed(c.seed)
         # Hosts have the same weights but experience of their own.
         self.worker_seed = c.seed + WORKER_SEED * self.worker
@@ -227,8 +242,17 @@ class BaseAgent:
 
     @property
     def loss_scale(self) -> tf.Tensor:
-        """What the loss is multiplied by before it is differentiated: with float16 what keeps its gradients finite."""
-        return tf.convert_to_tensor(self.optimizer.dynamic_scale) if self.config.precision == "float16" else 1.0
+        """See `models.loss_scale`."""
+        return models.loss_scale(self.optimizer)
+
+    @property
+    def learned(self) -> dict[str, Any]:
+        """What was learned, by its names in a checkpoint."""
+        parts = {
+            "model": self.model, "optimizer": self.optimizer, "rewards": self.rewards, "step": self.step,
+            "updates": self.updates,
+        }  # fmt: skip
+        return parts if self.value is None else parts | {"value": self.value}
 
     @property
     def device_batch_size(self) -> int:
@@ -238,7 +262,8 @@ class BaseAgent:
     def _train_step(self, batch: Batch) -> Metrics:
         """One Adam step on the loss of a batch. A step whose gradients are not finite is skipped and counted."""
         seed = self.rng.uniform_full_int([2], tf.int32)
-        grads, norm, shares = self.strategy.run(self._gradients, args=(batch, seed))
+        grads, norm, shares, feat = self.strategy.run(self._gradients, args=(batch, seed))
+        values = self._learn_value(feat, batch) if self.value_data == "replay" else {}
         norm = self.strategy.experimental_local_results(norm)[0]  # the same on all devices
         finite = tf.math.is_finite(norm)
         # A conditional around the update must stand outside of what runs on each device. With a scaled loss the
@@ -247,24 +272,34 @@ class BaseAgent:
         tf.cond(finite | (self.config.precision == "float16"), update, lambda: False)
         self.updates.assign_add(1)
         metrics = {name: self.strategy.reduce("SUM", share, None) for name, share in shares.items()}
-        return metrics | {"grad_norm": norm, "skipped_updates": 1.0 - tf.cast(finite, tf.float32)}
+        return metrics | values | {"grad_norm": norm, "skipped_updates": 1.0 - tf.cast(finite, tf.float32)}
 
-    def _gradients(self, batch: Batch, seed: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor, Metrics]:
-        """On each device: the whole batch's clipped gradients, their norm before clipping, shares of the metrics."""
+    def _learn_value(self, feat: tf.Tensor, batch: Batch) -> Metrics:
+        """One update of the value on the posterior states of a batch (ColloDreamer section 5, the first style).
+
+        The rewards are those that the model predicts, as in plans. The discounts are the recorded ones: 0 at terminal
+        states.
+        """
+        follows = (batch["mask"] > 0.0) & ~batch["is_first"]
+        return self.value.learn(feat, self.model.reward(feat), self.config.discount * batch["discount"], follows)
+
+    def _gradients(self, batch: Batch, seed: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor, Metrics, tf.Tensor]:
+        """On each device: the whole batch's clipped gradients, their norm before clipping, shares of the metrics, and
+        the features of the posterior states [B, L, n]."""
         c, seeds = self.config, tf.random.split(device_seed(seed), 2)
         batch = batch | {"image": models.reduce_bits(batch["image"], c.image_bits, seeds[1])}
         size = c.overshooting * self.model.dynamics.noise_size
         noise = tf.random.stateless_normal([*batch["reward"].shape, size], seeds[0])
         scale = self.loss_scale
         with tf.GradientTape() as tape:
-            loss, metrics, _ = self.loss(batch, noise)
+            loss, metrics, post = self.loss(batch, noise)
             scaled = loss * scale
         grads = tape.gradient(scaled, self.model.trainable_variables)
         if devices() > 1:
             grads = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, grads)
         norm = tf.linalg.global_norm(grads) / scale
         grads, _ = tf.clip_by_global_norm(grads, c.grad_clip * scale, norm * scale)
-        return grads, norm, metrics
+        return grads, norm, metrics, models.get_feat(post)
 
     def _update(self, grads: list[tf.Tensor]) -> bool:
         self.strategy.run(self._apply, args=(grads,))
@@ -663,8 +698,7 @@ class TrainingRun:
         # Of one task they follow from the steps.
         decisions = {"decisions": [collector.decisions for collector in self.collectors]}
         self.checkpoint = tf.train.Checkpoint(
-            model=agent.model, optimizer=agent.optimizer, step=agent.step, updates=agent.updates, rng=agent.rng,
-            replay_state=self.replay_state, noise_state=self.noise_state, rewards=agent.rewards,
+            **agent.learned, rng=agent.rng, replay_state=self.replay_state, noise_state=self.noise_state,
             **(decisions if len(self.collectors) > 1 else {}),
         )  # fmt: skip
         self.manager = tf.train.CheckpointManager(

@@ -19,6 +19,7 @@ from optimizers import (
     before,
     best_finite,
     fold_in,
+    payoffs,
     per_plan,
     random_actions,
     rollout,
@@ -37,7 +38,7 @@ class Terms(NamedTuple):
     """What a planner says of its variables."""
 
     loss: tf.Tensor  # [B], whose gradient is followed
-    rewards: tf.Tensor  # [B, H]
+    rewards: tf.Tensor  # [B, H], the terminal value added to the last one
     states: tf.Tensor  # [B, H, n]
     violations: dict[str, tf.Tensor]  # multiplier's name -> squared violation [B, H]
 
@@ -212,7 +213,7 @@ class GD(FirstOrderPlanner):
 
     def _terms(self, z0, variables, duals):
         states = rollout(self.problem.step, z0, variables[0])
-        rewards = self.problem.reward(states)
+        rewards = payoffs(self.problem, states)
         violation = tf.reduce_sum(tf.square(action_violation(variables[0], self.problem.a_max)), -1)
         loss = tf.reduce_sum(duals["nu"] * violation - rewards, 1)
         return Terms(loss, rewards, states, {"nu": violation})
@@ -264,7 +265,7 @@ class FirstOrderLatCo(FirstOrderPlanner):
         return self._lagrangian(states, actions, dynamics, duals)
 
     def _lagrangian(self, states, actions, dynamics, duals):
-        rewards = self.problem.reward(states)
+        rewards = payoffs(self.problem, states)
         bound = tf.reduce_sum(tf.square(action_violation(actions, self.problem.a_max)), -1)
         loss = tf.reduce_sum(duals["lam"] * dynamics + duals["nu"] * bound - rewards, 1)
         return Terms(loss, rewards, states, {"lam": dynamics, "nu": bound})
@@ -382,8 +383,8 @@ class GRASP(FirstOrderPlanner):
         states, actions = variables
         predicted = self.problem.step(tf.stop_gradient(before(z0, states)), actions)
         violation = tf.reduce_sum(tf.square(predicted - states), -1)
-        rewards = self.problem.reward(states)
-        loss = tf.reduce_sum(self.lam * violation - rewards - self.problem.reward(predicted), 1)
+        rewards = payoffs(self.problem, states)
+        loss = tf.reduce_sum(self.lam * violation - rewards - payoffs(self.problem, predicted), 1)
         return Terms(loss, rewards, states, {"dynamics": violation})
 
     def _record(self, terms, duals):
@@ -406,7 +407,7 @@ class GRASP(FirstOrderPlanner):
         def body(i, actions, best, score):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(actions)
-                returns = tf.reduce_sum(self.problem.reward(rollout(self.problem.step, z0, actions)), 1)
+                returns = tf.reduce_sum(payoffs(self.problem, rollout(self.problem.step, z0, actions)), 1)
             gradient = tape.gradient(returns, actions)
             better = returns > score  # false where the return is no number
             best, score = where_rows(better, actions, best), tf.where(better, returns, score)

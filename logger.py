@@ -45,6 +45,8 @@ DASHBOARDS: Dashboards = (
     ("World model", "KL divergence, posterior from prior", ("model/kl",)),
     ("World model", "state probe loss", ("model/state_loss",)),
     ("World model", "gradient norm", ("model/grad_norm",)),
+    ("Value", "value, where plans end and where it learns", ("plan/value", "model/value")),
+    ("Value", "value loss", ("model/value_loss",)),
     ("Planning", "return of the plan, predicted and achieved", ("plan/predicted_return", "plan/achieved_return")),
     ("Planning", "dynamics violation", ("plan/dynamics_violation",)),
     ("Planning", "action violation", ("plan/action_violation",)),

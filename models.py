@@ -196,6 +196,8 @@ class DenseHead(keras.Model):
         return tf.reshape(x, [*x.shape[:-1], *self.shape])
 
 
+Metrics = dict[str, tf.Tensor]
+
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
@@ -208,6 +210,21 @@ def layer_precision(name: str) -> Iterator[None]:
         yield
     finally:
         keras.mixed_precision.set_dtype_policy(before)
+
+
+def make_adam(lr: float, eps: float, precision: str) -> keras.optimizers.Optimizer:
+    """Adam for weights of layers in this precision."""
+    optimizer = keras.optimizers.Adam(lr, epsilon=eps)
+    if precision == "float16":
+        # Gradients below 6e-8 vanish in float16, so the loss is scaled up as far as they stay finite.
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
+
+
+def loss_scale(optimizer: keras.optimizers.Optimizer) -> tf.Tensor | float:
+    """What a loss is multiplied by before it is differentiated: with float16 what keeps its gradients finite."""
+    scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    return tf.convert_to_tensor(optimizer.dynamic_scale) if scaled else 1.0
 
 
 class WorldModel(keras.Model):

@@ -61,6 +61,10 @@ class LatentProblem:
         filter: (z [..., n], a [..., m], embedding [..., E]) -> mean of the next state after seeing an image, [..., n].
         decode: z [N, n] -> mean images [N, ...].
         a_max: actions are bounded by |a| <= a_max.
+        value: z [..., n] -> mean return [...] of what comes after z. The objective of a plan is then the sum of its
+            rewards plus the value of its last state (ColloDreamer, equation 9); None stops at the horizon.
+        value_steps: how many steps of mean reward a value stands for, 1 / (1 - gamma) where rewards are discounted by
+            gamma. Second-order planners scale its residual by it (`second_order.objective_residuals`).
     """
 
     step: Callable
@@ -76,6 +80,8 @@ class LatentProblem:
     filter: Callable | None = None
     decode: Callable | None = None
     a_max: float = 1.0
+    value: Callable | None = None
+    value_steps: float = 1.0
 
 
 class Warm(NamedTuple):
@@ -97,15 +103,18 @@ class Plan(NamedTuple):
         actions: [B, H, m], within the bounds.
         states: [B, H, n], z_1 ... z_H as the planner itself sees them; for collocation they may violate the dynamics.
         rewards: [B, H], predicted for `actions` rolled out through the mean dynamics: one yardstick for all planners.
-        curves: name -> [B, iterations], the plan after each iteration. `reward`: summed over the planner's own states
-            (sampling: the elites' mean return). Collocation adds `dynamics_violation`, and every planner that bounds
-            the actions by a penalty `action_violation` (squared, summed over time), with `lam` and `nu` (multipliers,
-            mean over time); a state constraint adds `constraint_violation` and `kappa`. After an early stop the last
-            value is held.
+            The terminal value is no part of them.
+        curves: name -> [B, iterations], the plan after each iteration. `reward`: what is maximized, summed over the
+            planner's own states (sampling: the elites' mean return), the terminal value included. Collocation adds
+            `dynamics_violation`, and every planner that bounds the actions by a penalty `action_violation` (squared,
+            summed over time), with `lam` and `nu` (multipliers, mean over time); a state constraint adds
+            `constraint_violation` and `kappa`. After an early stop the last value is held.
         iterations: int32 [B], iterations used.
         non_finite: int32 [B], how many iterates (sampling: candidates) were thrown away as not finite.
         kept: [B, C, H, m], action sequences worth starting the next plan from, the plan's own first.
         gains: [B, H, m, n], feedback around (states, actions), or None.
+        value: [B], terminal value, weighted as in the objective, where `actions` lead through the mean dynamics; None
+            where the problem has no value.
     """
 
     actions: tf.Tensor
@@ -116,6 +125,7 @@ class Plan(NamedTuple):
     non_finite: tf.Tensor
     kept: tf.Tensor
     gains: tf.Tensor | None = None
+    value: tf.Tensor | None = None
 
 
 class Planner(abc.ABC):
@@ -184,8 +194,14 @@ class Planner(abc.ABC):
             raise ValueError(f"Expected first states of shape [B, {self.problem.state_size}], got {z0.shape}.")
         seeds = seed if seed.shape.rank == 2 else split_seed(seed, z0.shape[0])
         if self.restarts == 1:
-            return self._optimize(z0, seeds, warm, limit)
+            return self._valued(z0, self._optimize(z0, seeds, warm, limit))
         return self._best_restart(z0, seeds, warm, limit)
+
+    def _valued(self, z0, plan):
+        """The plan with the terminal value of its actions, if the problem has one."""
+        if self.problem.value is None:
+            return plan
+        return plan._replace(value=self.problem.value(rollout(self.problem.step, z0, plan.actions)[:, -1]))
 
     def _best_restart(self, z0, seeds, warm, limit):
         """The best of `restarts` plans for each first state; only the first of them starts warm."""
@@ -195,7 +211,7 @@ class Planner(abc.ABC):
         if warm is not None:
             first = tf.tile(tf.one_hot(0, R, dtype=tf.int32), [B])
             warm = Warm(tf.repeat(warm.actions, R, 0), tf.repeat(warm.steps, R) * first)
-        plan = self._optimize(z0, seeds, warm, limit)
+        plan = self._valued(z0, self._optimize(z0, seeds, warm, limit))
         score = tf.reshape(self._score(z0, plan, seeds), [B, R])
         best = tf.argmax(tf.where(tf.math.is_finite(score), score, score.dtype.min), 1, tf.int32)
         rows = tf.range(B) * R + best
@@ -206,7 +222,8 @@ class Planner(abc.ABC):
     def _score(self, z0, plan, seeds):
         """The return [B] by which restarts are compared."""
         del z0, seeds
-        return tf.reduce_sum(plan.rewards, 1)
+        score = tf.reduce_sum(plan.rewards, 1)
+        return score if plan.value is None else score + plan.value
 
     @abc.abstractmethod
     def _optimize(self, z0: tf.Tensor, seeds: tf.Tensor, warm: Warm | None, limit: tf.Tensor) -> Plan:
@@ -298,6 +315,15 @@ def rollout(step: Callable, z0: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
     return tf.transpose(states, [*range(1, actions.shape.rank - 1), 0, actions.shape.rank - 1])
 
 
+def payoffs(problem: LatentProblem, states: tf.Tensor) -> tf.Tensor:
+    """What states [..., H, n] pay, [..., H]: their rewards, the last one with the terminal value added."""
+    rewards = problem.reward(states)
+    if problem.value is None:
+        return rewards
+    last = rewards[..., -1] + problem.value(states[..., -1, :])
+    return tf.concat([rewards[..., :-1], last[..., None]], -1)
+
+
 def linearize_by_tape(step: Callable, z: tf.Tensor, a: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Return (mu [N, n], A [N, n, n], B [N, n, m]) of `step` at z [N, n], a [N, m] by automatic differentiation."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -335,7 +361,8 @@ def discounted(problem: LatentProblem, discount: Callable) -> LatentProblem:
     so that the reward of z_{t+1} is weighted by the discounts of z_0 ... z_t, and a reward that comes with a terminal
     state counts in full. Along a rollout c never exceeds 0; the minimum is for collocation, whose relaxed states would
     otherwise multiply their rewards by exp(c), up to overflow. At c = 0 it has no gradient, so that a problem in which
-    nothing ends is planned for as without this.
+    nothing ends is planned for as without this. A terminal value counts from the reward after z_H on, and so is
+    weighted as that reward would be, by the discounts of z_0 ... z_H (ColloDreamer, equation 10).
 
     A logarithm, because collocation relaxes it: an error of 0.01 (the square root of LatCo's threshold 1e-4) is then 1%
     of the weight, whatever the weight, and to pass a terminal state for a living one takes an error of
@@ -352,6 +379,12 @@ def discounted(problem: LatentProblem, discount: Callable) -> LatentProblem:
 
     def log_discount(z):
         return tf.math.log(tf.maximum(discount(z), LEAST_DISCOUNT))
+
+    def weight(c):
+        return tf.exp(-tf.nn.relu(-c))
+
+    def value(x):
+        return problem.value(x[..., :n]) * weight(x[..., n] + log_discount(x[..., :n]))
 
     def transition(function):
         """A function of state and inputs that gives the next state."""
@@ -386,7 +419,8 @@ def discounted(problem: LatentProblem, discount: Callable) -> LatentProblem:
         step=transition(problem.step),
         sample_step=transition(problem.sample_step),
         filter=transition(problem.filter),
-        reward=lambda x: problem.reward(x[..., :n]) * tf.exp(-tf.nn.relu(-x[..., n])),
+        reward=lambda x: problem.reward(x[..., :n]) * weight(x[..., n]),
+        value=problem.value and value,
         linearize=problem.linearize and linearize,
         linearize_moments=problem.linearize_moments and linearize_moments,
         constraint=of_z(problem.constraint),
@@ -409,13 +443,16 @@ def best_finite(problem: LatentProblem, z0: tf.Tensor, candidates: list[tuple[tf
     """The first of the candidates (states [B, H, n], actions [B, H, m]) that is finite and has a finite return.
 
     Returns:
-        (actions, states, rewards [B, H]), the actions clipped to the bounds, the rewards those of their rollout.
+        (actions, states, rewards [B, H]), the actions clipped to the bounds, the rewards those of their rollout and
+        without a terminal value.
     """
     bound = problem.a_max
     states, actions = (tf.stack(x, 1) for x in zip(*candidates, strict=True))  # [B, C, H, ...]
     actions = tf.clip_by_value(actions, -bound, bound)
-    rewards = problem.reward(rollout(problem.step, tf.repeat(z0[:, None], len(candidates), 1), actions))
-    finite = tf.reduce_all(tf.math.is_finite(rewards), -1) & tf.reduce_all(tf.math.is_finite(states), [-2, -1])
+    ends = rollout(problem.step, tf.repeat(z0[:, None], len(candidates), 1), actions)
+    rewards = problem.reward(ends)
+    finite = tf.reduce_all(tf.math.is_finite(payoffs(problem, ends)), -1)
+    finite &= tf.reduce_all(tf.math.is_finite(states), [-2, -1])
     best = tf.argmax(tf.cast(finite, tf.int32), 1, tf.int32)  # the first maximum; the last resort is candidate 0
     return tuple(tf.gather(x, best, batch_dims=1) for x in (actions, states, rewards))
 

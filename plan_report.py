@@ -158,6 +158,7 @@ def numbers(agent: PlanningAgent, plan: Plan, executed: Execution) -> dict[str, 
         "planner": agent.config.planner,
         "return_predicted": _finite(tf.reduce_sum(plan.rewards[0])),
         "return_planned": last["reward"],
+        **({} if plan.value is None else {"value": _finite(plan.value[0])}),
         "return_achieved": _finite(executed.rewards.sum()),
         "success": executed.success,
         "largest_cost": executed.cost,
@@ -203,7 +204,8 @@ def draw_curves(plan: Plan, iterations: int, executed: Execution, title: str) ->
 def _draw_returns(axis: Axes, reward: np.ndarray, plan: Plan, executed: Execution) -> None:
     """The planner's own return, between what the model predicts of the finished plan and what was achieved."""
     horizon, steps = plan.actions.shape[1], len(executed.rewards)
-    axis.plot(np.arange(1, len(reward) + 1), reward, ".-", markersize=3, label="as the planner\nsees it")
+    own = "as the planner\nsees it" + ("" if plan.value is None else ", with\nthe terminal value")
+    axis.plot(np.arange(1, len(reward) + 1), reward, ".-", markersize=3, label=own)
     predicted, achieved = float(tf.reduce_sum(plan.rewards[0])), executed.rewards.sum()
     axis.axhline(predicted, color="C1", linestyle="--", label=f"rolled out in\nthe model: {predicted:.2f}")
     early = "" if steps == horizon else f"\n(ended after {steps})"

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 # Before TensorFlow is imported: its start-up notices would hide the progress line. Set it to 0 to see them.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -37,7 +38,8 @@ from revision import git_revision
 FIXED_KEYS = (
     "task", "action_repeat", "time_limit", "reward", "camera", "dynamics", "latent", "stoch", "classes", "unimix",
     "deter", "hidden", "min_std", "act", "cnn_act", "cnn_depth", "reward_layers", "reward_units", "discount_head",
-    "cost_head", "state_probe", "image_bits", "reward_normalization", "reward_transform", "reward_bound",
+    "cost_head", "state_probe", "image_bits", "reward_normalization", "reward_transform", "reward_bound", "value_head",
+    "value_layers", "value_units", "value_batch_norm",
 )  # fmt: skip
 
 
@@ -60,6 +62,7 @@ class PlanningAgent(BaseAgent):
         if not optimizers.LEAST_DISCOUNT <= config.discount <= 1.0:
             raise UserError(f"discount is {config.discount}: choose a number from {optimizers.LEAST_DISCOUNT} to 1.")
         self.discounted = config.discount_head or config.discount < 1.0
+        self.learn_from_plans = tf.function(self._learn_from_plans, autograph=False)
         self.planner = self.make_planner(self.latent_problem())
 
     def latent_problem(self) -> optimizers.LatentProblem:
@@ -82,6 +85,8 @@ class PlanningAgent(BaseAgent):
             filter=dynamics.post_step,
             decode=lambda z: tf.cast(self.model.decoder(z), tf.float32),
             constraint=(lambda z: self.model.cost(z)[..., None] - c.cost_limit) if c.cost_head else None,
+            value=self.value,
+            value_steps=1.0 / (1.0 - c.discount) if c.discount < 1.0 else float(c.planning_horizon),
         )
         return optimizers.discounted(problem, self.discount) if self.discounted else problem
 
@@ -99,6 +104,34 @@ class PlanningAgent(BaseAgent):
     def planner_options(self) -> dict:
         """What every planner is told besides its own settings."""
         return {"restarts": self.config.n_parallel_plans, "tolerance": self.config.plan_tolerance}
+
+    def policy(
+        self, obs: dict[str, np.ndarray], is_first: np.ndarray, state: Any, *, explore: bool
+    ) -> tuple[np.ndarray, Any, dict]:
+        """As `BaseAgent.policy`; where the value learns from plans, it does so after those made while collecting."""
+        action, state, extras = super().policy(obs, is_first, state, explore=explore)
+        if not explore or self.value_data != "plans":
+            return action, state, extras
+        planned, metrics = extras["planned"], {}
+        if planned.any():
+            for _ in range(self.config.value_updates):
+                metrics = self.learn_from_plans(models.get_feat(state["latent"]), state["plan_states"], planned)
+        said = {name: np.where(planned, float(metrics.get(name, np.nan)), np.nan) for name in ("value_loss", "value")}
+        return action, state, extras | {f"model/{name}": values for name, values in said.items()}
+
+    def _learn_from_plans(self, feat: tf.Tensor, states: tf.Tensor, planned: tf.Tensor) -> models.Metrics:
+        """One update of the value on planned states (ColloDreamer algorithm 1).
+
+        Each is pulled to the rewards planned after it and the target network's value of the last one.
+
+        Args:
+          feat: where the plans start [B, n].
+          states: of the plans [B, H, n].
+          planned: bool [B], which of the plans to learn from.
+        """
+        feat = tf.concat([feat[:, None], states], 1)
+        follows = tf.repeat(planned[:, None], feat.shape[1], 1)
+        return self.value.learn(feat, self.model.reward(feat), self.discount(feat), follows)
 
     def act(
         self, latent: models.State, is_first: np.ndarray, state: dict
@@ -159,6 +192,8 @@ class PlanningAgent(BaseAgent):
         # A call that compiles says nothing about the speed of planning.
         seconds = time.perf_counter() - start if self.planner.traces == traces else np.nan
         stats = {f"plan/{name}": curve[:, -1].numpy() for name, curve in plan.curves.items() if name != "reward"}
+        if plan.value is not None:
+            stats["plan/value"] = plan.value.numpy()
         stats |= {
             "plan/non_finite": plan.non_finite.numpy().astype(np.float32),
             "plan/iterations": plan.iterations.numpy().astype(np.float32),
@@ -389,11 +424,7 @@ def load_agent(logdir: str | os.PathLike[str], overrides: Sequence[str] = ()) ->
     agent = make_agent(config)
     # The optimizer belongs to it: TensorFlow does not see the layers that a Keras 3 model keeps in lists, so that their
     # weights are in a checkpoint as variables of the optimizer only.
-    parts = {
-        "model": agent.model, "optimizer": agent.optimizer, "rewards": agent.rewards, "step": agent.step,
-        "updates": agent.updates,
-    }  # fmt: skip
-    restore(tf.train.Checkpoint(**parts), newest, partial=True)
+    restore(tf.train.Checkpoint(**agent.learned), newest, partial=True)
     return agent
 
 

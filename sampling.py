@@ -81,7 +81,9 @@ class SamplingPlanner(Planner):
             return t + 1, z, total + problem.reward(z)
 
         start = (0, start, tf.zeros(start.shape[:1], z0.dtype))
-        total = tf.while_loop(lambda t, *_: t < self.horizon, body, start, maximum_iterations=self.horizon)[-1]
+        _, z, total = tf.while_loop(lambda t, *_: t < self.horizon, body, start, maximum_iterations=self.horizon)
+        if problem.value is not None:
+            total += problem.value(z)
         total = tf.reshape(total, [B, J])
         return tf.where(tf.math.is_finite(total), total, total.dtype.min)
 

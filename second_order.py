@@ -23,6 +23,7 @@ from optimizers import (
     fold_in,
     linearize,
     own_gradient,
+    payoffs,
     per_plan,
     random_actions,
     rollout,
@@ -45,6 +46,37 @@ def softplus_residual(reward: tf.Tensor) -> tf.Tensor:
     return tf.nn.softplus(-reward)
 
 
+def objective_residuals(
+    problem: LatentProblem, residual: Callable, rewards: tf.Tensor, value: tf.Tensor | None
+) -> tf.Tensor:
+    """The residuals of a plan's rewards and of its terminal value.
+
+    A value is the sum of many rewards, and where it is large softplus(-value) is flat: at a value of 20 its gradient is
+    e^-20, although the same return in rewards of 0.2 has plenty. So it counts as what it stands for, w = `value_steps`
+    more rewards of value / w each, w residual(value / w)^2. It is a residual of its own: as a part of the last reward's
+    it would change that one's curvature.
+
+    Args:
+        problem: for `value_steps`.
+        residual: r [...] -> residual [...].
+        rewards: [..., H].
+        value: [...], or None.
+
+    Returns:
+        [..., H, 1], or with a value [..., H, 2], the second column zero at all states but the last.
+    """
+    columns = [residual(rewards)]
+    if value is not None:
+        last = math.sqrt(problem.value_steps) * residual(value / problem.value_steps)
+        columns.append(tf.concat([tf.zeros_like(rewards[..., 1:]), last[..., None]], -1))
+    return tf.stack(columns, -1)
+
+
+def terminal_value(problem: LatentProblem, states: tf.Tensor) -> tf.Tensor | None:
+    """The value [...] of the last of states [..., H, n], None where the problem has none."""
+    return None if problem.value is None else problem.value(states[..., -1, :])
+
+
 class Search(NamedTuple):
     """What a collocation search carries from one iteration to the next."""
 
@@ -62,9 +94,9 @@ class Residuals(NamedTuple):
     e: tf.Tensor  # [B, H, n]
     v: tf.Tensor  # [B, H, m]
     V: tf.Tensor  # [B, H, m]
-    rho: tf.Tensor  # [B, H, 1 + c], the constraints without their multipliers
-    g: tf.Tensor  # [B, H, 1 + c, n]
-    rewards: tf.Tensor  # [B, H]
+    rho: tf.Tensor  # [B, H, k + c]: `objective_residuals`, then the constraints without their multipliers
+    g: tf.Tensor  # [B, H, k + c, n]
+    promised: tf.Tensor  # [B], sum of the rewards and the terminal value
     dynamics: tf.Tensor  # [B, H], squared violation of all dynamics constraints of a step
 
 
@@ -203,7 +235,8 @@ class LatCo(Planner):
         """The scalar residuals and their gradients with the constraints' multipliers multiplied in."""
         if "kappa" not in duals:
             return residuals.rho, residuals.g
-        weight = tf.concat([tf.ones_like(residuals.rho[..., :1]), tf.sqrt(duals["kappa"])], -1)
+        count = duals["kappa"].shape[-1]
+        weight = tf.concat([tf.ones_like(residuals.rho[..., :-count]), tf.sqrt(duals["kappa"])], -1)
         return residuals.rho * weight, residuals.g * weight[..., None]
 
     # What a plan is made of; a Gaussian plan overrides these.
@@ -229,9 +262,9 @@ class LatCo(Planner):
     def _moved(self, plan, dz, da, moments):
         return plan[0] + dz, plan[1] + da
 
-    def _mean_reward(self, states, plan, noise):
-        """Rewards [B, H] of a plan whose states are moved to `states`."""
-        return self.problem.reward(states)
+    def _promise(self, states, plan, noise):
+        """Mean rewards [B, H] and terminal value [B] (or None) of a plan whose states are moved to `states`."""
+        return self.problem.reward(states), terminal_value(self.problem, states)
 
     def _dynamics(self, plan, moments):
         """The dynamics residuals [B, H, n] and the squared violation of all dynamics constraints [B, H]."""
@@ -244,16 +277,17 @@ class LatCo(Planner):
         v = action_violation(actions, self.problem.a_max)
 
         def scalars(states):
-            rewards.append(self._mean_reward(states, plan, noise))
-            rows = [self.reward_residual(rewards[-1])[..., None]]
+            rewards, value = self._promise(states, plan, noise)
+            promised.append(tf.reduce_sum(rewards, 1) + (0.0 if value is None else value))
+            rows = [objective_residuals(self.problem, self.reward_residual, rewards, value)]
             if self.problem.constraint is not None:
                 rows.append(tf.nn.relu(self.problem.constraint(states)))
             return tf.concat(rows, -1)
 
-        rewards = []
+        promised = []
         rho, g = own_gradient(scalars, states)
         e, dynamics = self._dynamics(plan, moments)
-        return Residuals(e, v, tf.sign(actions) * tf.cast(v > 0, v.dtype), rho, g, rewards[0], dynamics)
+        return Residuals(e, v, tf.sign(actions) * tf.cast(v > 0, v.dtype), rho, g, promised[0], dynamics)
 
     def _after_step(self, k, residuals, search):
         """Whether the residuals after step k [B] are finite, bool [B], and the search with its multipliers updated.
@@ -264,10 +298,10 @@ class LatCo(Planner):
         finite = all_finite(residuals.e, residuals.rho, residuals.g)
         violations = {"lam": residuals.dynamics, "nu": tf.reduce_sum(tf.square(residuals.v), -1)}
         if "kappa" in search.duals:
-            violations["kappa"] = tf.square(residuals.rho[..., 1:])
+            violations["kappa"] = tf.square(residuals.rho[..., -search.duals["kappa"].shape[-1] :])
         updated = {name: self.dual_update(search.duals[name], x, self.eps[name]) for name, x in violations.items()}
         duals = where_all(finite & (k > 0), updated, search.duals)
-        record = [tf.reduce_sum(residuals.rewards, 1)]
+        record = [residuals.promised]
         for names in (("lam", "nu"), tuple(x for x in duals if x == "kappa")):
             record += [_total(violations[name]) for name in names]
             record += [tf.reduce_mean(tf.reshape(duals[name], [residuals.e.shape[0], -1]), 1) for name in names]
@@ -367,8 +401,10 @@ class GaussianLatCo(LatCo):
     def _moved(self, plan, dz, da, moments):
         return plan[0] + dz, plan[1] + da, moments[1]
 
-    def _mean_reward(self, states, plan, noise):
-        return tf.reduce_mean(self.problem.reward(states[:, :, None] + plan[2][:, :, None] * noise[0]), 2)
+    def _promise(self, states, plan, noise):
+        samples = states[:, :, None] + plan[2][:, :, None] * noise[0]  # [B, H, K, n]
+        rewards = tf.reduce_mean(self.problem.reward(samples), 2)
+        return rewards, None if self.problem.value is None else tf.reduce_mean(self.problem.value(samples[:, -1]), 1)
 
     def _dynamics(self, plan, moments):
         e, e_std = plan[0] - moments[0], plan[2] - moments[1]
@@ -380,7 +416,8 @@ class GaussianLatCo(LatCo):
         inputs = [tf.transpose(x, [1, 0, *range(2, x.shape.rank)]) for x in (plan.actions, noise)]
         step = lambda z, x: self.problem.sample_step(z, _for_samples(x[0], self.samples), x[1])  # noqa: E731
         states = tf.scan(step, inputs, _for_samples(z0, self.samples))
-        return tf.reduce_mean(tf.reduce_sum(self.problem.reward(states), 0), 1)
+        promised = payoffs(self.problem, tf.transpose(states, [1, 2, 0, 3]))
+        return tf.reduce_mean(tf.reduce_sum(promised, 2), 1)
 
 
 class Shooting(NamedTuple):
@@ -438,8 +475,13 @@ class SecondOrderShooting(Planner):
         """The search with its multipliers updated."""
         return search
 
+    def _residuals(self, states):
+        """Those of rewards and terminal value, [..., H, k], for states [..., H, n]."""
+        rewards, value = self.problem.reward(states), terminal_value(self.problem, states)
+        return objective_residuals(self.problem, self.reward_residual, rewards, value)
+
     def _record(self, search):
-        return tf.reduce_sum(self.problem.reward(search.states), 1, keepdims=True)
+        return tf.reduce_sum(payoffs(self.problem, search.states), 1, keepdims=True)
 
     def _plan(self, z0, search, records, count, gains=None):
         candidates = [(search.states, search.actions)]
@@ -519,8 +561,7 @@ class GN(SecondOrderShooting):
 
     def _proposals(self, z0, search):
         _, A, B = linearize(self.problem, z0, search.states, search.actions)
-        residual = lambda z: self.reward_residual(self.problem.reward(z))[..., None]  # noqa: E731
-        rho, g = own_gradient(residual, search.states)
+        rho, g = own_gradient(self._residuals, search.states)
         v = action_violation(search.actions, self.problem.a_max)
         V = tf.sign(search.actions) * tf.cast(v > 0, v.dtype)
         step = shooting_step(A, B, v, V, rho, g, search.nu, search.damping)
@@ -530,7 +571,7 @@ class GN(SecondOrderShooting):
 
     def _merit(self, states, actions, nu):
         bound = tf.reduce_sum(tf.square(action_violation(actions, self.problem.a_max)), -1)
-        return tf.reduce_sum(tf.square(self.reward_residual(self.problem.reward(states))) + nu * bound, -1)
+        return tf.reduce_sum(tf.reduce_sum(tf.square(self._residuals(states)), -1) + nu * bound, -1)
 
     def _violation(self, search):
         return tf.reduce_sum(tf.square(action_violation(search.actions, self.problem.a_max)), -1)
@@ -540,7 +581,7 @@ class GN(SecondOrderShooting):
         return search._replace(nu=nu)
 
     def _record(self, search):
-        terms = [self.problem.reward(search.states), self._violation(search)]
+        terms = [payoffs(self.problem, search.states), self._violation(search)]
         return tf.stack([tf.reduce_sum(x, 1) for x in terms] + [tf.reduce_mean(search.nu, 1)], -1)
 
 
@@ -577,15 +618,14 @@ class ILQR(SecondOrderShooting):
     def _backward(self, z0, search):
         """Feedforward steps [B, H, m] and gains [B, H, m, n] (Tassa et al., equations 6, 10 and 11)."""
         _, A, B = linearize(self.problem, z0, search.states, search.actions)
-        residual = lambda z: self.reward_residual(self.problem.reward(z))  # noqa: E731
-        rho, g = own_gradient(residual, search.states)
+        rho, g = own_gradient(self._residuals, search.states)
         mu = search.damping[:, None, None] * tf.eye(B.shape[-1], dtype=B.dtype)
         H, m, n = self.horizon, B.shape[-1], B.shape[-2]
 
         def body(t, vx, vxx, history):
             at, bt, gt = (tf.gather(x, t, axis=1) for x in (A, B, g))
-            vx = (vx + tf.gather(rho, t, axis=1)[:, None] * gt)[..., None]
-            vxx = vxx + gt[:, :, None] * gt[:, None, :]
+            vx = (vx + tf.linalg.matvec(gt, tf.gather(rho, t, axis=1), transpose_a=True))[..., None]
+            vxx = vxx + tf.matmul(gt, gt, transpose_a=True)
             qx, qu = tf.matmul(at, vx, transpose_a=True), tf.matmul(bt, vx, transpose_a=True)
             va, vb = vxx @ at, vxx @ bt
             qxx, quu = tf.matmul(at, va, transpose_a=True), tf.matmul(bt, vb, transpose_a=True)
@@ -598,7 +638,7 @@ class ILQR(SecondOrderShooting):
             return t - 1, vx[..., 0], vxx, history.write(t, gain)
 
         history = tf.TensorArray(B.dtype, H, element_shape=[B.shape[0], m, 1 + n])
-        start = (H - 1, tf.zeros_like(g[:, 0]), tf.zeros([B.shape[0], n, n], B.dtype), history)
+        start = (H - 1, tf.zeros_like(g[:, 0, 0]), tf.zeros([B.shape[0], n, n], B.dtype), history)
         loop = tf.while_loop(lambda t, *_: t >= 0, body, start, maximum_iterations=H)
         gains = tf.transpose(loop[-1].stack(), [1, 0, 2, 3])
         return gains[..., 0], gains[..., 1:]
@@ -626,7 +666,7 @@ class ILQR(SecondOrderShooting):
         return tuple(tf.transpose(x.stack(), [1, 2, 0, 3]) for x in loop[2:])
 
     def _merit(self, states, actions, nu):
-        return tf.reduce_sum(tf.square(self.reward_residual(self.problem.reward(states))), -1)
+        return tf.reduce_sum(tf.square(self._residuals(states)), [-2, -1])
 
 
 # The condensed step costs O(H^2 n^2 + H^3) in float32, the block-tridiagonal one O(H n^3) in float64: at n = 32 the

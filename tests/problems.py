@@ -1,5 +1,7 @@
 """Latent problems whose answer is known, and one builder of every planner, for the tests of the planners."""
 
+import dataclasses
+
 import numpy as np
 import tensorflow as tf
 
@@ -37,12 +39,32 @@ def linear_quadratic() -> LatentProblem:
     return with_images(LatentProblem(step, reward, 3, 1, sample_step=sample, noise_size=3, a_max=10.0))
 
 
-def linear_quadratic_optimum(z0: np.ndarray, horizon: int) -> tuple[np.ndarray, float]:
+# What comes after the horizon of `with_value`, and where it is best; not where the rewards are.
+VALUE_WEIGHTS = np.array([1.5, 1.5, 0.0])
+VALUE_TARGET = np.array([1.5, 1.5, 0.0])
+
+
+def with_value(problem: LatentProblem) -> LatentProblem:
+    """The linear-quadratic problem with a quadratic value of the last state."""
+
+    def value(z):
+        return -tf.reduce_sum(
+            tf.constant(VALUE_WEIGHTS, z.dtype) * tf.square(z - tf.constant(VALUE_TARGET, z.dtype)), -1
+        )
+
+    return dataclasses.replace(problem, value=value)
+
+
+def linear_quadratic_optimum(z0: np.ndarray, horizon: int, value: bool = False) -> tuple[np.ndarray, float]:
     """Actions [H] and return of the optimum, by the normal equations of the stacked problem."""
     powers = [np.linalg.matrix_power(A, k) for k in range(horizon + 1)]
     rows = [np.concatenate([powers[t - k] @ B if k <= t else 0 * B for k in range(horizon)], 1) for t in range(horizon)]
-    free = np.concatenate([powers[t + 1] @ z0 - TARGET for t in range(horizon)])
-    scale = np.sqrt(np.tile(WEIGHTS, horizon))
+    targets, weights = [TARGET] * horizon, [WEIGHTS] * horizon
+    if value:  # of the last state
+        rows, targets, weights = [*rows, rows[-1]], [*targets, VALUE_TARGET], [*weights, VALUE_WEIGHTS]
+    ends = [*range(1, horizon + 1), horizon]
+    free = np.concatenate([powers[t] @ z0 - target for t, target in zip(ends, targets, strict=False)])
+    scale = np.sqrt(np.concatenate(weights))
     M = scale[:, None] * np.concatenate(rows)
     actions = np.linalg.lstsq(M, -scale * free, rcond=None)[0]
     return actions, -np.sum((M @ actions + scale * free) ** 2)

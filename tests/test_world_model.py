@@ -212,7 +212,7 @@ def test_a_scaled_loss_gives_the_same_gradients_and_overflow_is_skipped_once(tin
     batch = make_batch(agent.config)
     agent.optimizer.dynamic_scale.assign(16.0)
     scale = 16.0
-    grads, norm, _ = agent._gradients(batch, tf.constant([1, 2]))
+    grads, norm, *_ = agent._gradients(batch, tf.constant([1, 2]))
     plain = agent_of(tiny_config, grad_clip=1e-3)
     for variable, other in zip(plain.model.variables, agent.model.variables, strict=True):
         variable.assign(other)

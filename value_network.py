@@ -1,0 +1,162 @@
+"""The value network: the return of what comes after a latent state, learned by TD(lambda) (Dreamer, ColloDreamer).
+
+Plans end in it (`optimizers.LatentProblem.value`). Nothing here knows planners, environments or files. The gradients of
+the value reach its own weights only.
+"""
+
+import tensorflow as tf
+from tensorflow import keras
+
+import models
+from config import Config
+
+
+class ValueNetwork(models.DenseHead):
+    """A scalar for each feature, with the regularizers that ColloDreamer tries (section 4): dropout after each hidden
+    layer and batch normalization after its activation."""
+
+    def __init__(self, feat_size: int, layers: int, units: int, act: str, dropout: float, batch_norm: bool):
+        super().__init__(feat_size, layers=layers, units=units, act=act, name="value")
+        self.dropout = dropout
+        self.norms = [keras.layers.BatchNormalization() for _ in self.hidden] if batch_norm else []
+        for norm in self.norms:
+            norm.build((None, units))
+
+    def call(self, feat: tf.Tensor, seed: tf.Tensor | None = None, counts: tf.Tensor | None = None) -> tf.Tensor:
+        """Values [...] of features [..., F].
+
+        Args:
+          feat: features.
+          seed: int32 [2], with which the network is in training: it drops units and normalizes by the batch's own
+            statistics. Without it does neither.
+          counts: bool [...], which entries are no padding, for those statistics.
+        """
+        x = tf.reshape(feat, [-1, feat.shape[-1]])
+        counts = None if counts is None else tf.reshape(counts, [-1])
+        for index, layer in enumerate(self.hidden):
+            x = layer(x)
+            if self.norms:
+                x = self.norms[index](x, training=seed is not None, mask=counts)
+            if self.dropout and seed is not None:
+                x = tf.nn.experimental.stateless_dropout(x, self.dropout, tf.random.fold_in(seed, index))
+        return tf.reshape(self.out(tf.cast(x, tf.float32)), feat.shape[:-1])
+
+
+def lambda_returns(
+    reward: tf.Tensor, value: tf.Tensor, discount: tf.Tensor, follows: tf.Tensor, lam: float
+) -> tf.Tensor:
+    """TD(lambda) targets G_t (Dreamer equation 6) along sequences of states, [B, T].
+
+        time          t          t+1        t+2
+        state         z_t -----> z_{t+1} -> z_{t+2}
+        reward                   r_{t+1}    r_{t+2}      came with the state below which it stands
+        discount                 d_{t+1}    d_{t+2}      of what comes after that state; 0 where it is terminal
+
+        G_t = r_{t+1} + d_{t+1} ((1 - lam) v_{t+1} + lam G_{t+1}), and G_t = v_t where nothing follows z_t.
+
+    So the value of a state says what comes after it; its own reward is no part of it.
+
+    Args:
+      reward: [B, T].
+      value: v [B, T], what the returns are bootstrapped with.
+      discount: [B, T].
+      follows: bool [B, T], whether state t came after state t - 1: false at the first state of an episode and at
+        padding. Entry 0 has no meaning.
+      lam: 0 bootstraps at the next state, 1 at the last one.
+    """
+
+    def body(later, x):
+        reward, discount, follows, after, value = x
+        return tf.where(follows, reward + discount * ((1.0 - lam) * after + lam * later), value)
+
+    time_first = [
+        tf.transpose(x) for x in (reward[:, 1:], discount[:, 1:], follows[:, 1:], value[:, 1:], value[:, :-1])
+    ]
+    returns = tf.scan(body, time_first, value[:, -1], reverse=True)
+    return tf.concat([tf.transpose(returns), value[:, -1:]], 1)
+
+
+class ValueLearner(tf.Module):
+    """The value network, its target network and its optimizer.
+
+    Attributes:
+      net: what plans end in.
+      target: bootstraps the returns; a copy of the network, renewed every `value_target_every` updates (DreamerV2).
+      updates: int64, of the network so far.
+    """
+
+    def __init__(self, config: Config, feat_size: int):
+        super().__init__(name="value_learner")
+        c = self.config = config
+        self.net, self.target = (
+            ValueNetwork(feat_size, c.value_layers, c.value_units, c.act, c.value_dropout, c.value_batch_norm)
+            for _ in range(2)
+        )
+        self.optimizer = models.make_adam(c.value_lr, c.adam_eps, c.precision)
+        self.optimizer.build(self.net.trainable_variables)
+        self.updates = tf.Variable(0, dtype=tf.int64, trainable=False, name="value_updates")
+        # TensorFlow does not see the layers that a Keras 3 model keeps in lists, so a checkpoint gets their variables.
+        self.weights = [*self.net.variables, *self.target.variables]
+        self.lam = 1.0 if c.value_data == "plans" else c.value_lambda
+        self._copy()
+        self.learn = tf.function(self._learn, autograph=False)
+
+    def __call__(self, z: tf.Tensor) -> tf.Tensor:
+        """Values [...] of features [..., F], clipped to the bound."""
+        return self._bounded(self.net(z))
+
+    def _bounded(self, value: tf.Tensor) -> tf.Tensor:
+        bound = self.config.value_bound
+        return tf.clip_by_value(value, -bound, bound) if bound else value
+
+    def _learn(self, feat: tf.Tensor, reward: tf.Tensor, discount: tf.Tensor, follows: tf.Tensor) -> models.Metrics:
+        """One Adam step towards the lambda-returns of sequences of states.
+
+        A step on numbers that are not finite, or with such gradients, is skipped.
+
+        Args:
+          feat: [B, T, F], taken as constants, as are the others (see `lambda_returns`).
+          reward: [B, T].
+          discount: [B, T].
+          follows: bool [B, T].
+
+        Returns:
+          value_loss and value, the mean over the states that something follows; NaN where the step was skipped.
+        """
+        feat, reward, discount = (tf.stop_gradient(x) for x in (feat, reward, discount))
+        finite = tf.reduce_all(tf.math.is_finite(feat)) & tf.reduce_all(tf.math.is_finite(reward))
+        nan = tf.constant(float("nan"))
+        step = lambda: self._step(feat, reward, discount, follows)  # noqa: E731
+        loss, mean = tf.cond(finite & tf.reduce_any(follows[:, 1:]), step, lambda: (nan, nan))
+        self.updates.assign_add(1)
+        tf.cond(self.updates % self.config.value_target_every == 0, self._copy, lambda: False)
+        return {"value_loss": loss, "value": mean}
+
+    def _step(self, feat, reward, discount, follows):
+        c, counts = self.config, follows[:, 1:]
+        returns = lambda_returns(reward, self._bounded(self.target(feat)), discount, follows, self.lam)
+        returns = tf.stop_gradient(self._bounded(returns)[:, :-1])
+        weights = tf.cast(counts, tf.float32)
+        weights /= tf.reduce_sum(weights)
+        seed = tf.stack([tf.constant(c.seed % 2**31, tf.int32), tf.cast(self.updates, tf.int32)])
+        scale = models.loss_scale(self.optimizer)
+        with tf.GradientTape() as tape:
+            predicted = self.net(feat[:, :-1], seed=seed, counts=counts)
+            loss = 0.5 * tf.reduce_sum(weights * tf.square(predicted - returns))
+            scaled = loss * scale
+        variables = self.net.trainable_variables
+        grads = tape.gradient(scaled, variables)
+        grads, norm = tf.clip_by_global_norm(grads, c.grad_clip * scale)
+        # With a scaled loss the optimizer skips the step itself, and lowers the scale.
+        apply = tf.math.is_finite(norm) | (c.precision == "float16")
+        tf.cond(apply, lambda: self._apply(grads, variables), lambda: False)
+        return loss, tf.reduce_sum(weights * predicted)
+
+    def _apply(self, grads, variables):
+        self.optimizer.apply(grads, variables)
+        return True
+
+    def _copy(self) -> bool:
+        for old, new in zip(self.target.variables, self.net.variables, strict=True):
+            old.assign(new)
+        return True
