@@ -466,6 +466,8 @@ class TrainingRun:
         self.offline = c.steps == 0
         if self.offline and not self.can_train():
             raise UserError("steps is 0, so the run collects nothing, and has no episodes either: give --offline_dir.")
+        if self.offline and agent.value_data == "plans":
+            raise UserError("steps is 0, so no plans are made that a value could learn from: set --value_data replay.")
         self._open_checkpoint()
         total, unit = (c.pretrain, "updates") if self.offline else (c.steps, "steps")
         self.logger = Logger(self.folder, total, quiet, tasks if len(tasks) > 1 else (), unit)

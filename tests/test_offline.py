@@ -98,6 +98,13 @@ def test_nothing_to_train_on_is_refused(tiny_config, tmp_path):
         TrainingRun(agent, tmp_path / "run", quiet=True)
 
 
+def test_a_value_that_learns_from_plans_is_refused_where_none_are_made(offline_config, tmp_path):
+    config = offline_config.replace(value_head=True, discount=0.99, value_data="plans")
+    agent = CEMAgent(config, OBSERVATIONS, ACTION_SPACE)
+    with pytest.raises(UserError, match="--value_data replay"):
+        TrainingRun(agent, tmp_path / "run", quiet=True)
+
+
 @pytest.mark.parametrize("key, value", [("task", "pointmass_lottery"), ("action_repeat", 3)])
 def test_episodes_of_another_task_or_repeat_are_refused(offline_config, tmp_path, key, value):
     write_collection(tmp_path / "data", {"settings": settings(offline_config) | {key: value}})
