@@ -16,7 +16,7 @@ An exported data set carries the folder's `collection.json` in its metadata. Min
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from minari.data_collector.episode_buffer import EpisodeBuffer
 from minari.dataset.minari_dataset import parse_dataset_id
 from minari.storage import get_dataset_path
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 import envs
 from collection import numbers, read_collection, totals, write_collection
@@ -72,7 +72,8 @@ def export_folder(folder: Path, name: str) -> dict[str, Any]:
     if place.exists():
         raise UserError(f"Minari has a {name} already ({place}): choose another name or version.")
     try:
-        rows = _write_dataset(files, name, facts or {})
+        with _progress() as progress:
+            rows = _write_dataset(progress.track(files, description="episodes"), name, facts or {})
     except BaseException as error:
         shutil.rmtree(place, ignore_errors=True)
         if isinstance(error, OSError):
@@ -116,33 +117,43 @@ def import_dataset(name: str, out: Path, task: str = "", image: str = "", replay
     facts["minari"] |= {"image": image, "state": state, "replayed": replay}
     episodes = (_episode(name, one, pictures(one), state, scale) for one in _recorded(name, dataset))
     try:
-        return _fill(out, track(episodes, "episodes", dataset.total_episodes, console=Console(stderr=True)), facts)
+        with _progress() as progress:
+            return _fill(out, progress.track(episodes, dataset.total_episodes, description="episodes"), facts)
     finally:
         if player:
             player.env.close()
 
 
-def _write_dataset(files: Sequence[Path], name: str, facts: dict[str, Any]) -> list[tuple[int, float, bool]]:
+def _progress() -> Progress:
+    return Progress(console=Console(stderr=True))
+
+
+def _write_dataset(files: Iterable[Path], name: str, facts: dict[str, Any]) -> list[tuple[int, float, bool]]:
     """Adds one episode after the other, so that memory holds only one; returns the `numbers` of each."""
-    first = read_episode(files[0])
+    first, rows = None, []
+    for file in files:
+        episode = read_episode(file)
+        if first is None:
+            first, dataset = episode, _new_dataset(name, episode, facts)
+        try:
+            check_same_kind(first, episode)
+            dataset.update_dataset_from_buffer([_buffer(episode)])
+        except ValueError as error:
+            raise UserError(f"{file} cannot be exported: {error}. Move it out of the folder.") from error
+        rows.append(numbers(episode))
+    return rows
+
+
+def _new_dataset(name: str, like: Episode, facts: dict[str, Any]) -> minari.MinariDataset:
+    """A data set without episodes, with the spaces of one and what is known of them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it would like an author, an address and an algorithm
         dataset = minari.create_dataset_from_buffers(
-            name, [], observation_space=_observation_space(first), action_space=_action_space(first),
+            name, [], observation_space=_observation_space(like), action_space=_action_space(like),
             description=_description(facts), jpeg_encoding=False,
         )  # fmt: skip
     dataset.storage.update_metadata({METADATA_KEY: facts})
-    rows = []
-    for file in track(files, "episodes", console=Console(stderr=True)):
-        episode = read_episode(file)
-        try:
-            check_same_kind(first, episode)
-            buffer = _buffer(episode)
-        except ValueError as error:
-            raise UserError(f"{file} cannot be exported: {error}. Move it out of the folder.") from error
-        dataset.update_dataset_from_buffer([buffer])
-        rows.append(numbers(episode))
-    return rows
+    return dataset
 
 
 def _observation_space(episode: Episode) -> spaces.Dict:

@@ -1,10 +1,12 @@
 """Data sets of episodes: what collect.py plays, how runs take them in, and the exchange with Minari."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import types
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import gymnasium as gym
@@ -25,6 +27,11 @@ from errors import UserError
 from replay import Replay, episode_files, read_episode
 
 ROOT = Path(__file__).parents[1]
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:env_spec is None"),
+    pytest.mark.filterwarnings("ignore:.*not in the possible render_modes"),
+]
 
 
 def make_episode(number=0, steps=4, terminal=False, success=None, size=64, extras=()):
@@ -456,9 +463,10 @@ class Strip(gym.Env):
     """A point on a strip, pushed by the first of two actions; it observes its place, or a picture of it, or both."""
 
     metadata = {"render_modes": ["rgb_array"]}
+    drift = 0.0
 
-    def __init__(self, shows="state", render_mode=None, drift=0.0):
-        self.shows, self.render_mode, self.drift = shows, render_mode, drift
+    def __init__(self, shows="state", render_mode=None):
+        self.shows, self.render_mode = shows, render_mode
         state = spaces.Box(-np.inf, np.inf, (2,), np.float64)
         picture = spaces.Box(0, 255, (128, 128, 3), np.uint8)
         both = spaces.Dict({"view": picture, "place": state, "goal": spaces.Discrete(2)})
@@ -497,16 +505,16 @@ def strip():
     del gym.registry["Strip-v0"]
 
 
-def record(name, env, monkeypatch, places=(None, 0.9, None), **options):
+def record(name, env, places=(None, 0.9, None), infos=True):
     """A data set as Minari's own collector records it, and the actions [episodes][T, A]."""
     # The collector asks JAX for one function only, which optree has as well.
     jax = types.ModuleType("jax")
     jax.tree_util = types.ModuleType("jax.tree_util")
     jax.tree_util.tree_map = optree.tree_map
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "jax", jax)
         patch.setitem(sys.modules, "jax.tree_util", jax.tree_util)
-        collector = minari.DataCollector(env, record_infos=True, jpeg_encoding=False, **options)
+        collector = minari.DataCollector(env, record_infos=infos, jpeg_encoding=False)
         rng = np.random.default_rng(0)
         actions = []
         for seed, place in enumerate(places):
@@ -522,10 +530,10 @@ def record(name, env, monkeypatch, places=(None, 0.9, None), **options):
     return [np.array(episode) for episode in actions]
 
 
-def test_a_recorded_data_set_is_imported_from_pictures_and_by_replay(strip, tmp_path, store, capsys, monkeypatch):
-    actions = record("test/both-v0", gym.make(strip, shows="both"), monkeypatch)
-    record("test/picture-v0", gym.make(strip, shows="picture"), monkeypatch)
-    record("test/state-v0", gym.make(strip), monkeypatch)
+def test_a_recorded_data_set_is_imported_from_pictures_and_by_replay(strip, tmp_path, store, capsys):
+    actions = record("test/both-v0", gym.make(strip, shows="both"))
+    record("test/picture-v0", gym.make(strip, shows="picture"))
+    record("test/state-v0", gym.make(strip))
     known = import_folder(capsys, tmp_path / "both", "test/both-v0", "--task", "gym_Strip-v0")
     assert known["settings"] == {"task": "gym_Strip-v0"} and known["episodes"] == 3
     used = {"dataset": "test/both-v0", "environment": strip, "image": "view", "state": "place", "replayed": False}
@@ -654,12 +662,34 @@ def test_what_cannot_be_played_again(strip, tmp_path, store, capsys, monkeypatch
     assert "no seed of episode 0" in refused(capsys, "import", "seedless-v0", *words)
     make_dataset("other-v0", buffers(place, seed=3), STATE, env=gym.make(strip))
     assert "differs from the recorded one at step 0" in refused(capsys, "import", "other-v0", *words)
-    record("drift-v0", gym.make(strip), monkeypatch)
-    monkeypatch.setattr(Strip.__init__, "__defaults__", ("state", None, 0.01))  # the environment has changed
-    assert "Episode 0 of drift-v0" in (error := refused(capsys, "import", "drift-v0", *words)) and "at step 2" in error
+    record("drift-v0", gym.make(strip))
+    monkeypatch.setattr(Strip, "drift", 0.01)  # the environment has changed
+    error = refused(capsys, "import", "drift-v0", *words)
+    assert "Episode 0 of drift-v0" in error and "at step 2" in error
     monkeypatch.setattr(Strip, "metadata", {"render_modes": ["human"]})
     assert "cannot render" in refused(capsys, "import", "drift-v0", *words)
-    del gym.registry[strip]
+    metadata = store / "drift-v0" / "data" / "metadata.json"
+    metadata.write_text(metadata.read_text().replace(f"{__name__}:Strip", "missing_module:Strip"))
     assert "cannot be made" in refused(capsys, "import", "drift-v0", *words)
-    gym.register(strip, entry_point=f"{__name__}:Strip")
     assert not list(tmp_path.glob("out/*"))
+
+
+def record_pendulum():
+    return record("pendulum-v0", gym.make("InvertedPendulum-v5", max_episode_steps=8), [None] * 3, infos=False)
+
+
+@pytest.mark.slow
+def test_episodes_of_mujoco_are_played_again(tmp_path, store):
+    # In a process without TensorFlow, for MuJoCo renders there.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        actions = pool.submit(record_pendulum).result(timeout=300)
+        words = ["import", "pendulum-v0", "--out", str(tmp_path / "out"), "--replay"]
+        assert pool.submit(collect.main, words).result(timeout=300) == 0
+    episodes = read_folder(tmp_path / "out")
+    for episode, expected, recorded in zip(episodes, actions, minari.load_dataset("pendulum-v0"), strict=True):
+        np.testing.assert_allclose(episode["action"][1:], expected / 3, atol=1e-6)
+        np.testing.assert_array_equal(episode["state"], recorded.observations.astype(np.float32))
+        assert episode["discount"][-1] == 1 - recorded.terminations[-1]
+        pictures = np.float32(episode["image"])
+        assert np.ptp(pictures[0]) > 50 and np.abs(np.diff(pictures, axis=0)).max() > 20  # it moves
+    assert {float(episode["discount"][-1]) for episode in episodes} == {0.0, 1.0}
