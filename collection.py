@@ -75,5 +75,5 @@ def check_collection(folder: str | os.PathLike, config: Any) -> None:
         if known != value:
             raise UserError(
                 f"The episodes in {folder} have {key} = {known!r}, this run {value!r}: collect others, or give the "
-                f"run --{key} {known}."
+                f"run --{key} {known!r}."
             )

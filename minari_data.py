@@ -110,7 +110,7 @@ def import_dataset(name: str, out: Path, task: str = "", image: str = "", replay
         raise UserError(f"{out} has episodes already: choose another --out.")
     if replay and image:
         raise UserError("--replay renders the pictures: leave out --image.")
-    image = "" if replay else _image_key(name, dataset.observation_space, image)
+    image = None if replay else _image_key(name, dataset.observation_space, image)
     player = _Player(name, dataset) if replay else None
     pictures = player or (lambda recorded: map(shrink, _entry(recorded.observations, image)))
     facts["minari"] = {"dataset": name, "environment": dataset.env_spec.id if dataset.env_spec else None}
