@@ -1,11 +1,16 @@
-"""Makes data sets of episodes without a learned agent, for `--offline_dir`.
+"""Makes data sets of episodes without a learned agent, for `--offline_dir`, and exchanges them with Minari.
 
     python collect.py episodes --configs metaworld --task metaworld_hammer --episodes 100 --success_rate 0.5 \\
         --out data/metaworld_hammer
+    python collect.py export data/metaworld_hammer latent-planning/hammer-v0
+    python collect.py import latent-planning/hammer-v0 --out data/hammer
 
 `episodes` mixes episodes of the task's scripted policy, with noise on its actions, and of random actions, until the
 data set has the wanted share of successful ones (LatCo ICML section 5.3). A run gets the folder as `--offline_dir`: to
 start its replay with, or with `--steps 0 --pretrain N` to train on it alone.
+
+`export` makes a Minari data set of such a folder. `import` makes a folder of a Minari data set on this machine that has
+pictures and continuous actions; without pictures, `--replay` plays its episodes again and renders them.
 """
 
 import argparse
@@ -20,7 +25,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 import envs
-from collection import read_collection, settings, write_collection
+from collection import numbers, read_collection, settings, totals, write_collection
 from command_line import Parser
 from config import Config, load_config
 from driver import Driver, correlated_actions
@@ -122,31 +127,19 @@ class DataSet:
         if found and found["settings"] != settings(config):
             raise UserError(f"{folder} holds episodes with other settings ({found['settings']}): choose another --out.")
         self.replay = Replay(folder, 1, 1, 1, seed=0)  # it writes the files; one episode in memory is enough
-        self.rows = [_numbers(read_episode(file)) for file in files]
+        self.rows = [numbers(read_episode(file)) for file in files]
         self.facts = {"scripted_episodes": 0, "attempts": 0} | (found or {}) | {"settings": settings(config)}
 
     def add(self, data: dict[str, np.ndarray], **facts: Any) -> None:
         """Writes an episode, and what has become known with it."""
         self.replay.add(data)
-        self.rows.append(_numbers(data))
+        self.rows.append(numbers(data))
         self.facts |= facts
         write_collection(self.folder, self.summary())
 
     def summary(self) -> dict[str, Any]:
         """What collection.json says."""
-        lengths, returns, successes = np.array(self.rows, np.float64).reshape(-1, 3).T
-        return self.facts | {
-            "episodes": len(self.rows),
-            "transitions": int(lengths.sum()),
-            "successes": int(successes.sum()),
-            "success_rate": float(successes.mean()) if self.rows else None,
-            "mean_return": float(returns.mean()) if self.rows else None,
-        }
-
-
-def _numbers(data: dict[str, np.ndarray]) -> tuple[int, float, bool]:
-    """Transitions, return and success of an episode; success is false where the simulator does not know it."""
-    return len(data["reward"]) - 1, float(data["reward"].sum()), bool(data.get("success", np.zeros(1)).max() > 0)
+        return self.facts | totals(self.rows)
 
 
 def collect(config: Config, out: Path, episodes: int, success_rate: float | None, noise: float) -> dict[str, Any]:
@@ -198,13 +191,13 @@ def _fill(data: DataSet, driver: Driver, policy: MixedPolicy, quota: Quota) -> N
                 unused += 1
                 if "success" not in episode.data and not (quota.any or quota.successes <= 0):
                     raise UserError("The simulator reports no success to mix by: set --success_rate 0.")
-                if quota.take(_numbers(episode.data)[2]):
+                if quota.take(numbers(episode.data)[2]):
                     unused = 0
                     scripted = data.facts["scripted_episodes"] + int(episode.extras["scripted"][0])
                     data.add(episode.data, scripted_episodes=scripted)
                 done = data.summary()
                 progress.update(bar, completed=done["episodes"], words=f"success {done['success_rate'] or 0.0:.2f}")
-            if unused >= PATIENCE:
+            if quota.left and unused >= PATIENCE:
                 kind = "successful" if quota.successes > 0 else "unsuccessful"
                 raise UserError(
                     f"None of the last {unused} episodes was {kind}, of which {quota.left} are still wanted: change "
@@ -224,6 +217,16 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         epilog="Settings of config.yaml follow as --KEY VALUE: task, action_repeat, time_limit, render_quality, "
         "camera, reward, randomize, envs, seed and prefill_correlation (of random actions) are read.",
     )  # fmt: skip
+    _add_episodes_options(make)
+    export = kinds.add_parser("export", help="make a Minari data set of a folder", **plain)
+    export.add_argument("folder", type=Path, metavar="DIR", help="folder of the episodes")
+    export.add_argument("dataset", metavar="NAME", help="of the new data set, [namespace/]name-v0")
+    export.set_defaults(run=_export)
+    _add_import_options(kinds.add_parser("import", help="make a folder of a Minari data set", **plain))
+    return parser.parse_known_args(argv)
+
+
+def _add_episodes_options(make: argparse.ArgumentParser) -> None:
     make.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the episodes")
     make.add_argument("--episodes", type=int, default=100, metavar="N", help="how many the folder shall have")
     make.add_argument(
@@ -232,19 +235,36 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "episodes are taken as they come",
     )  # fmt: skip
     make.add_argument("--noise", type=float, default=0.3, metavar="STD", help="on scripted actions")
-    return parser.parse_known_args(argv)
+    make.set_defaults(run=_play)
+
+
+def _add_import_options(make: argparse.ArgumentParser) -> None:
+    make.add_argument("dataset", metavar="NAME", help="of a data set on this machine (`minari list local`)")
+    make.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the episodes, without any yet")
+    make.add_argument(
+        "--task", default="", help="what the episodes are of, so that runs on other tasks refuse them; exported data "
+        "sets say it themselves",
+    )  # fmt: skip
+    make.add_argument(
+        "--image", default="", metavar="KEY", help="entry of the observations that holds the pictures, if several do"
+    )
+    make.add_argument(
+        "--replay", action="store_true",
+        help="for data sets without pictures: play the episodes again from their recorded seeds and render them",
+    )  # fmt: skip
+    make.set_defaults(run=_import)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program and returns its exit code: 0 done, 2 for bad input."""
     try:
         options, words = parse_options(sys.argv[1:] if argv is None else list(argv))
-        result = _play(options, words)
+        result = options.run(options, words)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on, all episodes written are kept", file=sys.stderr)
+        print("interrupted: start the same command again; episodes that were played are kept", file=sys.stderr)
         return 130
     print(json.dumps(result, allow_nan=False))
     return 0
@@ -260,8 +280,26 @@ def _play(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
     config = load_config(words).resolved()
     if len(envs.split_tasks(config.task)) > 1:
         raise UserError(f"{config.task} are several tasks: collect the episodes of one at a time.")
-    result = collect(config, options.out.expanduser(), options.episodes, options.success_rate, options.noise)
-    return result
+    return collect(config, options.out.expanduser(), options.episodes, options.success_rate, options.noise)
+
+
+def _export(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
+    _refuse(words)
+    from minari_data import export_folder  # playing does not need it
+
+    return export_folder(options.folder.expanduser(), options.dataset)
+
+
+def _import(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
+    _refuse(words)
+    from minari_data import import_dataset
+
+    return import_dataset(options.dataset, options.out.expanduser(), options.task, options.image, options.replay)
+
+
+def _refuse(words: Sequence[str]) -> None:
+    if words:
+        raise UserError(f"unrecognized arguments: {' '.join(words)}; python collect.py --help says more.")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,11 @@ episodes of another run, is taken as it is.
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import envs
 from errors import UserError
@@ -47,6 +50,23 @@ def write_collection(folder: Path, contents: dict[str, Any]) -> None:
     os.replace(partial, folder / FILE)
 
 
+def numbers(data: Mapping[str, np.ndarray]) -> tuple[int, float, bool]:
+    """Transitions, return and success of an episode; success is false where the simulator does not know it."""
+    return len(data["reward"]) - 1, float(data["reward"].sum()), bool(data.get("success", np.zeros(1)).max() > 0)
+
+
+def totals(rows: Sequence[tuple[int, float, bool]]) -> dict[str, Any]:
+    """What a collection.json says of all episodes together, from the `numbers` of each."""
+    lengths, returns, successes = np.array(rows, np.float64).reshape(-1, 3).T
+    return {
+        "episodes": len(rows),
+        "transitions": int(lengths.sum()),
+        "successes": int(successes.sum()),
+        "success_rate": float(successes.mean()) if rows else None,
+        "mean_return": float(returns.mean()) if rows else None,
+    }
+
+
 def check_collection(folder: str | os.PathLike, config: Any) -> None:
     """Raises UserError unless the episodes of a folder fit the settings of a run, as far as is known of them."""
     found = read_collection(folder)
@@ -55,5 +75,5 @@ def check_collection(folder: str | os.PathLike, config: Any) -> None:
         if known != value:
             raise UserError(
                 f"The episodes in {folder} have {key} = {known!r}, this run {value!r}: collect others, or give the "
-                f"run --{key} {known}."
+                f"run --{key} {known!r}."
             )

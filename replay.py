@@ -177,7 +177,7 @@ class Replay:
         try:
             check_episode(episode)
             if self._memory:
-                _check_same_kind(self._memory[-1], episode)
+                check_same_kind(self._memory[-1], episode)
         except ValueError as error:
             raise UserError(
                 f"An episode was refused: {error}. Correct the environment or collector that made it."
@@ -270,7 +270,7 @@ class Replay:
                 break
             newest_first.append(_read(path, length))
             try:
-                _check_same_kind(newest_first[0], newest_first[-1])
+                check_same_kind(newest_first[0], newest_first[-1])
             except ValueError as error:
                 raise UserError(
                     f"{path} does not belong with the newer episodes: {error}. Move it out of the folder."
@@ -433,8 +433,12 @@ def _check_keys(episode: Mapping[str, np.ndarray]) -> None:
         raise ValueError("there is no transition (an episode needs at least two entries)")
 
 
-def _check_same_kind(reference: Episode, episode: Episode) -> None:
-    """Raise ValueError unless keys and, but for the length, shapes are the same (`_check_keys` compares the dtypes)."""
+def check_same_kind(reference: Episode, episode: Episode) -> None:
+    """Check that two episodes, each as `check_episode` wants it, can be in one replay.
+
+    Raises:
+        ValueError: their keys or, but for the length, their shapes differ.
+    """
     if set(reference) != set(episode):
         raise ValueError(
             f"its keys are {', '.join(sorted(episode))}, those of the others {', '.join(sorted(reference))}"

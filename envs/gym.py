@@ -6,9 +6,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 from gymnasium.wrappers import FlattenObservation, RescaleAction, TransformObservation
-from PIL import Image
 
-from envs.rendering import IMAGE_SIZE, simplify
+from envs.rendering import IMAGE_SIZE, shrink, simplify
 from errors import UserError, unknown
 
 
@@ -71,6 +70,4 @@ class SmallPicture(gym.Wrapper):
             picture = np.asarray(self.env.render(), np.uint8)
         except gym.error.DependencyNotInstalled as error:
             raise UserError(f"{self.spec.id} needs a package that is not installed: {error}") from error
-        if picture.shape[:2] == (IMAGE_SIZE, IMAGE_SIZE):
-            return picture
-        return np.asarray(Image.fromarray(picture).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX))
+        return shrink(picture)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+from PIL import Image
 
 from errors import UserError
 
@@ -30,6 +31,13 @@ image = camera.render()
 camera.close()
 assert image[32, 32].max() > image[0, 0].max(), 'the picture is empty'
 """
+
+
+def shrink(picture: np.ndarray) -> np.ndarray:
+    """A picture uint8 [H, W, 3] at the size of all others, [64, 64, 3], by averaging areas; as it is where it fits."""
+    if picture.shape[:2] == (IMAGE_SIZE, IMAGE_SIZE):
+        return picture
+    return np.asarray(Image.fromarray(picture).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX))
 
 
 @dataclasses.dataclass(frozen=True)
