@@ -8,6 +8,7 @@ preset describes it. The type of a default (bool, int, float or str) is the type
 """
 
 import contextlib
+import functools
 import keyword
 import os
 import re
@@ -144,7 +145,7 @@ class Config(Mapping[str, Value]):
         Raises:
           UserError: if the file is missing, is no YAML or holds anything but ``key: value`` lines.
         """
-        values = read_yaml(Path(path))[1]
+        values = read_yaml(Path(path))
         for key, value in values.items():
             _check_setting(str(path), key, value)
         return cls(values)
@@ -275,8 +276,13 @@ def read_schema(path: str | os.PathLike[str] = CONFIG_FILE) -> Schema:
     Raises:
       UserError: if the file is not as the head of this module says.
     """
-    path = Path(path)
-    text, content = read_yaml(path)
+    return _parse_schema(Path(path), _read_text(Path(path)))
+
+
+# Parsing takes a tenth of a second, and programs with several runs, such as a sweep, ask again and again.
+@functools.lru_cache(maxsize=8)
+def _parse_schema(path: Path, text: str) -> Schema:
+    content = _parse_yaml(path, text)
     if "defaults" not in content:
         raise UserError(f"{path} has no preset 'defaults', which holds every key.")
     for name, values in content.items():
@@ -292,8 +298,8 @@ def read_schema(path: str | os.PathLike[str] = CONFIG_FILE) -> Schema:
             if key not in settings:
                 raise unknown(f"key (preset {name} of {path})", key, settings)
         checked = {key: settings[key].check(value, f"{name}: {key}") for key, value in values.items()}
-        presets[name] = Preset(name, _comment_above(text, nodes[name][0].start_mark.line), checked)
-    return Schema(settings, presets)
+        presets[name] = Preset(name, _comment_above(text, nodes[name][0].start_mark.line), MappingProxyType(checked))
+    return Schema(MappingProxyType(settings), MappingProxyType(presets))
 
 
 def _read_settings(path: Path, text: str, defaults: dict[str, Value], nodes: tuple[Any, Any]) -> dict[str, Setting]:
@@ -410,17 +416,27 @@ def _yaml() -> YAML:
     return YAML(typ="safe", pure=True)
 
 
-def read_yaml(path: Path) -> tuple[str, dict[Any, Any]]:
-    """Returns the text of a YAML file (1.2, read safely) and its content, a mapping. Raises UserError."""
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """Returns the content of a YAML file (1.2, read safely), a mapping. Raises UserError."""
+    return _parse_yaml(path, _read_text(path))
+
+
+def _read_text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
-        content = _yaml().load(text)
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}.") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid YAML: {error}.") from None
+
+
+def _parse_yaml(path: Path, text: str) -> dict[Any, Any]:
+    try:
+        content = _yaml().load(text)
     except (YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f" in line {mark.line + 1}" if mark else ""
         raise UserError(f"{path} is not valid YAML{place}: {getattr(error, 'problem', None) or error}.") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold names with values, 'name: value'.")
-    return text, content
+    return content

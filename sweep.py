@@ -177,7 +177,7 @@ def experiment_lines(path: Path, rows: Sequence[str], settings: Sequence[str]) -
       UserError: the file is not as the head of this module says, or lacks a row.
     """
     _check_words(settings, "an experiment", OWN_WORDS)
-    content = read_yaml(path)[1]
+    content = read_yaml(path)
     lines = []
     for row in rows or content:
         if row not in content:

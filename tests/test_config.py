@@ -427,3 +427,9 @@ def test_programs_read_only_keys_that_exist():
         f"{place} reads {name}" for name, place in config_reads() if name not in keys and not hasattr(Config, name)
     ]
     assert not wrong, wrong
+
+
+def test_an_edited_file_is_read_anew(small_file):
+    assert load("", small_file) == load("", small_file)
+    small_file.write_text(SMALL_FILE.replace("defaults:\n", "defaults:\n  added: 3  # a key more than before\n", 1))
+    assert load("", small_file).added == 3

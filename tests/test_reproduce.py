@@ -4,16 +4,13 @@ The numbers below are copied from the papers and never read from config.yaml.
 """
 
 import ast
-import functools
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
-import config as config_module
 import envs
 from config import CONFIG_FILE, Config, load_config
 
@@ -173,14 +170,6 @@ TABLES: dict[str, dict[str, Row]] = {
         "planet": {task: (PLANET | DMC_CEM, repeat) for task, repeat in PLANET_TASKS.items()},
     },
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_schema() -> Iterator[None]:
-    """Reads config.yaml once instead of once a line, which would be most of these tests' time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config_module, "read_schema", functools.cache(config_module.read_schema))
-        yield
 
 
 def read(path: Path) -> dict[str, list[str]]:

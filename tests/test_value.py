@@ -1,7 +1,6 @@
 """The value network: plans that end in a terminal value, lambda-returns, what is learned, stored and refused."""
 
 import dataclasses
-import functools
 import json
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from tensorflow import keras
 from test_agent import ACTION_SPACE, OBSERVATIONS, make_batch
 from test_optimizers import EAGER, HORIZON, SOLVED
 
-import config as config_module
 import planning_agent
 from base_agent import BaseAgent
 from config import load_config
@@ -435,8 +433,7 @@ def test_planners_train_with_a_value(data, planner, tmp_path):
 FIGURES = Path(planning_agent.__file__).parent / "reproduce" / "collodreamer.yaml"
 
 
-def test_the_experiments_have_the_papers_numbers(monkeypatch):
-    monkeypatch.setattr(config_module, "read_schema", functools.cache(config_module.read_schema))  # 45 lines, one file
+def test_the_experiments_have_the_papers_numbers():
     rows = YAML(typ="safe", pure=True).load(FIGURES.read_text(encoding="utf-8"))
     changes = {
         "collodreamer": {},
