@@ -405,8 +405,8 @@ def load_agent(logdir: str | os.PathLike[str], overrides: Sequence[str] = ()) ->
 
     Args:
       logdir: the log directory of the run.
-      overrides: words of a command line, such as ["--planner", "cem"], that change the run's settings. A setting that
-        config.yaml got after the run has its default.
+      overrides: words of a command line, such as ["--planner", "cem"], that change the run's settings; a preset among
+        them does not change the task. A setting that config.yaml got after the run has its default.
 
     Raises:
       UserError: there is no run or no checkpoint in the log directory, its checkpoint does not fit its settings, or an
@@ -416,7 +416,9 @@ def load_agent(logdir: str | os.PathLike[str], overrides: Sequence[str] = ()) ->
     if not (logdir / "config.yaml").is_file():
         raise UserError(f"{logdir} holds no run (it has no config.yaml): give the log directory of one as --logdir.")
     saved = Config.load(logdir / "config.yaml")
-    config = load_config(overrides, saved=saved).resolved().replace(logdir=str(logdir))
+    # Presets name tasks of theirs, which is not what they are wanted for here.
+    own_task = [] if any(word.partition("=")[0] == "--task" for word in overrides) else ["--task", saved.task]
+    config = load_config([*overrides, *own_task], saved=saved).resolved().replace(logdir=str(logdir))
     _check_fixed_keys(load_config([], saved=saved), config, logdir)
     newest = tf.train.latest_checkpoint(str(logdir / "checkpoints"))
     if newest is None:
