@@ -86,9 +86,9 @@ def restore(checkpoint: tf.train.Checkpoint, path: str, partial: bool = False) -
 
 def _check_settings(c: Config) -> None:
     """Raises UserError for numbers that make no sense."""
+    envs.check_settings(c)
     longest = c.batch_length - 1
     for key, sensible, words in (
-        ("prefill_correlation", 0.0 <= c.prefill_correlation < 1.0, "choose a number from 0 up to, not including, 1"),
         ("kl_balance", 0.0 <= c.kl_balance <= 1.0, "choose a share from 0 to 1"),
         ("overshooting", 1 <= c.overshooting <= longest, f"choose a number from 1 to batch_length - 1, {longest}"),
         ("image_bits", 1 <= c.image_bits <= 8, "colour values have 1 to 8 bits"),
@@ -116,13 +116,13 @@ class BaseAgent:
 
     def __init__(self, config: Config, observation_space: gymnasium.spaces.Dict, action_space: gymnasium.spaces.Box):
         c = self.config = config
+        _check_settings(c)
         self.strategy = make_strategy(c.strategy, c.batch_size)
         self.worker, self.workers = place_among_workers(self.strategy)
         if self.workers > 1 and c.reward_normalization:
             raise UserError("reward_normalization knows the rewards of one host only: turn it off with several hosts.")
         keras.utils.set_random_seed(c.seed)
         self.action_size = action_space.shape[0]
-        _check_settings(c)
         state_size = observation_space["state"].shape[0] if c.state_probe and "state" in observation_space.spaces else 0
         if c.state_probe and not state_size:
             raise UserError(
@@ -405,6 +405,8 @@ class Collector:
             folder, agent.device_batch_size, config.batch_length, config.replay_capacity // len(tasks),
             self.seed + tasks.index(task), self._offline_folder(),
         )  # fmt: skip
+        if config.offline_dir:
+            self._check_offline(agent.action_size)
         self.decisions = tf.Variable(0, dtype=tf.int64, trainable=False, name="decisions")
         self.driver: Driver | None = None
         self.eval_driver: Driver | None = None
@@ -413,10 +415,24 @@ class Collector:
         """Where the episodes of this task are that the run starts with, checked against its settings."""
         if not self.config.offline_dir:
             return None
+        if not self.alone:
+            raise UserError(f"offline_dir holds episodes of one task, this run has {self.config.task}: leave it out.")
         folder = Path(self.config.offline_dir).expanduser()
-        folder = folder if self.alone else folder / self.task
-        check_collection(folder, self.config.replace(task=self.task))
+        check_collection(folder, self.config)
         return folder
+
+    def _check_offline(self, action_size: int) -> None:
+        """Raises UserError where episodes of another origin lack what the model learns from."""
+        for episode in self.replay.memory[:1]:
+            found = episode["action"].shape[1]
+            if found != action_size:
+                raise UserError(
+                    f"Actions in {self.config.offline_dir} have {found} numbers, this task's {action_size}."
+                )
+            for key, wanted in (("cost", self.config.cost_head), ("state", self.config.state_probe)):
+                if wanted and key not in episode:
+                    name = {"cost": "cost_head", "state": "state_probe"}[key]
+                    raise UserError(f"Episodes in {self.config.offline_dir} have no {key} to learn: turn {name} off.")
 
     def start(self) -> None:
         """Starts the training environments. A resumed run must not replay the episodes it already has."""
@@ -534,19 +550,20 @@ class TrainingRun:
     def pretrain(self) -> None:
         """Updates until there are `pretrain` of them; an interrupted pretraining goes on from its last checkpoint.
 
-        Without environment steps this is the whole training, with evaluations and checkpoints on the way.
+        What is named _every counts updates here. Without environment steps this is the whole training, with evaluations
+        on the way.
         """
         c, agent = self.config, self.agent
-        while agent.updates < c.pretrain:
-            self.update(min(PRETRAIN_SLICE, c.pretrain - int(agent.updates)))
-            if not self.offline or agent.updates == c.pretrain:
-                continue
-            if self.should_eval(self.axis()):
-                self.evaluate()
-            if self.should_log(self.axis()):
+        start = int(agent.updates)
+        should_log, should_save = Every(c.log_every, start), Every(c.checkpoint_every, start)
+        while (updates := int(agent.updates)) < c.pretrain:
+            if should_log(updates):
                 self.write()
-            if self.should_save(self.axis()):
+            if should_save(updates):
                 self.save()
+            if self.offline and self.should_eval(updates):
+                self.evaluate()
+            self.update(min(PRETRAIN_SLICE, c.pretrain - updates))
         self.save()
 
     def collect(self, policy: Policy) -> None:

@@ -124,7 +124,7 @@ class DataSet:
         found, files = read_collection(folder), episode_files(folder)
         if found is None and files:
             raise UserError(f"{folder} holds episodes of unknown origin: choose another --out.")
-        if found and found["settings"] != settings(config):
+        if found and any(found["settings"].get(key, value) != value for key, value in settings(config).items()):
             raise UserError(f"{folder} holds episodes with other settings ({found['settings']}): choose another --out.")
         self.replay = Replay(folder, 1, 1, 1, seed=0)  # it writes the files; one episode in memory is enough
         self.rows = [numbers(read_episode(file)) for file in files]
@@ -132,10 +132,13 @@ class DataSet:
 
     def add(self, data: dict[str, np.ndarray], **facts: Any) -> None:
         """Writes an episode, and what has become known with it."""
-        self.replay.add(data)
-        self.rows.append(numbers(data))
-        self.facts |= facts
-        write_collection(self.folder, self.summary())
+        try:
+            self.replay.add(data)
+            self.rows.append(numbers(data))
+            self.facts |= facts
+            write_collection(self.folder, self.summary())
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot be written ({error.strerror}): choose another --out.") from error
 
     def summary(self) -> dict[str, Any]:
         """What collection.json says."""
@@ -164,6 +167,11 @@ def collect(config: Config, out: Path, episodes: int, success_rate: float | None
     data = DataSet(out, config)
     done = data.summary()
     quota = Quota(episodes, success_rate, done["successes"], done["episodes"] - done["successes"])
+    if not quota.any and min(quota.successes, quota.failures) < 0:
+        raise UserError(
+            f"{out} has {done['successes']} successful episodes of {done['episodes']}, which leaves no room for a "
+            f"share of {success_rate:g} among {episodes}: ask for more --episodes or another --success_rate."
+        )
     if quota.left <= 0:
         return done
     data.facts |= {"seed": config.seed, "noise": noise, "wanted_success_rate": success_rate}
@@ -264,7 +272,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: start the same command again; episodes that were played are kept", file=sys.stderr)
+        kept = "; episodes that were played are kept" if options.kind == "episodes" else ""
+        print(f"interrupted: start the same command again{kept}", file=sys.stderr)
         return 130
     print(json.dumps(result, allow_nan=False))
     return 0
@@ -278,6 +287,7 @@ def _play(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
     if not 0.0 <= options.noise < float("inf"):
         raise UserError(f"--noise is {options.noise}: choose a standard deviation from 0.")
     config = load_config(words).resolved()
+    envs.check_settings(config)
     if len(envs.split_tasks(config.task)) > 1:
         raise UserError(f"{config.task} are several tasks: collect the episodes of one at a time.")
     return collect(config, options.out.expanduser(), options.episodes, options.success_rate, options.noise)

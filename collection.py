@@ -18,8 +18,9 @@ from errors import UserError
 
 FILE = "collection.json"
 
-# What the episodes of a run depend on, beside its action repeat.
-SETTINGS = ("task", "reward", "camera")
+# What the episodes of a run depend on, beside its action repeat; a run that uses them must agree in the first ones.
+CHECKED = ("task", "reward", "camera", "action_repeat")
+SETTINGS = (*CHECKED[:-1], "time_limit", "randomize", "render_quality")
 
 
 def settings(config: Any) -> dict[str, Any]:
@@ -70,8 +71,9 @@ def totals(rows: Sequence[tuple[int, float, bool]]) -> dict[str, Any]:
 def check_collection(folder: str | os.PathLike, config: Any) -> None:
     """Raises UserError unless the episodes of a folder fit the settings of a run, as far as is known of them."""
     found = read_collection(folder)
-    for key, value in settings(config).items() if found else ():
-        known = found["settings"].get(key, value)
+    own = settings(config)
+    for key in CHECKED if found else ():
+        value, known = own[key], found["settings"].get(key, own[key])
         if known != value:
             raise UserError(
                 f"The episodes in {folder} have {key} = {known!r}, this run {value!r}: collect others, or give the "

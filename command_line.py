@@ -19,3 +19,11 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**31:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {2**31 - 1}")
     return int(text)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on that fits into an int32."""
+    number = count(text)
+    if not number:
+        raise argparse.ArgumentTypeError("'0' is too few: give at least 1")
+    return number

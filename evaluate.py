@@ -53,7 +53,7 @@ import models
 import plan_report
 import planning_agent
 from base_agent import EVAL_SEED
-from command_line import Parser, count
+from command_line import Parser, count, positive
 from config import Config
 from driver import Driver, Episode
 from envs.distance import goal_distance
@@ -151,7 +151,8 @@ def evaluate(
     for name in chosen:
         episodes, plan_seconds = run_episodes(agent, name, seeds, choices.num_envs, choices.show)
         rows = [describe(episode, seeds, name) for episode in episodes]
-        words = [method, str(int(agent.step)), str(choices.seed)]
+        # A run that collects nothing is counted in updates.
+        words = [method, str(int(agent.step if agent.config.steps else agent.updates)), str(choices.seed)]
         folder = new_folder(logdir / "evaluations", "_".join(words if len(tasks) == 1 else [name, *words]))
         line = {
             "task": name,
@@ -372,7 +373,8 @@ def write_files(
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    title = f"{line['task']}, {line['planner']}, model after {line['checkpoint_step']:,} environment steps"
+    age = f"{line['checkpoint_step']:,} environment steps" if agent.config.steps else f"{line['updates']:,} updates"
+    title = f"{line['task']}, {line['planner']}, model after {age}"
     if agent.config.media:
         write_video(folder / "episodes.mp4", grid([episode.data["image"] for episode in episodes[:GRID]]), fps=20)
         if "by_distance" in line:
@@ -435,7 +437,7 @@ class ExecutedPlan:
         frames: uint8 [at most H + 1, 64, 64, 3], the episode from there on.
         executed: actions of it that were executed.
         predicted: sum of the rewards that were predicted of these actions.
-        achieved: the rewards that these actions brought.
+        achieved: the rewards that these actions brought, in the same units.
     """
 
     def __init__(self, agent: PlanningAgent, episode: Episode, time: int, end: int):
@@ -445,7 +447,8 @@ class ExecutedPlan:
         self.decoded = models.postprocess(agent.model.decode(tf.constant(feat)[None]))[0].numpy()
         self.frames = episode.data["image"][time : time + len(feat)]
         self.predicted = float(extras["predicted_reward"][time:end].sum())
-        self.achieved = float(rewards[time + 1 : end + 1].sum())
+        # In the units that the model learned.
+        self.achieved = float(tf.reduce_sum(agent.rewards(tf.constant(rewards[time + 1 : end + 1]))))
 
     def rows(self, columns: np.ndarray) -> list[np.ndarray]:
         """The plan and its execution at some of the H + 1 times: paler where another plan was executed already."""
@@ -502,14 +505,6 @@ def plan_video(plans: Sequence[ExecutedPlan]) -> np.ndarray:
 # Command line
 
 
-def _positive(text: str) -> int:
-    """A whole number from 1 on that fits into an int32."""
-    number = count(text)
-    if not number:
-        raise argparse.ArgumentTypeError("'0' is too few: give at least 1")
-    return number
-
-
 def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of this program, and the words that override settings of the run.
 
@@ -525,8 +520,8 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         allow_abbrev=False,
     )
     parser.add_argument("--logdir", type=Path, required=True, metavar="DIR", help="log directory of a trained agent")
-    parser.add_argument("--episodes", type=_positive, default=20, metavar="N", help="episodes of a task (default: 20)")
-    parser.add_argument("--envs", type=_positive, default=4, metavar="N", help="environments at a time (default: 4)")
+    parser.add_argument("--episodes", type=positive, default=20, metavar="N", help="episodes of a task (default: 20)")
+    parser.add_argument("--envs", type=positive, default=4, metavar="N", help="environments at a time (default: 4)")
     parser.add_argument(
         "--seed", type=count, default=0, metavar="N", help="seed of the starts and of the planner "
         "(default: 0)",

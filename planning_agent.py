@@ -397,6 +397,7 @@ def make_agent(config: Config) -> PlanningAgent:
     """The agent of `config.planner` for `config.task`. Raises UserError for an unknown planner or task."""
     if config.planner not in PLANNERS:
         raise unknown("planner", config.planner, PLANNERS)
+    envs.check_settings(config)
     return PLANNERS[config.planner](config, *envs.spaces(config))
 
 
@@ -457,7 +458,13 @@ def open_logdir(config: Config, argv: Sequence[str]) -> Path:
         ) from error
     if saved.exists():
         # A setting that config.yaml got after that run had its default.
-        _check_fixed_keys(load_config([], saved=Config.load(saved)), config, logdir)
+        before = load_config([], saved=Config.load(saved))
+        _check_fixed_keys(before, config, logdir)
+        if (before.steps == 0) != (config.steps == 0):
+            raise UserError(
+                f"{logdir} holds a run with steps = {before.steps}: one that collects and one that does not need log "
+                "directories of their own, choose another --logdir."
+            )
     config.save(saved)
     run = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

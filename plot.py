@@ -35,7 +35,7 @@ from scipy import stats
 
 import figures
 import runs as logs
-from command_line import Parser
+from command_line import Parser, positive
 from config import Config
 from errors import UserError, unknown
 from runs import Run, Series
@@ -132,6 +132,7 @@ def curves(directories: Sequence[Path], metrics: Sequence[str] | None, bins: int
             be written.
     """
     runs = logs.read_runs(directories)
+    unit = logs.common_unit(runs)
     chosen = choose_metrics(runs, metrics)
     tasks = sorted({run.task for run in runs})
     panels = {(task, metric): task_curves(runs, task, metric, bins) for task in tasks for metric in chosen}
@@ -149,7 +150,7 @@ def curves(directories: Sequence[Path], metrics: Sequence[str] | None, bins: int
         }
         for metric in chosen
     }
-    return figures.save_all(draw_curves(panels, tasks, chosen), out / "curves", numbers)
+    return figures.save_all(draw_curves(panels, tasks, chosen, unit), out / "curves", numbers)
 
 
 def choose_metrics(runs: Sequence[Run], wanted: Sequence[str] | None) -> list[str]:
@@ -235,7 +236,10 @@ def mean_interval(
 
 
 def draw_curves(
-    panels: Mapping[tuple[str, str], Mapping[str, Curve]], tasks: Sequence[str], metrics: Sequence[str]
+    panels: Mapping[tuple[str, str], Mapping[str, Curve]],
+    tasks: Sequence[str],
+    metrics: Sequence[str],
+    unit: str = "environment steps",
 ) -> Figure:
     """A panel for each task; of several metrics a column each."""
     style = figures.styles({method for panel in panels.values() for method in panel})
@@ -251,7 +255,7 @@ def draw_curves(
         axis.set_xlim(0, 1.02 * max(last, 1))
         axis.set_title(task if len(metrics) == 1 else f"{task}\n{title_of(metric)}", fontsize=10)
         if index + columns >= len(panels):
-            axis.set_xlabel("environment steps", fontsize=10)
+            axis.set_xlabel(unit, fontsize=10)
         if len(metrics) == 1 and index % columns == 0:
             axis.set_ylabel(title_of(metric), fontsize=10)
     entries = {f"{name}, {_seeds(panels.values(), name)}": style[name] for name in sorted(style)}
@@ -341,6 +345,7 @@ def aggregate(
     last, curve = bootstrap(scores, repetitions)
     numbers = {
         "metric": metric,
+        "unit": logs.common_unit(runs),
         "tasks": tasks,
         "ranges": scale,
         "step": steps[-1],
@@ -536,7 +541,7 @@ def draw_aggregate(
         {method: found[1:] for method, found in curve.items()},
         algorithms=sorted(curve),
         colors=colors,
-        xlabel="environment steps",
+        xlabel=numbers["unit"],
         ylabel=f"IQM of\n{label}",
         ax=axes[0, 0],
         labelsize=11,
@@ -624,10 +629,14 @@ def _checked(line: dict[str, Any], place: str) -> dict[str, Any]:
 
 
 def newest(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The last line of each task, method, planner, log directory and overrides."""
-    found = {}
+    """The last line of each task, method, planner, log directory and overrides; notes what was done differently."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
     for line in lines:
-        found[*_group(line), os.path.abspath(line["logdir"])] = line
+        key = (*_group(line), os.path.abspath(line["logdir"]))
+        other = [name for name in ("seed", "episodes", "updates") if found.get(key, line).get(name) != line.get(name)]
+        if other:
+            note(f"{' '.join(_group(line)).strip()}: the last of several evaluations, with another {', '.join(other)}.")
+        found[key] = line
     return list(found.values())
 
 
@@ -717,7 +726,14 @@ def labels(rows: Sequence[Row]) -> list[str]:
     """How rows are called in a figure: method, model where several were evaluated, settings where they are changed."""
     several = len({row.model for row in rows}) > 1
     models = [f" (model: {row.model})" if several and row.method != row.model else "" for row in rows]
-    return [f"{row.method}{model} {row.settings}".strip() for row, model in zip(rows, models, strict=True)]
+    names = [f"{row.method}{model} {row.settings}".strip() for row, model in zip(rows, models, strict=True)]
+    planners: dict[tuple[str, str], set[str]] = {}
+    for row, name in zip(rows, names, strict=True):
+        planners.setdefault((row.task, name), set()).add(row.planner)
+    return [
+        f"{name} ({row.planner})" if len(planners[row.task, name]) > 1 else name
+        for row, name in zip(rows, names, strict=True)
+    ]
 
 
 def table_text(rows: Sequence[Row]) -> str:
@@ -873,12 +889,6 @@ def _row_numbers(row: Row) -> dict[str, Any]:
 # --- command line
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 10**9:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
-
-
 def _range(text: str) -> tuple[str, tuple[float, float]]:
     """task=low,high"""
     task, _, numbers = text.partition("=")
@@ -902,7 +912,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     steps = argparse.ArgumentParser(add_help=False)
     steps.add_argument("dirs", type=Path, nargs="+", metavar="DIR", help="folder at or below which there are runs")
     steps.add_argument(
-        "--bins", type=_positive, metavar="N",
+        "--bins", type=positive, metavar="N",
         help="average each seed over N equal parts of the steps first (default: all values, interpolated between)",
     )  # fmt: skip
     command = commands.add_parser("curves", parents=[steps, shared], help="metrics over environment steps")
@@ -921,7 +931,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
         help="scores that become 0 and 1; TASK may have * in it, and of several that fit the last counts",
     )  # fmt: skip
     command.add_argument(
-        "--repetitions", type=_positive, default=2000, metavar="N", help="of the bootstrap (default: 2000)"
+        "--repetitions", type=positive, default=2000, metavar="N", help="of the bootstrap (default: 2000)"
     )
     command = commands.add_parser("table", parents=[shared], help="planners on trained models")
     command.add_argument(

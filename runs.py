@@ -35,6 +35,17 @@ class Run(NamedTuple):
     method: str
     seed: int
     metrics: dict[str, Series]
+    unit: str = "environment steps"  # of the steps; a run that collects nothing counts updates
+
+
+def common_unit(runs: Sequence[Run]) -> str:
+    """What the steps of all runs are. Raises UserError where they differ."""
+    units = sorted({run.unit for run in runs})
+    if len(units) > 1:
+        raise UserError(
+            f"Some runs count {units[0]} and others, which collect nothing, {units[1]}: give the folders of one kind."
+        )
+    return units[0]
 
 
 def method_of(logdir: str | os.PathLike[str], config: Mapping[str, Any]) -> str:
@@ -107,10 +118,11 @@ def read_run(logdir: Path) -> list[Run]:
             raise UserError(f"{logdir / 'config.yaml'} has no {key}: it is not the config.yaml of a run.")
     metrics, method = read_metrics(logdir / METRICS_FILE), method_of(logdir, config)
     tasks = envs.split_tasks(config.task)
+    unit = "updates" if config.get("steps") == 0 else Run._field_defaults["unit"]
     if len(tasks) == 1:
-        return [Run(logdir, tasks[0], method, config.seed, metrics)]
+        return [Run(logdir, tasks[0], method, config.seed, metrics, unit)]
     method = f"{method} ({len(tasks)} tasks)"
-    return [Run(logdir, task, method, config.seed, _of_task(metrics, task, tasks)) for task in tasks]
+    return [Run(logdir, task, method, config.seed, _of_task(metrics, task, tasks), unit) for task in tasks]
 
 
 def _of_task(metrics: dict[str, Series], task: str, tasks: Sequence[str]) -> dict[str, Series]:

@@ -2,7 +2,8 @@
 
     python sweep.py --tasks metaworld_reach metaworld_push --planners latco cem --seeds 0 1 2 \\
         --out logdir/sweep --configs defaults metaworld small
-    python sweep.py --experiment reproduce/latco_table1.yaml --rows latco --seeds 0 1 2 --address auto
+    python sweep.py --experiment reproduce/latco_table1.yaml --rows latco --seeds 0 1 2 \\
+        --out logdir/table1 --address auto
 
 An experiment file is YAML: the name of a row, then a list of command lines of planning_agent.py without seed and log
 directory. A run's folder is <out>/<task>/<planner or row>/<seed>; in it, sweep.log has what the program printed and
@@ -40,6 +41,7 @@ import supervisor
 from command_line import Parser, count
 from config import Config, load_config, read_yaml
 from errors import UserError, unknown
+from replay import episode_files
 from revision import git_revision
 
 PROGRAM = Path(__file__).resolve().with_name("planning_agent.py")
@@ -69,6 +71,11 @@ class Run:
     def arguments(self) -> list[str]:
         """What planning_agent.py is started with."""
         return [*self.words, "--logdir", str(self.folder)]
+
+    @property
+    def length(self) -> str:
+        """How long it will be: steps, or updates where it collects nothing."""
+        return f"{self.config.steps:,} steps" if self.config.steps else f"{self.config.pretrain:,} updates"
 
     @property
     def identity(self) -> list[str]:
@@ -212,6 +219,9 @@ def make_runs(lines: Sequence[tuple[str, Sequence[str]]], seeds: Sequence[int], 
     """
     names = planners()
     configs = [_checked_config(words, names) for _, words in lines]
+    # Runs start in the folder of the program, wherever the sweep does.
+    folders = [_absolute(config.offline_dir) for config in configs]
+    lines = [(method, [*words, *folder]) for (method, words), folder in zip(lines, folders, strict=True)]
     runs: dict[Path, Run] = {}
     for seed in seeds:
         for (method, words), config in zip(lines, configs, strict=True):
@@ -239,10 +249,17 @@ def _checked_config(words: Sequence[str], names: Sequence[str]) -> Config:
     return config
 
 
+def _absolute(offline_dir: str) -> list[str]:
+    """The words that name a folder of episodes wherever a run starts, if there is one."""
+    return ["--offline_dir", str(Path(offline_dir).expanduser().absolute())] if offline_dir else []
+
+
 def check_tasks(runs: Sequence[Run]) -> None:
-    """Makes one environment of each task in another process. Raises UserError where that fails."""
+    """Makes one environment of each task in another process, and looks for offline episodes. Raises UserError."""
     for run in runs:
         envs.spaces(run.config)  # seconds for each task; the same one again costs nothing
+        if (folder := run.config.offline_dir) and not episode_files(folder):
+            raise UserError(f"{folder} holds no episodes: make some with collect.py, or name another --offline_dir.")
 
 
 def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -464,7 +481,7 @@ class Display:
         parts = [
             f"{time.strftime('%H:%M:%S')} {status.run.name}: {status.state}",
             f"on {status.node}" if status.state == "running" else "",
-            f"{metrics.step:,}/{status.run.config.steps:,} steps" if metrics.step else "",
+            f"{metrics.step:,}/{status.run.length}" if metrics.step else "",
             *(f"{name} {value}" for name, value in numbers.items() if value),
             status.message,
         ]
@@ -479,7 +496,7 @@ class Display:
         for status in sorted(self._statuses, key=lambda status: order.index(status.state)):
             run, metrics = status.run, status.metrics
             state = f"{status.state} ({status.attempt})" if status.attempt else status.state
-            steps = f"{metrics.step:,}/{run.config.steps:,}"
+            steps = f"{metrics.step:,}/{run.length}"
             cells = (run.config.task, run.method, str(run.config.seed), state, status.node, steps)
             table.add_row(*map(_plain, cells), _plain(metrics.show("return")), _plain(metrics.show("success")))
         return table

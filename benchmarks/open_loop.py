@@ -48,12 +48,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 import models
-import planning_agent
 from base_agent import OPEN_LOOP_CONTEXT as CONTEXT
 from base_agent import BaseAgent
 from config import Config, load_config
 from errors import UserError
 from replay import Episode, Replay, read_episode
+from revision import git_revision
 
 # label -> words that make it of the settings all variants share.
 VARIANTS = {name: ["--dynamics", name] for name in ("rssm", "ssm", "deterministic")}
@@ -343,7 +343,7 @@ def compare(data: Data, configs: dict[str, Config], args: argparse.Namespace) ->
             "held_out_episodes": data.held_out,
             "seed": args.seed,
         }
-        yield Result(label, updates, image, reward, shown), row | planning_agent.git_revision()
+        yield Result(label, updates, image, reward, shown), row | git_revision()
 
 
 def typical(errors: np.ndarray) -> int:

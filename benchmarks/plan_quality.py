@@ -36,6 +36,7 @@ import models
 import planning_agent
 from errors import UserError, unknown
 from optimizers import Plan, Planner, rollout
+from revision import git_revision
 
 # label -> words that make it of the run's own settings. Image collocation gets a fraction of its 5000 iterations.
 VARIANTS = {
@@ -135,7 +136,7 @@ def main() -> int:
                 z0 = start_states(agent, args.starts, args.start_seed)
             row = {"benchmark": "plan_quality", "variant": label, "step": int(agent.step), "starts": args.starts}
             row |= {"horizon": agent.planner.horizon} | measure(agent.planner, agent.planner_start(z0), args.start_seed)
-            print(json.dumps(row | planning_agent.git_revision()), flush=True)
+            print(json.dumps(row | git_revision()), flush=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

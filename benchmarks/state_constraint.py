@@ -23,6 +23,7 @@ import envs
 import planning_agent
 from driver import Driver, Episode
 from errors import UserError
+from revision import git_revision
 
 
 def run_episodes(agent: planning_agent.PlanningAgent, count: int, seed: int) -> list[Episode]:
@@ -57,7 +58,7 @@ def main() -> int:
             row |= {"cost_max": round(float(cost.max(1).mean()), 3), "cost_sum": round(float(cost.sum(1).mean()), 3)}
             row |= {"return": round(float(np.mean([episode.data["reward"].sum() for episode in episodes])), 2)}
             row |= {"mpc_steps": agent.config.mpc_steps, "step": int(agent.step), "updates": int(agent.updates)}
-            print(json.dumps(row | planning_agent.git_revision()), flush=True)
+            print(json.dumps(row | git_revision()), flush=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

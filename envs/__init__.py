@@ -65,6 +65,23 @@ PAPER_ACTION_REPEAT = {
 }
 
 
+def check_settings(config: Any) -> None:
+    """Raises UserError for numbers of a config that make no sense for environments and random actions."""
+    for key, sensible, words in (
+        ("seed", config.seed >= 0, "choose a number from 0 on"),
+        ("envs", config.envs >= 1, "at least one environment is needed"),
+        ("action_repeat", config.action_repeat >= 0, "choose a number from 1 on, or 0 for the paper's"),
+        ("time_limit", config.time_limit >= 0, "choose a number from 1 on, or 0 for the suite's own"),
+        (
+            "prefill_correlation",
+            0.0 <= config.prefill_correlation < 1.0,
+            "choose a number from 0 up to, not including, 1",
+        ),
+    ):
+        if not sensible:
+            raise UserError(f"{key} is {getattr(config, key)}: {words}.")
+
+
 def make_env(config: Any, seed: int) -> "gym.Env":
     """Makes one environment of `config.task` in this process, which must not hold TensorFlow.
 

@@ -189,7 +189,10 @@ def test_a_data_set_sums_up_its_episodes_and_goes_on_where_it_stopped(tmp_path):
     data.add(make_episode(1, steps=2, success=0))  # 101 + 102
     known = read_collection(tmp_path)
     assert known == data.summary()
-    assert known["settings"] == {"task": "pointmass_obstacle", "reward": "sparse", "camera": "", "action_repeat": 1}
+    assert known["settings"] == {
+        "task": "pointmass_obstacle", "reward": "sparse", "camera": "", "action_repeat": 1,
+        "time_limit": 30, "randomize": True, "render_quality": "full",
+    }  # fmt: skip
     counts = {"episodes": 2, "transitions": 6, "successes": 1, "success_rate": 0.5, "mean_return": 106.5}
     assert known.items() >= counts.items() and known["scripted_episodes"] == 1
     again = DataSet(tmp_path, make_config())
@@ -693,3 +696,12 @@ def test_episodes_of_mujoco_are_played_again(tmp_path, store):
         assert episode["discount"][-1] == 1 - recorded.terminations[-1]
         pictures = np.float32(episode["image"])
         assert np.ptp(pictures[0]) > 50 and np.abs(np.diff(pictures, axis=0)).max() > 20  # it moves
+
+
+def test_a_share_that_has_no_room_any_more_is_refused(tmp_path):
+    config = make_config()
+    data = DataSet(tmp_path, config)
+    for seed in range(3):
+        data.add(make_episode(seed, steps=4, success=1))
+    with pytest.raises(UserError, match="3 successful episodes of 3, which leaves no room for a share of 0 among 4"):
+        collect.collect(config, tmp_path, 4, 0.0, 0.3)

@@ -9,7 +9,7 @@ import pytest
 from base_agent import TrainingRun
 from collection import settings, write_collection
 from errors import UserError
-from planning_agent import CEMAgent
+from planning_agent import CEMAgent, open_logdir
 from replay import Replay
 
 OBSERVATIONS = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)})
@@ -117,3 +117,45 @@ def test_a_folder_without_episodes_is_refused(offline_config, tmp_path):
     agent = CEMAgent(offline_config.replace(offline_dir=str(tmp_path / "none")), OBSERVATIONS, ACTION_SPACE)
     with pytest.raises(UserError, match="has no episodes"):
         TrainingRun(agent, tmp_path / "run", quiet=True)
+
+
+def test_a_run_of_several_tasks_is_refused(offline_config, tmp_path):
+    config = offline_config.replace(task="pointmass_obstacle,pointmass_lottery")
+    agent = CEMAgent(config, OBSERVATIONS, ACTION_SPACE)
+    with pytest.raises(UserError, match="episodes of one task"):
+        TrainingRun(agent, tmp_path / "run", quiet=True)
+
+
+def test_actions_of_another_size_are_refused(offline_config, tmp_path):
+    agent = CEMAgent(offline_config, OBSERVATIONS, gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32))
+    with pytest.raises(UserError, match="have 2 numbers, this task's 3"):
+        TrainingRun(agent, tmp_path / "run", quiet=True)
+
+
+def test_a_log_directory_is_for_runs_that_collect_or_for_those_that_do_not(offline_config, tmp_path):
+    config = offline_config.replace(logdir=str(tmp_path / "run"))
+    open_logdir(config, [])
+    with pytest.raises(UserError, match="directories of their own"):
+        open_logdir(config.replace(steps=100), [])
+    open_logdir(config.replace(pretrain=9), [])
+
+
+@pytest.mark.parametrize(
+    "key, value", [("seed", -1), ("envs", 0), ("action_repeat", -1), ("time_limit", -3), ("prefill_correlation", 1.0)]
+)
+def test_numbers_that_make_no_sense_are_refused(offline_config, key, value):
+    with pytest.raises(UserError, match=f"{key} is {value}: "):
+        CEMAgent(offline_config.replace(**{key: value}), OBSERVATIONS, ACTION_SPACE)
+
+
+def test_pretraining_is_saved_on_the_way(offline_config, tmp_path, monkeypatch):
+    """Also where environment steps follow it, which may take hours to come."""
+    monkeypatch.setattr("base_agent.PRETRAIN_SLICE", 1)
+    agent = CEMAgent(offline_config.replace(steps=40, pretrain=5, checkpoint_every=2), OBSERVATIONS, ACTION_SPACE)
+    run = TrainingRun(agent, tmp_path / "run", quiet=True)
+    saved = []
+    monkeypatch.setattr(run, "update", lambda count: agent.updates.assign_add(count))
+    monkeypatch.setattr(run, "save", lambda: saved.append(int(agent.updates)))
+    run.pretrain()
+    run.close()
+    assert saved == [2, 4, 5]

@@ -328,7 +328,9 @@ def test_table_of_the_newest_evaluations_of_one_seed(tmp_path, capsys):
         "| metaworld_reach | latco | latco |  | 12.35 [11.35, 13.35] | 70 [60, 80] | 1 | 20 | 1.50 |\n"
     ) + FOOT  # fmt: skip
     assert (tmp_path / "out" / "table.md").read_text() == stdout
-    assert notes.split() == [str(tmp_path / "out" / f"table.{kind}") for kind in ("md", "png", "pdf", "json")]
+    lines = notes.splitlines()
+    assert lines[-4:] == [str(tmp_path / "out" / f"table.{kind}") for kind in ("md", "png", "pdf", "json")]
+    assert len(lines) == 5 and "the last of several evaluations, with another seed" in lines[0]
     for style in figures.styles(["cem", "cem --mpc_steps 5", "latco"]).values():
         assert count_pixels(tmp_path / "out" / "table.png", style["color"]) > 1000
     assert drawn(tmp_path / "out", "table")[0]["success"] == {"mean": 0.25, "low": 0.15, "high": 0.35}
@@ -447,10 +449,10 @@ def test_curves_refuse_in_one_sentence(tmp_path, capsys):
     assert "holds no run" in refusal(capsys, "curves", good, tmp_path / "empty")
     assert "is no folder" in refusal(capsys, "curves", tmp_path / "missing")
     assert "did you mean 'train/return'?" in refusal(capsys, "curves", good, "--metric", "train/retrun")
-    assert "'0' is no whole number" in refusal(capsys, "curves", good, "--bins", "0")
+    assert "'0' is too few" in refusal(capsys, "curves", good, "--bins", "0")
     assert "invalid choice: 'curve'" in refusal(capsys, "curve", good)
     (tmp_path / "file").touch()
-    assert "choose another --out" in refusal(capsys, "curves", good, "--out", tmp_path / "file" / "out")
+    assert "choose another folder" in refusal(capsys, "curves", good, "--out", tmp_path / "file" / "out")
     begun = write_run(tmp_path / "begun" / "0", "", task="metaworld_push")
     assert "metaworld_push has no value of train/return" in refusal(capsys, "curves", good, begun)
     assert "no run has a value of train/return" in refusal(capsys, "curves", begun)
