@@ -77,7 +77,7 @@ def save(figure: Figure, path: Path, **options: Any) -> str:
         with matplotlib.rc_context({"pdf.fonttype": 42}):
             figure.savefig(path, **options)
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder.") from error
+        raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder (--out).") from error
     return str(path)
 
 
@@ -87,7 +87,7 @@ def save_text(text: str, path: Path) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder.") from error
+        raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder (--out).") from error
     return str(path)
 
 
