@@ -320,6 +320,7 @@ def test_numbers_that_are_not_finite_change_no_weight(tiny_config):
     assert any(not np.array_equal(old, x) for old, x in zip(before, found.weights, strict=True))
 
 
+@pytest.mark.slow
 def test_the_world_model_learns_the_same_beside_a_value(tiny_config):
     changes = {"value_head": True, "value_data": "replay", "discount": 0.99}
     plain, other = (BaseAgent(x, OBSERVATIONS, ACTION_SPACE) for x in (tiny_config, tiny_config.replace(**changes)))
