@@ -22,6 +22,7 @@ import math
 import os
 import shlex
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +41,7 @@ from config import Config
 from errors import UserError, unknown
 from runs import Run, Series
 
+LABEL_WIDTH = 34  # letters of a line beside a bar
 CONFIDENCE = 0.95
 SEEDS_FOR_BAND = 3  # with two, Student's t has 12.7 standard errors; the seeds themselves say more
 CURVE_POINTS = 100  # at most, where each has to be bootstrapped
@@ -814,7 +816,12 @@ def draw_bars(rows: Sequence[Row]) -> Figure:
     names, tasks = labels(rows), sorted({row.task for row in rows})
     order, style = sorted(set(names)), figures.styles(names)
     shape = figures.wrapped(len(tasks), 4)
-    figure, axes = figures.grid(*shape, size=(3.4, 0.9 + 0.28 * len(order)))
+    shown = [textwrap.fill(name, LABEL_WIDTH, subsequent_indent="  ") for name in order]
+    lines = max(name.count("\n") + 1 for name in shown)
+    figure, axes = figures.grid(*shape, size=(3.4, 0.9 + (0.12 + 0.16 * lines) * len(order)))
+    # The labels stand at the first column only, and its panel shall not pay for them.
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width + 0.075 * max(len(line) for name in shown for line in name.split("\n")), height)
     for axis in axes.flat[len(tasks) :]:
         axis.set_visible(False)
     for index, (axis, task) in enumerate(zip(axes.flat, tasks, strict=False)):
@@ -825,7 +832,7 @@ def draw_bars(rows: Sequence[Row]) -> Figure:
             if estimate:
                 _bar(axis, order.index(name), estimate, style[name]["color"])
         figures.tidy(axis)
-        axis.set_yticks(range(len(order)), order if index % shape[1] == 0 else [])
+        axis.set_yticks(range(len(order)), shown if index % shape[1] == 0 else [])
         axis.set_ylim(len(order) - 0.5, -0.5)
         axis.set_title(task, fontsize=10)
         axis.set_xlabel("success" if has_success else "return", fontsize=10)
