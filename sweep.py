@@ -528,7 +528,7 @@ def connected(options: argparse.Namespace) -> Iterator[ModuleType]:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 f"There is no Ray cluster at {options.address} that this machine is part of ({reason}): "
-                "start it with `ray start`, or leave out --address."
+                "start it with `ray start`, set RAY_AUTH_MODE=token if a token guards it, or leave out --address."
             ) from None
     else:
         processors = len(os.sched_getaffinity(0))
