@@ -297,7 +297,7 @@ def drawn():
     }
     data = {"image": numbered(100 + np.arange(6)), "reward": np.array([0, 5, 6, 7, 8, 9], np.float32)}
     decode = lambda feat: np.float32(feat)[..., None, None] / 255.0 - 0.5 + np.zeros([64, 64, 3], np.float32)  # noqa: E731
-    agent = types.SimpleNamespace(model=types.SimpleNamespace(decode=decode))
+    agent = types.SimpleNamespace(model=types.SimpleNamespace(decode=decode), rewards=lambda rewards: rewards)
     return evaluate.executed_plans(agent, Episode(0, data, extras, number=7))
 
 

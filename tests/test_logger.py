@@ -171,7 +171,7 @@ def test_layout_draws_exactly_the_metrics_of_the_table(tmp_path, log):
     ]
     assert drawn == list(DASHBOARDS)
     titles = [category.title for category in layout.category]
-    assert titles == ["Returns and success", "World model", "Planning", "Speed"]
+    assert titles == ["Returns and success", "World model", "Value", "Planning", "Speed"]
     charts = {names for _, _, names in DASHBOARDS}
     assert {("plan/predicted_return", "plan/achieved_return"), ("train/cost", "eval/cost")} <= charts
 

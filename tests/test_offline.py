@@ -83,6 +83,7 @@ def test_normalization_knows_the_offline_rewards(offline_config, tmp_path):
         run.close()
 
 
+@pytest.mark.slow
 def test_a_run_with_steps_collects_beside_the_offline_episodes(offline_config, tmp_path):
     """A hybrid run: it may train before its first own episode, and steps count what it collected itself."""
     config = offline_config.replace(steps=40, prefill=0, pretrain=2, train_every=20, log_every=10)

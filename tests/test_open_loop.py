@@ -153,6 +153,7 @@ def slow_rollout(model, chunk, noise):
     return [[(model.decoder(z)[0].numpy(), model.reward(z)[0].numpy()) for z in zs] for zs in feats]
 
 
+@pytest.mark.slow
 def test_errors_are_those_of_single_steps(model, episodes, monkeypatch):
     monkeypatch.setattr(open_loop, "EVAL_BATCH", 2)
     chunks = {key: value[:3] for key, value in held_out_chunks(episodes).items()}  # the second batch is filled up

@@ -67,6 +67,7 @@ def test_report_of_the_runs_own_planner(trained, capsys):
     assert len(report["commit"]) in (0, 40) and report["modified"] in (True, False)
 
 
+@pytest.mark.slow
 def test_report_of_another_planner_is_the_same_again(trained, tmp_path, capsys):
     argv = ["--logdir", trained[1], "--planner", "cem", "--out", tmp_path / "new" / "out", "--seed", "3"]
     report = run(capsys, *argv, "--rows", "0", "1", "1", "700", "--planning_horizon", "12")

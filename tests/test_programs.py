@@ -28,10 +28,8 @@ def read_metrics(logdir):
 
 SUITES = ["dmc", "metaworld", "pointmass", "gym"]
 PLANNERS = sorted(planning_agent.PLANNERS)
-# Planners in turn with the suites; the other pairs are slow, and so is a planner of which another one runs all the code
-# that a program adds to the tests of its agent.
-ALIKE = {"random_shooting", "mppi", "gn", "latco_first_order"}
-QUICK = [(SUITES[i % len(SUITES)], planner) for i, planner in enumerate(PLANNERS) if planner not in ALIKE]
+# One planner of each kind, and each suite once; the other pairs are slow.
+QUICK = [("dmc", "cem"), ("metaworld", "latco"), ("pointmass", "gaussian_latco"), ("gym", "grasp")]
 PAIRS = [
     pytest.param(suite, planner, marks=[] if (suite, planner) in QUICK else pytest.mark.slow)
     for suite in SUITES
