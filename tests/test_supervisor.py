@@ -93,6 +93,7 @@ WORKER = """
     from pathlib import Path
     import supervisor
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     supervisor.GRACE_SECONDS = 1.0
     folder = Path(sys.argv[1])
     print(supervisor.supervise([sys.executable, sys.argv[2], str(folder)], folder, ["x"], node="first"))
