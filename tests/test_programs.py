@@ -65,7 +65,7 @@ def test_every_suite_trains_with_every_planner(suite, planner, tmp_path):
             ["--planner", "ilqr", "--ilqr_feedback", "true", "--warm_start", "true", "--mpc_steps", "2"],
             marks=pytest.mark.slow,
         ),
-        ["--planner", "gaussian_latco", "--cost_head", "true", "--envs", "2"],
+        pytest.param(["--planner", "gaussian_latco", "--cost_head", "true", "--envs", "2"], marks=pytest.mark.slow),
     ],
     ids=lambda words: "-".join(word.strip("-") for word in words),
 )
@@ -156,6 +156,7 @@ def wait_for(condition, process, seconds=240):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_checkpoint_of_another_model_is_refused_in_one_sentence(tmp_path, capsys):
     small = [*DEBUG, "pointmass", "debug", "--steps", "60", "--eval_every", "0", "--logdir", str(tmp_path)]
     assert planning_agent.main(small) == 0

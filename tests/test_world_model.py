@@ -268,7 +268,9 @@ print("equal")
 """
 
 
-@pytest.mark.parametrize("free_nats", ["0", pytest.param("1000", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "free_nats", [pytest.param("0", marks=pytest.mark.slow), pytest.param("1000", marks=pytest.mark.slow)]
+)
 def test_two_devices_train_like_one_with_the_whole_batch(free_nats):
     run = subprocess.run(
         [sys.executable, "-c", DEVICES, free_nats], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
