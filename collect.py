@@ -27,7 +27,7 @@ from rich.progress import Progress
 import envs
 from collection import numbers, read_collection, settings, totals, write_collection
 from command_line import Parser
-from config import Config, load_config
+from config import BEFORE, Config, load_config
 from driver import Driver, correlated_actions
 from errors import UserError
 from replay import Replay, episode_files, read_episode
@@ -124,7 +124,9 @@ class DataSet:
         found, files = read_collection(folder), episode_files(folder)
         if found is None and files:
             raise UserError(f"{folder} holds episodes of unknown origin: choose another --out.")
-        if found and any(found["settings"].get(key, value) != value for key, value in settings(config).items()):
+        if found and any(
+            (BEFORE | found["settings"]).get(key, value) != value for key, value in settings(config).items()
+        ):
             raise UserError(f"{folder} holds episodes with other settings ({found['settings']}): choose another --out.")
         self.replay = Replay(folder, 1, 1, 1, seed=0)  # it writes the files; one episode in memory is enough
         self.rows = [numbers(read_episode(file)) for file in files]

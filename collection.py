@@ -20,7 +20,7 @@ FILE = "collection.json"
 
 # What the episodes of a run depend on, beside its action repeat; a run that uses them must agree in the first ones.
 CHECKED = ("task", "reward", "camera", "action_repeat")
-SETTINGS = (*CHECKED[:-1], "time_limit", "randomize", "render_quality")
+SETTINGS = (*CHECKED[:-1], "time_limit", "randomize", "starts", "render_quality")
 
 
 def settings(config: Any) -> dict[str, Any]:

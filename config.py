@@ -30,6 +30,9 @@ CONFIG_FILE = Path(__file__).with_name("config.yaml")
 
 Value = bool | int | float | str
 
+# What runs did before a key existed, where that is not the key's default today.
+BEFORE: Mapping[str, Value] = MappingProxyType({"starts": "near"})
+
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _CHOICES = re.compile(r"\s*\[([^\[\]]*\|[^\[\]]*)\]$")
@@ -245,7 +248,8 @@ def load_config(
       argv: the words after the name of the program.
       path: the file with the presets.
       saved: the settings of an earlier run, which come between ``defaults`` and the command line. A key that it lacks
-        keeps its default, and one that the file with the presets has no longer is dropped, as no code reads it.
+        has its value in ``BEFORE`` or its default, and one that the file with the presets has no longer is dropped,
+        as no code reads it.
 
     Raises:
       UserError: for an unknown preset or key (naming the nearest), a value that is missing or of the wrong type, saved
@@ -257,7 +261,7 @@ def load_config(
         raise SystemExit(0)
     presets, overrides = _split_arguments(argv, schema)
     values = dict(schema.presets["defaults"].values)
-    for key, value in (saved or {}).items():
+    for key, value in ({} if saved is None else BEFORE | dict(saved)).items():
         if key in schema.settings:
             values[key] = schema.settings[key].check(value, f"the saved {key}")
     for name in presets:

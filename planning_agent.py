@@ -36,10 +36,10 @@ from revision import git_revision
 
 # What a log directory's episodes and weights depend on: a resumed run must agree with the first one in these.
 FIXED_KEYS = (
-    "task", "action_repeat", "time_limit", "reward", "camera", "dynamics", "latent", "stoch", "classes", "unimix",
-    "deter", "hidden", "min_std", "act", "cnn_act", "cnn_depth", "reward_layers", "reward_units", "discount_head",
-    "cost_head", "state_probe", "image_bits", "reward_normalization", "reward_transform", "reward_bound", "value_head",
-    "value_layers", "value_units", "value_batch_norm",
+    "task", "action_repeat", "time_limit", "reward", "camera", "starts", "dynamics", "latent", "stoch", "classes",
+    "unimix", "deter", "hidden", "min_std", "act", "cnn_act", "cnn_depth", "reward_layers", "reward_units",
+    "discount_head", "cost_head", "state_probe", "image_bits", "reward_normalization", "reward_transform",
+    "reward_bound", "value_head", "value_layers", "value_units", "value_batch_norm",
 )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ SUITES = {
 SCRIPTED = {"metaworld": "envs.metaworld:scripted"}
 
 # What environments read of the configuration.
-KEYS = ("task", "action_repeat", "time_limit", "render_quality", "camera", "reward", "randomize")
+KEYS = ("task", "action_repeat", "time_limit", "render_quality", "camera", "reward", "randomize", "starts")
 
 # Simulator steps per agent decision in the papers: PlaNet section 5 by domain, the other DM Control tasks 2 (Dreamer);
 # LatCo (ICML) section 5: 2 for Thermos and Hammer. Everything else, 1.

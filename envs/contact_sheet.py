@@ -41,7 +41,14 @@ TITLE_HEIGHT = 16
 def first_picture(task: str, quality: str, seed: int) -> np.ndarray:
     """The picture of a task after reset, uint8 [64, 64, 3]."""
     config = types.SimpleNamespace(
-        task=task, action_repeat=0, time_limit=0, render_quality=quality, camera="", reward="sparse", randomize=True
+        task=task,
+        action_repeat=0,
+        time_limit=0,
+        render_quality=quality,
+        camera="",
+        reward="sparse",
+        randomize=True,
+        starts="paper",
     )
     env = make_env(config, seed)
     image = env.reset()[0]["image"]

@@ -11,6 +11,7 @@ from gymnasium.wrappers import TimeLimit
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.policies import ENV_POLICY_MAP
 
+from envs import metaworld_starts
 from envs.rendering import Camera, FreeCamera
 from envs.wrappers import CameraRender
 from errors import unknown
@@ -43,7 +44,7 @@ def make(name: str, config: Any, seed: int) -> gym.Env:
     """
     name = _known(name)
     limit = config.time_limit or TIME_LIMIT
-    env = MetaWorld(name, config.reward, config.randomize, limit)
+    env = MetaWorld(name, config.reward, config.starts if config.randomize else "fixed", limit)
     view = config.camera or CAMERAS.get(name, DEFAULT_CAMERA)
     simulator = env.simulator
     camera = Camera(simulator.model, simulator.data, view, config.render_quality, view in HANGING_CAMERAS)
@@ -72,12 +73,13 @@ def _known(name: str) -> str:
 class MetaWorld(gym.Env):
     """One Meta-World task whose seed decides everything, with one fixed goal."""
 
-    def __init__(self, name: str, reward: str, randomize: bool, limit: int) -> None:
+    def __init__(self, name: str, reward: str, starts: str, limit: int) -> None:
         self.simulator = ALL_V3_ENVIRONMENTS[f"{name}-v3"]()
         self._sparse = reward == "sparse"
-        self._randomize = randomize
+        self._randomize = starts != "fixed"
+        self._draw = metaworld_starts.PAPER.get(name) if starts == "paper" else None
         self._hand = np.array(self.simulator.hand_init_pos)
-        _prepare(self.simulator, limit)
+        self._goal = _prepare(self.simulator, limit)
         size = self.simulator.sawyer_observation_space.shape
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, size, np.float64)
         self.action_space = gym.spaces.Box(-1.0, 1.0, self.simulator.action_space.shape, np.float32)
@@ -88,10 +90,13 @@ class MetaWorld(gym.Env):
         simulator = self.simulator
         # Meta-World ignores reset(seed=) and draws from its own generator, so ours stands in for it.
         simulator.np_random = self.np_random if self._randomize else np.random.default_rng(0)
-        if self._randomize:
+        if self._draw:
+            metaworld_starts.reset_to(simulator, self._draw(self.np_random, simulator), self._goal)
+        elif self._randomize:
             hand = self.np_random.uniform(self._hand - HAND_RANGE, self._hand + HAND_RANGE)
             simulator.hand_init_pos = np.clip(hand, simulator.mocap_low, simulator.mocap_high)
-        simulator.reset()
+        if not self._draw:
+            simulator.reset()
         # Some tasks move bodies after their last forward pass; without this one the first picture is out of date.
         mujoco.mj_forward(simulator.model, simulator.data)
         simulator._prev_obs = simulator._get_curr_obs_combined_no_goal()
@@ -108,8 +113,11 @@ class MetaWorld(gym.Env):
         self.simulator.close()
 
 
-def _prepare(simulator: Any, limit: int) -> None:
-    """Sets what Meta-World's benchmark classes would set: a task, a visible goal, seeded random starts."""
+def _prepare(simulator: Any, limit: int) -> np.ndarray | None:
+    """Sets what Meta-World's benchmark classes would set: a task, a visible goal, seeded random starts.
+
+    Returns the fixed goal [3] of a task that would draw one, else None.
+    """
     simulator._partially_observable = False
     simulator._set_task_called = True
     simulator._freeze_rand_vec = False
@@ -119,7 +127,9 @@ def _prepare(simulator: Any, limit: int) -> None:
     del simulator.sawyer_observation_space
     # A random vector of six numbers is the object's position, then the goal's: the papers fix the goal.
     space = simulator._random_reset_space
+    goal = None
     if space.shape == (6,):
         goal = np.clip(simulator.goal, space.low[3:], space.high[3:])
         low, high = (np.concatenate([bound[:3], goal]) for bound in (space.low, space.high))
         simulator._random_reset_space = gym.spaces.Box(low, high, dtype=np.float64)
+    return goal

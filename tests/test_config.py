@@ -288,6 +288,12 @@ def test_saved_settings_come_between_defaults_and_the_command_line(small_file: P
             load_config([], small_file, wrong)
 
 
+def test_a_saved_run_from_before_a_key_existed_does_what_it_did_then(tmp_path: Path):
+    assert load("").starts == "paper"
+    assert load_config([], saved=Config({"steps": 7})).starts == "near"
+    assert load_config([], saved=Config({"starts": "paper"})).starts == "paper"
+
+
 SEVERAL = SMALL_FILE.replace("what it is called", "what they are called [...]").replace("'a # b'", "ann")
 
 

@@ -41,6 +41,7 @@ def make_config(task: str, **changes) -> types.SimpleNamespace:
         "camera": "",
         "reward": "sparse",
         "randomize": True,
+        "starts": "near",
     }
     return types.SimpleNamespace(**{**settings, **changes})
 
@@ -547,6 +548,32 @@ def test_metaworld_randomizes_hand_and_object_but_not_the_goal(task, elsewhere):
     config = make_config(task, randomize=False)
     fixed = [elsewhere(rollout, config, seed, np.zeros((0, 4)), starts=2)["state"] for seed in (0, 1)]
     np.testing.assert_allclose(fixed, np.broadcast_to(fixed[0][0], (2, *fixed[0].shape)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("task", "hand_low", "hand_high", "thing_low", "thing_high"),
+    [  # the object is the button, the handle of window (open by 0 to 0.2) and drawer (0 to 0.15), puck, hammer or stick
+        ("reach", (-0.5, 0.4, 0.05), (0.5, 1.0, 0.5), (0.0, 0.6, 0.02), (0.0, 0.6, 0.02)),
+        ("button-press", (-0.5, 0.4, 0.05), (0.5, 1.0, 0.5), (0.0, 0.71, 0.12), (0.0, 0.71, 0.12)),
+        ("window-close", (-0.05, 0.4, 0.06), (0.45, 0.685, 0.36), (0.11, 0.69, 0.16), (0.31, 0.69, 0.16)),
+        ("drawer-close", (-0.15, 0.44, 0.15), (0.15, 0.89, 0.45), (0.0, 0.59, 0.14), (0.0, 0.74, 0.14)),
+        ("push", (-0.2, 0.6, 0.05), (0.4, 0.9, 0.05), (-0.2, 0.6, 0.02), (0.4, 0.9, 0.02)),
+        ("hammer", (-0.1, 0.4, 0.2), (0.3, 0.6, 0.2), (-0.1, 0.3, 0.0), (0.3, 0.7, 0.0)),
+        ("thermos", (0.0, 0.6, 0.2), (0.0, 0.6, 0.2), (-0.1, 0.6, 0.02), (-0.1, 0.6, 0.02)),
+    ],
+)
+def test_metaworld_starts_are_the_papers(task, hand_low, hand_high, thing_low, thing_high, elsewhere):
+    drawn = elsewhere(rollout, make_config(f"metaworld_{task}", starts="paper"), 0, np.zeros((0, 4)), starts=30)
+    for found, low, high in (
+        (drawn["state"][:, :3], hand_low, hand_high),
+        (drawn["state"][:, 4:7], thing_low, thing_high),
+    ):
+        low, high = np.array(low), np.array(high)
+        # The arm gets to the corners of its workspace only roughly.
+        assert (found > low - 0.05).all() and (found < high + 0.05).all()
+        wide = high - low > 0.06
+        assert (np.ptp(found, axis=0)[wide] > 0.6 * (high - low)[wide]).all()
+    assert np.ptp(drawn["state"][:, -3:], axis=0).max() < 2e-3, "one goal"
 
 
 def test_distances_are_those_of_the_simulator(elsewhere):
