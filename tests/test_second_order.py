@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from problems import SEED, curved, linear_quadratic, linear_quadratic_optimum, root_residual, shifted_root
 
-from optimizers import LatentProblem, linearize_by_tape, split_seed
+from optimizers import LatentProblem, linearize_by_tape, rollout, split_seed
 from second_order import (
     CROSSOVER,
     GN,
@@ -133,8 +133,8 @@ def test_a_region_that_is_never_punished_is_avoided_if_the_plan_is_asked_to():
 
 
 # The Lottery (LatCo ICML 5.5) with the true distribution of its outcome: z = (y, outcome), and the outcome is drawn at
-# every step, +1 with 65% and -1 with 35%. Top, at y = 1, pays 1; Bottom, at y = -1, pays 20 or costs 40.
-def lottery(mean_outcome):
+# every step, +1 with 65% and -1 with 35%. Top, at y = 1, pays 1; Bottom, at y = -1, pays 20 or costs 40 in the paper.
+def lottery(mean_outcome, prize=20.0, cost=40.0, width=0.5, sharpness=10.0):
     def step(z, a):
         y = z[..., :1] + 0.5 * a
         return tf.concat([y, tf.fill(tf.shape(y), tf.cast(mean_outcome, y.dtype))], -1)
@@ -145,21 +145,24 @@ def lottery(mean_outcome):
         return tf.concat([y, tf.where(lucky, tf.ones_like(y), -tf.ones_like(y))], -1)
 
     def reward(z):
-        near = lambda goal: tf.exp(-tf.square(z[..., 0] - goal) / (2 * 0.5**2))  # noqa: E731
-        bottom = -40.0 + 60.0 * tf.sigmoid(10.0 * z[..., 1])  # of a Gaussian outcome between the two as well
+        near = lambda goal: tf.exp(-tf.square(z[..., 0] - goal) / (2 * width**2))  # noqa: E731
+        # Of a Gaussian outcome between the two as well.
+        bottom = -cost + (prize + cost) * tf.sigmoid(sharpness * z[..., 1])
         return near(1.0) + near(-1.0) * bottom
 
     return LatentProblem(step, reward, 2, 1, sample_step=sample_step, noise_size=1)
 
 
 def test_gaussian_plans_decline_the_lottery_and_deterministic_plans_need_not():
-    z0 = np.zeros([4, 2], np.float32)
-    problem = lottery(mean_outcome=0.3)  # 0.65 - 0.35: in the mean one wins
-    # Restarts, since both goals attract; each planner chooses among them by the return that it believes in.
-    sure = GaussianLatCo(problem, 4, 50, samples=200, restarts=16, **EAGER)(z0, SEED)
-    naive = LatCo(problem, 4, 50, restarts=16, **EAGER)(z0, SEED)
-    assert np.all(sure.states[:, -1, 0] > 0.2)
-    assert np.all(naive.states[:, -1, 0] < -0.5)
+    z0 = tf.zeros([8, 2])
+    # Bottom pays 3 or costs 6: -0.15 in the mean, but 2.4 for the mean outcome, 0.65 - 0.35 = 0.3. Amounts close to
+    # Top's 1 keep the squared residuals of Gauss-Newton in proportion: with the paper's, the plans depend on rounding.
+    problem = lottery(0.3, prize=3.0, cost=6.0, width=0.7, sharpness=5.0)
+    options = {"restarts": 16, "damping": 1.0, **EAGER}  # both goals attract; a planner takes the one it believes in
+    sure = GaussianLatCo(problem, 4, 50, samples=200, **options)(z0, SEED)
+    naive = LatCo(problem, 4, 50, **options)(z0, SEED)
+    assert np.all(rollout(problem.step, z0, sure.actions)[:, -1, 0] > 0.5)
+    assert np.all(rollout(problem.step, z0, naive.actions)[:, -1, 0] < -0.25)
     np.testing.assert_allclose(sure.states[:, -1, 1], 0.3, atol=0.2)  # the mean of the mixture
 
 
