@@ -1,0 +1,1 @@
+"""Episodes in memory and on disk: replay, data sets, exchange with Minari."""
