@@ -16,16 +16,24 @@ from tensorflow import keras
 
 import envs
 import models
-from collection import check_collection
-from config import Config
-from distribution import at_least, device_seed, devices, make_strategy, masked_mean, place_among_workers, total
-from driver import Driver, Episode, Policy, correlated_actions
-from errors import UserError
-from logger import Logger
-from replay import MixedReplay, Replay
-from rewards import RewardTransform
-from runs import own_name
-from value_network import ValueLearner
+from analysis.runs import own_name
+from episodes.dataset import check_collection
+from episodes.replay import MixedReplay, Replay
+from tools.config import Config
+from tools.errors import UserError
+from tools.logger import Logger
+from training.data_parallel import (
+    at_least,
+    device_seed,
+    devices,
+    make_strategy,
+    masked_mean,
+    place_among_workers,
+    total,
+)
+from training.driver import Driver, Episode, Policy, correlated_actions
+from world_model.rewards import RewardTransform
+from world_model.value import ValueLearner
 
 Batch = dict[str, tf.Tensor]
 Metrics = models.Metrics

@@ -25,13 +25,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 import envs
-from collection import numbers, read_collection, settings, totals, write_collection
-from command_line import Parser
-from config import BEFORE, Config, load_config
-from driver import Driver, correlated_actions
-from errors import UserError
-from replay import Replay, episode_files, read_episode
-from revision import git_revision
+from episodes.dataset import numbers, read_collection, settings, totals, write_collection
+from episodes.replay import Replay, episode_files, read_episode
+from tools.command_line import Parser
+from tools.config import BEFORE, Config, load_config
+from tools.errors import UserError
+from tools.revision import git_revision
+from training.driver import Driver, correlated_actions
 
 # Finished episodes in a row that the mixture has no place for, after which the wanted success rate counts as out of
 # reach.
@@ -297,14 +297,14 @@ def _play(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
 
 def _export(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
     _refuse(words)
-    from minari_data import export_folder  # playing does not need it
+    from episodes.minari_data import export_folder  # playing does not need it
 
     return export_folder(options.folder.expanduser(), options.dataset)
 
 
 def _import(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
     _refuse(words)
-    from minari_data import import_dataset
+    from episodes.minari_data import import_dataset
 
     return import_dataset(options.dataset, options.out.expanduser(), options.task, options.image, options.replay)
 

@@ -52,17 +52,17 @@ import envs
 import models
 import plan_report
 import planning_agent
+from analysis.figures import save
+from analysis.runs import method_of
 from base_agent import EVAL_SEED
-from command_line import Parser, count, positive
-from config import Config
-from driver import Driver, Episode
 from envs.distance import goal_distance
-from errors import UserError
-from figures import save
-from logger import write_video
 from planning_agent import PlanningAgent
-from revision import git_revision
-from runs import method_of
+from tools.command_line import Parser, count, positive
+from tools.config import Config
+from tools.errors import UserError
+from tools.logger import write_video
+from tools.revision import git_revision
+from training.driver import Driver, Episode
 
 CONFIDENCE = 0.95
 BINS = 5  # of the distance to the goal, at most

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from errors import UserError
+from tools.errors import UserError
 
 # Multipliers grow and shrink by factors, so over hundreds of iterations they would leave float32 in both directions
 # (0.54^200 is 1e-54, 2.4^200 is 1e76) and zero could never grow again. Below the lower bound a multiplier is lost in

@@ -34,12 +34,12 @@ from matplotlib.ticker import MaxNLocator
 import envs
 import models
 import planning_agent
-from command_line import Parser, count
-from errors import UserError
-from figures import save
+from analysis.figures import save
 from optimizers import Plan
 from planning_agent import PlanningAgent
-from revision import git_revision
+from tools.command_line import Parser, count
+from tools.errors import UserError
+from tools.revision import git_revision
 
 ROWS = (0, 2, 5, 10, 50, 200)
 COLUMNS = 11  # time steps shown at most, the start among them

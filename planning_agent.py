@@ -24,15 +24,13 @@ import numpy as np
 import tensorflow as tf
 
 import envs
-import first_order
 import models
 import optimizers
-import sampling
-import second_order
 from base_agent import BaseAgent, restore
-from config import Config, load_config
-from errors import UserError, unknown
-from revision import git_revision
+from planners import first_order, sampling, second_order
+from tools.config import Config, load_config
+from tools.errors import UserError, unknown
+from tools.revision import git_revision
 
 # What a log directory's episodes and weights depend on: a resumed run must agree with the first one in these.
 FIXED_KEYS = (

@@ -34,12 +34,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from scipy import stats
 
-import figures
-import runs as logs
-from command_line import Parser, positive
-from config import Config
-from errors import UserError, unknown
-from runs import Run, Series
+from analysis import figures
+from analysis import runs as logs
+from analysis.runs import Run, Series
+from tools.command_line import Parser, positive
+from tools.config import Config
+from tools.errors import UserError, unknown
 
 LABEL_WIDTH = 34  # letters of a line beside a bar
 CONFIDENCE = 0.95

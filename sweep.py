@@ -37,12 +37,12 @@ import rich.live
 import rich.table
 
 import envs
-import supervisor
-from command_line import Parser, count
-from config import Config, load_config, read_yaml
-from errors import UserError, unknown
-from replay import episode_files
-from revision import git_revision
+from episodes.replay import episode_files
+from sweeps import supervisor
+from tools.command_line import Parser, count
+from tools.config import Config, load_config, read_yaml
+from tools.errors import UserError, unknown
+from tools.revision import git_revision
 
 PROGRAM = Path(__file__).resolve().with_name("planning_agent.py")
 REFRESH_SECONDS = 1.0

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from errors import UserError
+from tools.errors import UserError
 
 LINE_STYLES = ("-", "--", "-.")  # dotted lines say something else
 DPI = 150

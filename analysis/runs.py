@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import envs
-from config import Config
-from errors import UserError
+from tools.config import Config
+from tools.errors import UserError
 
 METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"

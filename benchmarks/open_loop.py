@@ -50,10 +50,10 @@ from matplotlib.lines import Line2D
 import models
 from base_agent import OPEN_LOOP_CONTEXT as CONTEXT
 from base_agent import BaseAgent
-from config import Config, load_config
-from errors import UserError
-from replay import Episode, Replay, read_episode
-from revision import git_revision
+from episodes.replay import Episode, Replay, read_episode
+from tools.config import Config, load_config
+from tools.errors import UserError
+from tools.revision import git_revision
 
 # label -> words that make it of the settings all variants share.
 VARIANTS = {name: ["--dynamics", name] for name in ("rssm", "ssm", "deterministic")}

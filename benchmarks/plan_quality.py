@@ -34,9 +34,9 @@ import tensorflow as tf
 import envs
 import models
 import planning_agent
-from errors import UserError, unknown
 from optimizers import Plan, Planner, rollout
-from revision import git_revision
+from tools.errors import UserError, unknown
+from tools.revision import git_revision
 
 # label -> words that make it of the run's own settings. Image collocation gets a fraction of its 5000 iterations.
 VARIANTS = {

@@ -25,11 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import tensorflow as tf
 
-import first_order
 import models
 import optimizers
-import sampling
-import second_order
+from planners import first_order, sampling, second_order
 
 PEAK_SIZE = 2048
 

@@ -22,7 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from replay import Episode, Replay  # noqa: E402  (the project is a flat folder of scripts, not a package)
+from episodes.replay import Episode, Replay  # noqa: E402  (the project is a folder of programs, not a package)
 
 
 def main() -> None:

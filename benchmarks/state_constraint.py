@@ -21,9 +21,9 @@ import numpy as np
 
 import envs
 import planning_agent
-from driver import Driver, Episode
-from errors import UserError
-from revision import git_revision
+from tools.errors import UserError
+from tools.revision import git_revision
+from training.driver import Driver, Episode
 
 
 def run_episodes(agent: planning_agent.PlanningAgent, count: int, seed: int) -> list[Episode]:

@@ -37,7 +37,7 @@ from plain_update import PlainUpdate
 from tensorflow import keras
 
 from base_agent import BaseAgent
-from config import load_config
+from tools.config import load_config
 
 # The command line of each variant of the world model.
 VARIANTS = {

@@ -27,7 +27,7 @@ import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from errors import UserError
+from tools.errors import UserError
 
 if TYPE_CHECKING:
     import gymnasium as gym

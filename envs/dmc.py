@@ -10,7 +10,7 @@ from shimmy.dm_control_compatibility import DmControlCompatibilityV0
 
 from envs.rendering import Camera
 from envs.wrappers import CameraRender
-from errors import unknown
+from tools.errors import unknown
 
 # The cameras of PlaNet and Dreamer: the first of each model, and the third of quadruped, which follows it. Only
 # dog_fetch is ours: its first camera sits on the ball and does not show the dog.

@@ -8,7 +8,7 @@ from gymnasium.envs.mujoco import MujocoEnv
 from gymnasium.wrappers import FlattenObservation, RescaleAction, TransformObservation
 
 from envs.rendering import IMAGE_SIZE, shrink, simplify
-from errors import UserError, unknown
+from tools.errors import UserError, unknown
 
 
 def names() -> list[str]:

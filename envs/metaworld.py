@@ -14,7 +14,7 @@ from metaworld.policies import ENV_POLICY_MAP
 from envs import metaworld_starts
 from envs.rendering import Camera, FreeCamera
 from envs.wrappers import CameraRender
-from errors import unknown
+from tools.errors import unknown
 
 ALIASES = {"thermos": "stick-push"}  # LatCo's name
 TIME_LIMIT = 150  # environment steps (T_tot in LatCo, ICML, section 5.1)

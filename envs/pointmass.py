@@ -20,7 +20,7 @@ from gymnasium.wrappers import TimeLimit
 from envs.distance import POINTMASS_GOALS
 from envs.rendering import Camera
 from envs.wrappers import CameraRender
-from errors import unknown
+from tools.errors import unknown
 
 TIME_LIMIT = 30  # steps
 SUBSTEPS = 10  # of the simulation per step

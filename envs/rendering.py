@@ -8,7 +8,7 @@ import sys
 import numpy as np
 from PIL import Image
 
-from errors import UserError
+from tools.errors import UserError
 
 IMAGE_SIZE = 64
 

@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector.async_vector_env import AsyncState
 
-from errors import UserError
+from tools.errors import UserError
 
 # Seconds in which all workers have to answer: the first picture loads drivers, a step takes milliseconds.
 STEP_TIMEOUT = 300.0

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import envs
-from errors import UserError
+from tools.errors import UserError
 
 FILE = "collection.json"
 

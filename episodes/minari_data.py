@@ -31,10 +31,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 import envs
-from collection import numbers, read_collection, totals, write_collection
 from envs.rendering import shrink
-from errors import UserError, unknown
-from replay import Episode, Replay, check_same_kind, episode_files, read_episode
+from episodes.dataset import numbers, read_collection, totals, write_collection
+from episodes.replay import Episode, Replay, check_same_kind, episode_files, read_episode
+from tools.errors import UserError, unknown
 
 # Where collection.json stands in the metadata of an exported data set.
 METADATA_KEY = "latent_planning"

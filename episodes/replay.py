@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from errors import UserError
+from tools.errors import UserError
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from errors import UserError
 from optimizers import (
     LatentProblem,
     Plan,
@@ -28,6 +27,7 @@ from optimizers import (
     where_all,
     where_rows,
 )
+from tools.errors import UserError
 
 BETAS = (0.9, 0.999)
 ADAM_EPS = 1e-8

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from errors import UserError
 from optimizers import LatentProblem, Plan, Planner, fold_in, per_plan, random_actions, rollout, warm_actions
+from tools.errors import UserError
 
 
 class Belief(NamedTuple):

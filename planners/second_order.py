@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from errors import UserError, unknown
-from least_squares import block_tridiagonal_step, condensed_step, shooting_step
 from optimizers import (
     LatentProblem,
     Plan,
@@ -32,6 +30,8 @@ from optimizers import (
     where_all,
     where_rows,
 )
+from planners.least_squares import block_tridiagonal_step, condensed_step, shooting_step
+from tools.errors import UserError, unknown
 
 SOLVERS = {"condensed": condensed_step, "block_tridiagonal": block_tridiagonal_step}
 XLA_SOLVERS = ("condensed",)  # XLA expands float64 Cholesky factorizations of 230 x 230 into slow loops on CPU

@@ -11,7 +11,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 # Tests that start the program beside this process share a GPU with it.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
-from config import Config, load_config  # noqa: E402 - the variables above must be set first
+from tools.config import Config, load_config  # noqa: E402 - the variables above must be set first
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from first_order import GD, GRASP, FirstOrderLatCo, ImageCollocation
 from optimizers import LatentProblem
-from sampling import CEM, ICEM, RandomShooting
-from second_order import GN, ILQR, GaussianLatCo, LatCo
+from planners.first_order import GD, GRASP, FirstOrderLatCo, ImageCollocation
+from planners.sampling import CEM, ICEM, RandomShooting
+from planners.second_order import GN, ILQR, GaussianLatCo, LatCo
 
 SEED = [3, 4]
 

@@ -10,9 +10,9 @@ import tensorflow as tf
 import optimizers
 import planning_agent
 from base_agent import BaseAgent, Every
-from errors import UserError
+from planners.second_order import moments_by_tape
 from planning_agent import PlanningAgent
-from second_order import moments_by_tape
+from tools.errors import UserError
 
 ACTIONS = 2
 OBSERVATIONS = gymnasium.spaces.Dict(

@@ -20,11 +20,11 @@ from minari.data_collector.episode_buffer import EpisodeBuffer
 import collect
 import envs
 from collect import DataSet, MixedPolicy, Quota
-from collection import FILE, check_collection, read_collection, settings, write_collection
-from config import load_config
-from driver import Episode
-from errors import UserError
-from replay import Replay, episode_files, read_episode
+from episodes.dataset import FILE, check_collection, read_collection, settings, write_collection
+from episodes.replay import Replay, episode_files, read_episode
+from tools.config import load_config
+from tools.errors import UserError
+from training.driver import Episode
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,10 +13,10 @@ import envs
 import evaluate
 import planning_agent
 from base_agent import TrainingRun
-from config import load_config
-from driver import Driver, Episode
 from envs.distance import goal_distance
-from errors import UserError
+from tools.config import load_config
+from tools.errors import UserError
+from training.driver import Driver, Episode
 
 DEBUG = ["--configs", "defaults", "pointmass", "debug"]
 EPISODES = 3

@@ -8,9 +8,9 @@ import envs
 import models
 import planning_agent
 from base_agent import BaseAgent
-from config import load_config
-from driver import Driver
-from replay import Replay
+from episodes.replay import Replay
+from tools.config import load_config
+from training.driver import Driver
 
 # Uniform random actions on pointmass_obstacle return -36.7 with a standard deviation of 5.1 (200 episodes). Driving
 # straight at the wall returns -23.2, the way round it -13.4. Two standard deviations above random is what a model that

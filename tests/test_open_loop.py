@@ -12,7 +12,7 @@ from PIL import Image
 import models
 from base_agent import BaseAgent
 from benchmarks import open_loop
-from replay import Replay
+from episodes.replay import Replay
 
 ENTRIES, HORIZON = 25, 7  # an episode has two chunks of 5 + 7 entries and one entry left over
 CONTEXT = open_loop.CONTEXT

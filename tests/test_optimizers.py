@@ -15,8 +15,6 @@ from problems import (
     shifted_root,
 )
 
-from errors import UserError
-from first_order import GD, GRASP, FirstOrderLatCo, ImageCollocation
 from optimizers import (
     MULTIPLIER_RANGE,
     LatentProblem,
@@ -27,8 +25,10 @@ from optimizers import (
     scale_multipliers,
     split_seed,
 )
-from sampling import CEM, ICEM, RandomShooting
-from second_order import GN, ILQR, GaussianLatCo, LatCo
+from planners.first_order import GD, GRASP, FirstOrderLatCo, ImageCollocation
+from planners.sampling import CEM, ICEM, RandomShooting
+from planners.second_order import GN, ILQR, GaussianLatCo, LatCo
+from tools.errors import UserError
 
 HORIZON = 4
 EAGER = {"jit_compile": False}  # of XLA only: compiling takes longer than these problems

@@ -10,7 +10,7 @@ from PIL import Image
 
 import plan_report
 import planning_agent
-from config import Config, load_config
+from tools.config import Config, load_config
 
 HORIZON = 5  # of the preset debug
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 import planning_agent
 import sweep
 from base_agent import TrainingRun
-from config import load_config
+from tools.config import load_config
 
 ROOT = Path(__file__).parent.parent
 DEBUG = ["--configs", "defaults"]

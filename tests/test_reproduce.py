@@ -12,7 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 import envs
-from config import CONFIG_FILE, Config, load_config
+from tools.config import CONFIG_FILE, Config, load_config
 
 FILES = sorted((CONFIG_FILE.parent / "reproduce").glob("*.yaml"))
 Settings = dict[str, bool | int | float | str]

@@ -3,7 +3,7 @@
 import argparse
 from typing import NoReturn
 
-from errors import UserError
+from tools.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):

@@ -24,9 +24,9 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from errors import UserError, unknown
+from tools.errors import UserError, unknown
 
-CONFIG_FILE = Path(__file__).with_name("config.yaml")
+CONFIG_FILE = Path(__file__).parent.parent / "config.yaml"
 
 Value = bool | int | float | str
 

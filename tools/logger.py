@@ -26,8 +26,8 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as custom_scalar_metadata
 from tensorboard.plugins.image import metadata as image_metadata
 
-from errors import UserError
-from runs import own_name
+from analysis.runs import own_name
+from tools.errors import UserError
 
 # What TensorBoard's "Custom Scalars" page shows, in this order: (group, chart, metrics drawn into the chart).
 # One more line is one more chart; a metric that a run never logs leaves its chart empty.

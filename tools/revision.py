@@ -16,7 +16,7 @@ def _git(*args: str) -> str:
     """Output of a git command on this checkout, or '' where there is none."""
     try:
         done = subprocess.run(
-            ["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False
+            ["git", *args], cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=10, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

@@ -7,7 +7,7 @@ however the padding is spread.
 
 import tensorflow as tf
 
-from errors import UserError
+from tools.errors import UserError
 
 
 def make_strategy(name: str, batch_size: int) -> tf.distribute.Strategy:

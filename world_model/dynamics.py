@@ -19,8 +19,8 @@ from typing import NamedTuple
 import tensorflow as tf
 from tensorflow import keras
 
-from errors import UserError
-from latents import Gaussian, Latent, Stats, make_latent
+from tools.errors import UserError
+from world_model.latents import Gaussian, Latent, Stats, make_latent
 
 State = dict[str, tf.Tensor]
 

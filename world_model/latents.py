@@ -18,7 +18,7 @@ import abc
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from errors import UserError
+from tools.errors import UserError
 
 tfd = tfp.distributions
 

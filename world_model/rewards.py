@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from errors import UserError
+from tools.errors import UserError
 
 # Below this the rewards seen so far count as constant: dividing by less would blow up the first one that differs.
 SMALLEST_STD = 1e-3

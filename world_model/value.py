@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 import models
-from config import Config
+from tools.config import Config
 
 
 class ValueNetwork(models.DenseHead):

@@ -10,12 +10,11 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-import figures
 import plot
-import runs
-from config import Config
+from analysis import figures, runs
+from tools.config import Config
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 T2 = 4.302652729911275  # 97.5% quantile of Student's t with 2 degrees of freedom, as in tables
 
 

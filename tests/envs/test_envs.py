@@ -20,9 +20,9 @@ from envs import workers
 from envs.contact_sheet import MARGIN, SCALE, TITLE_HEIGHT, contact_sheet
 from envs.distance import goal_distance
 from envs.wrappers import ActionRepeat, PixelEnv
-from errors import UserError
+from tools.errors import UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EXAMPLES = [
     "metaworld_reach",
     "dmc_reacher_easy",
@@ -796,7 +796,7 @@ def test_the_rendering_check_names_the_packages_where_nothing_works(monkeypatch,
 
 def test_a_missing_opengl_library_is_one_sentence():
     program = (
-        "import types, envs; from errors import UserError\n"
+        "import types, envs; from tools.errors import UserError\n"
         "try: envs.make_env(types.SimpleNamespace(task='pointmass_obstacle'), 0)\n"
         "except UserError as error: print(error)"
     )

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import replay as replay_module
-from errors import UserError
-from replay import MixedReplay, Replay
+from episodes import replay as replay_module
+from episodes.replay import MixedReplay, Replay
+from tools.errors import UserError
 
 
 def make_episode(number, transitions, state=False, size=8, cost=False):

@@ -7,7 +7,6 @@ import pytest
 import tensorflow as tf
 from problems import BUILDERS, SEED, cliff, cliff_discount, cliff_optimum, curved
 
-from first_order import GD, GRASP, FirstOrderLatCo, ImageCollocation
 from optimizers import (
     LEAST_DISCOUNT,
     LatentProblem,
@@ -19,8 +18,9 @@ from optimizers import (
     start_survival,
     strip_survival,
 )
-from sampling import CEM, ICEM
-from second_order import GN, ILQR, GaussianLatCo, LatCo, moments_by_tape
+from planners.first_order import GD, GRASP, FirstOrderLatCo, ImageCollocation
+from planners.sampling import CEM, ICEM
+from planners.second_order import GN, ILQR, GaussianLatCo, LatCo, moments_by_tape
 
 HORIZON = 10
 EAGER = {"jit_compile": False}

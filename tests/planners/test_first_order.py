@@ -5,8 +5,8 @@ import tensorflow as tf
 from problems import SEED, curved
 from tensorflow import keras
 
-from first_order import GD, GRASP, FirstOrderLatCo, ImageCollocation
 from optimizers import LatentProblem, rollout
+from planners.first_order import GD, GRASP, FirstOrderLatCo, ImageCollocation
 
 EAGER = {"jit_compile": False}
 Z0 = np.array([[0.1, 0.2]])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from least_squares import block_tridiagonal_step, condensed_step, shooting_step
+from planners.least_squares import block_tridiagonal_step, condensed_step, shooting_step
 
 ORDER = ("A", "B", "e", "v", "V", "rho", "g", "lam", "nu")
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 from problems import SEED, curved
 
 from optimizers import LatentProblem, rollout
-from sampling import CEM, ICEM, RandomShooting, colored_noise_basis, refit
+from planners.sampling import CEM, ICEM, RandomShooting, colored_noise_basis, refit
 
 EAGER = {"jit_compile": False}
 Z0 = np.array([[0.1, 0.2]])

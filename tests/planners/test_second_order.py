@@ -6,16 +6,7 @@ import tensorflow as tf
 from problems import SEED, curved, linear_quadratic, linear_quadratic_optimum, root_residual, shifted_root
 
 from optimizers import LatentProblem, linearize_by_tape, rollout, split_seed
-from second_order import (
-    CROSSOVER,
-    GN,
-    ILQR,
-    GaussianLatCo,
-    LatCo,
-    Shooting,
-    faster_solver,
-    moments_by_tape,
-)
+from planners.second_order import CROSSOVER, GN, ILQR, GaussianLatCo, LatCo, Shooting, faster_solver, moments_by_tape
 
 EAGER = {"jit_compile": False}
 

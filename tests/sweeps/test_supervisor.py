@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-import supervisor
+from sweeps import supervisor
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def write(path, text):
@@ -91,7 +91,7 @@ def test_second_worker_waits_for_the_lock_and_says_who_has_it(tmp_path):
 WORKER = """
     import signal, sys
     from pathlib import Path
-    import supervisor
+    from sweeps import supervisor
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     supervisor.GRACE_SECONDS = 1.0

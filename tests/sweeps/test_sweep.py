@@ -15,11 +15,11 @@ import pytest
 from rich.console import Console
 
 import sweep
-from config import Config, load_config, read_schema
-from errors import UserError
-from supervisor import Outcome
+from sweeps.supervisor import Outcome
+from tools.config import Config, load_config, read_schema
+from tools.errors import UserError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TASKS = ["pointmass_obstacle", "pointmass_lottery"]
 DEBUG = ["--configs", "pointmass", "debug"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from config import CONFIG_FILE, Config, load_config, read_schema
-from errors import UserError, unknown
+from tools.config import CONFIG_FILE, Config, load_config, read_schema
+from tools.errors import UserError, unknown
 
 SMALL_FILE = """\
 # What every run starts from.
@@ -403,7 +403,8 @@ def is_config(node: ast.expr) -> bool:
 def config_reads() -> Iterator[tuple[str, str]]:
     """Each (name, place) that the programs read from something called a config."""
     root = CONFIG_FILE.parent
-    files = [*root.glob("*.py"), *root.glob("envs/**/*.py"), *root.glob("benchmarks/**/*.py")]
+    folders = ["analysis", "benchmarks", "envs", "episodes", "planners", "sweeps", "tools", "training", "world_model"]
+    files = [*root.glob("*.py"), *(file for folder in folders for file in root.glob(f"{folder}/**/*.py"))]
     for file in files:
         if file.name == "config.py":
             continue

@@ -15,9 +15,9 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-import logger as logger_module
-from errors import UserError
-from logger import DASHBOARDS, Logger
+from tools import logger as logger_module
+from tools.errors import UserError
+from tools.logger import DASHBOARDS, Logger
 
 
 @pytest.fixture
@@ -139,8 +139,8 @@ def test_half_line_cases(tmp_path, content, kept):
 def test_lines_are_on_disk_before_the_process_is_killed(tmp_path):
     code = f"""
 import os, signal, sys
-sys.path.insert(0, {str(Path(logger_module.__file__).parent)!r})
-from logger import Logger
+sys.path.insert(0, {str(Path(logger_module.__file__).parent.parent)!r})
+from tools.logger import Logger
 log = Logger({str(tmp_path)!r}, 10, quiet=True)
 log.scalars({{"a": 1.0}})
 log.write(4)

@@ -4,7 +4,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from driver import Driver, Episode
+from training.driver import Driver, Episode
 
 
 class Counter(gymnasium.Env):

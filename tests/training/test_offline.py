@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from base_agent import TrainingRun
-from collection import settings, write_collection
-from errors import UserError
+from episodes.dataset import settings, write_collection
+from episodes.replay import Replay
 from planning_agent import CEMAgent, open_logdir
-from replay import Replay
+from tools.errors import UserError
 
 OBSERVATIONS = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)})
 ACTION_SPACE = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)

@@ -11,9 +11,9 @@ import envs
 import plan_report
 import planning_agent
 from base_agent import BaseAgent, TrainingRun
-from config import Config, load_config
-from errors import UserError
-from replay import Replay
+from episodes.replay import Replay
+from tools.config import Config, load_config
+from tools.errors import UserError
 
 IMAGES = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)})
 ACTIONS = gymnasium.spaces.Box(-1.0, 1.0, (6,), np.float32)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import convolution
 import models
+from world_model import convolution
 
 FEAT, DEPTH = 7, 3
 

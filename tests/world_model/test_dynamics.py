@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import dynamics
-import latents
-from errors import UserError
+from tools.errors import UserError
+from world_model import dynamics, latents
 
 STOCH, DETER, HIDDEN, ACTIONS, EMBED = 5, 7, 6, 3, 9
 
@@ -236,7 +235,7 @@ def test_overshooting_trains_predictions_but_not_what_they_aim_at():
 
 def test_categorical_plans_that_meet_the_dynamics_stay_on_the_simplex():
     from optimizers import LatentProblem
-    from second_order import LatCo
+    from planners.second_order import LatCo
 
     model, eps = make("rssm-categorical"), 1e-4
     for variable in model.variables:

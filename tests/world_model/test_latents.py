@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from errors import UserError
-from latents import Categorical, Gaussian, Point, make_latent
+from tools.errors import UserError
+from world_model.latents import Categorical, Gaussian, Point, make_latent
 
 GROUPS, CLASSES = 3, 4
 

@@ -15,9 +15,6 @@ from test_optimizers import EAGER, HORIZON, SOLVED
 
 import planning_agent
 from base_agent import BaseAgent
-from config import load_config
-from errors import UserError
-from first_order import GD
 from optimizers import (
     LEAST_DISCOUNT,
     discounted,
@@ -26,9 +23,12 @@ from optimizers import (
     start_survival,
     strip_survival,
 )
-from sampling import CEM
-from second_order import GN, ILQR, LatCo, objective_residuals, softplus_residual
-from value_network import ValueLearner, lambda_returns
+from planners.first_order import GD
+from planners.sampling import CEM
+from planners.second_order import GN, ILQR, LatCo, objective_residuals, softplus_residual
+from tools.config import load_config
+from tools.errors import UserError
+from world_model.value import ValueLearner, lambda_returns
 
 
 def quick(names, *fast):

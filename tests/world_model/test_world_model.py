@@ -12,11 +12,11 @@ from tensorflow import keras
 import models
 import planning_agent
 from base_agent import BaseAgent
-from errors import UserError
-from rewards import RewardTransform
 from tests.test_agent import ACTION_SPACE, OBSERVATIONS, make_batch, make_noise
+from tools.errors import UserError
+from world_model.rewards import RewardTransform
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 VARIANTS = {
     "ssm": {"dynamics": "ssm"},
     "deterministic": {"dynamics": "deterministic"},
@@ -230,9 +230,9 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 sys.path.insert(0, "tests")
-from config import load_config
-from test_agent import ACTION_SPACE, OBSERVATIONS, make_batch
 from base_agent import BaseAgent
+from test_agent import ACTION_SPACE, OBSERVATIONS, make_batch
+from tools.config import load_config
 
 words = ["--configs", "defaults", "debug", "--dynamics", "deterministic", "--discount_head", "true", "--grad_clip", "1"]
 free = float(sys.argv[1])
@@ -280,7 +280,7 @@ def test_two_devices_train_like_one_with_the_whole_batch(free_nats):
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused():
     code = DEVICES.split("words = ")[0] + (
-        "from distribution import make_strategy\nfrom errors import UserError\n"
+        "from tools.errors import UserError\nfrom training.data_parallel import make_strategy\n"
         "try:\n    make_strategy('mirrored', 5)\nexcept UserError as error:\n    print(error)\n"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
