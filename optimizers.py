@@ -5,9 +5,9 @@ one compiled `tf.function` that runs the whole optimization for a batch of B fir
 world models, agents or images, and hold no state besides their compiled function: all randomness comes from `seed`, and
 what a plan hands on to the next one travels through the caller (`Plan.kept`, `Warm`).
 
-The planners themselves, by what they know of the problem: `sampling.py` (values: random shooting, CEM, MPPI, iCEM),
-`first_order.py` (gradients: GD, first-order LatCo, image collocation, GRASP) and `second_order.py` (linearizations: GN,
-iLQR, LatCo, Gaussian LatCo).
+The planners themselves are in `planners/`, by what they know of the problem: values (`cem.py`: random shooting, CEM and
+MPPI; `icem.py`), gradients (`gd.py`, `first_order_latco.py`, `image_collocation.py`, `grasp.py`) or linearizations
+(`gn.py`, `ilqr.py`, `latco.py`, `gaussian_latco.py`).
 
 Index convention: from the first state z_0 (given), action t leads to state t + 1, so that entry t of a plan's actions,
 states and rewards is (a_t, z_{t+1}, r(z_{t+1})). Shapes: B plans, horizon H, state size n, action size m.
@@ -33,10 +33,6 @@ MULTIPLIER_RANGE = (1e-6, 1e10)
 # A plan counts as converged after this many iterations in a row that changed its reward by less than the tolerance: one
 # quiet iteration happens by chance, as when a multiplier has yet to grow.
 PATIENCE = 5
-
-# A predicted discount counts as at least this (see `discounted`): a reward beyond a terminal state weighs a thousandth,
-# and its logarithm, which collocation has to meet to `eps_dyn`, falls by at most 7 a step.
-LEAST_DISCOUNT = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +60,7 @@ class LatentProblem:
         value: z [..., n] -> mean return [...] of what comes after z. The objective of a plan is then the sum of its
             rewards plus the value of its last state (ColloDreamer, equation 9); None stops at the horizon.
         value_steps: how many steps of mean reward a value stands for, 1 / (1 - gamma) where rewards are discounted by
-            gamma. Second-order planners scale its residual by it (`second_order.objective_residuals`).
+            gamma. Second-order planners scale its residual by it (`planners.residuals.objective_residuals`).
     """
 
     step: Callable
@@ -349,94 +345,6 @@ def own_gradient(function: Callable, states: tf.Tensor) -> tuple[tf.Tensor, tf.T
         columns = [values] if values.shape.rank < states.shape.rank else tf.unstack(values, axis=-1)
     gradients = [tape.gradient(column, states, unconnected_gradients="zero") for column in columns]
     return values, gradients[0] if values.shape.rank < states.shape.rank else tf.stack(gradients, -2)
-
-
-def discounted(problem: LatentProblem, discount: Callable) -> LatentProblem:
-    """The same problem with every reward weighted by the chance that the episode gets that far.
-
-    The state gets one more entry, the logarithm of the survival so far, and is (z, c) for any planner:
-
-        c_0 = 0 (`start_survival`), c_{t+1} = c_t + log discount(z_t), reward(z, c) = r(z) exp(min(c, 0)),
-
-    so that the reward of z_{t+1} is weighted by the discounts of z_0 ... z_t, and a reward that comes with a terminal
-    state counts in full. Along a rollout c never exceeds 0; the minimum is for collocation, whose relaxed states would
-    otherwise multiply their rewards by exp(c), up to overflow. At c = 0 it has no gradient, so that a problem in which
-    nothing ends is planned for as without this. A terminal value counts from the reward after z_H on, and so is
-    weighted as that reward would be, by the discounts of z_0 ... z_H (ColloDreamer, equation 10).
-
-    A logarithm, because collocation relaxes it: an error of 0.01 (the square root of LatCo's threshold 1e-4) is then 1%
-    of the weight, whatever the weight, and to pass a terminal state for a living one takes an error of
-    -log `LEAST_DISCOUNT` = 6.9, whose square is half a million thresholds.
-
-    Args:
-        problem: over states z [..., n].
-        discount: z [..., n] -> [...], from 0 to 1; below `LEAST_DISCOUNT` it counts as that, without a gradient.
-
-    Returns:
-        a problem over states [..., n + 1] that offers what the given one does. Constraint and images are of z only.
-    """
-    n = problem.state_size
-
-    def log_discount(z):
-        return tf.math.log(tf.maximum(discount(z), LEAST_DISCOUNT))
-
-    def weight(c):
-        return tf.exp(-tf.nn.relu(-c))
-
-    def value(x):
-        return problem.value(x[..., :n]) * weight(x[..., n] + log_discount(x[..., :n]))
-
-    def transition(function):
-        """A function of state and inputs that gives the next state."""
-        after = lambda x: x[..., n:] + log_discount(x[..., :n])[..., None]  # noqa: E731
-        return function and (lambda x, *inputs: tf.concat([function(x[..., :n], *inputs), after(x)], -1))
-
-    def of_z(function):
-        return function and (lambda x: function(x[..., :n]))
-
-    def bordered(jac_z, jac_a, gradient):
-        """Jacobians [N, n + 1, n + 1], [N, n + 1, m] of (z, c) from those of z and dc'/dz [N, n]."""
-        rows = tf.concat([jac_z, gradient[:, None]], 1)
-        column = tf.pad(tf.ones_like(gradient[:, :1]), [[0, 0], [n, 0]])  # c moves c' alone
-        return tf.concat([rows, column[..., None]], -1), tf.pad(jac_a, [[0, 0], [0, 1], [0, 0]])
-
-    def linearize(x, a):
-        mu, *jacobians = problem.linearize(x[:, :n], a)
-        value, gradient = own_gradient(log_discount, x[:, :n])
-        return tf.concat([mu, x[:, n:] + value[:, None]], -1), *bordered(*jacobians, gradient)
-
-    def linearize_moments(x, a, noise):
-        mean, std, *jacobians = problem.linearize_moments(x[..., :n], a, noise)
-        value, gradient = own_gradient(log_discount, x[..., :n])
-        c = (x[..., n] + value)[..., None]
-        mean = tf.concat([mean, tf.reduce_mean(c, 1)], -1)
-        std = tf.concat([std, tf.math.reduce_std(c, 1)], -1)
-        return mean, std, *bordered(*jacobians, tf.reduce_mean(gradient, 1))
-
-    return dataclasses.replace(
-        problem,
-        state_size=n + 1,
-        step=transition(problem.step),
-        sample_step=transition(problem.sample_step),
-        filter=transition(problem.filter),
-        reward=lambda x: problem.reward(x[..., :n]) * weight(x[..., n]),
-        value=problem.value and value,
-        linearize=problem.linearize and linearize,
-        linearize_moments=problem.linearize_moments and linearize_moments,
-        constraint=of_z(problem.constraint),
-        decode=of_z(problem.decode),
-    )
-
-
-def start_survival(z0: tf.Tensor) -> tf.Tensor:
-    """First states [..., n + 1] of a `discounted` problem from those of the problem itself, [..., n]."""
-    return tf.concat([z0, tf.zeros_like(z0[..., :1])], -1)
-
-
-def strip_survival(plan: Plan) -> Plan:
-    """A plan for a `discounted` problem with the states, and feedback on the states, of the problem itself."""
-    gains = None if plan.gains is None else plan.gains[..., :-1]
-    return plan._replace(states=plan.states[..., :-1], gains=gains)
 
 
 def best_finite(problem: LatentProblem, z0: tf.Tensor, candidates: list[tuple[tf.Tensor, tf.Tensor]]) -> tuple:

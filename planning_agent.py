@@ -27,7 +27,17 @@ import envs
 import models
 import optimizers
 from base_agent import BaseAgent, restore
-from planners import first_order, sampling, second_order
+from planners.cem import CEM, RandomShooting
+from planners.discounting import LEAST_DISCOUNT, discounted, start_survival, strip_survival
+from planners.first_order_latco import FirstOrderLatCo
+from planners.gaussian_latco import GaussianLatCo
+from planners.gd import GD
+from planners.gn import GN
+from planners.grasp import GRASP
+from planners.icem import ICEM
+from planners.ilqr import ILQR
+from planners.image_collocation import ImageCollocation
+from planners.latco import LatCo
 from tools.config import Config, load_config
 from tools.errors import UserError, unknown
 from tools.revision import git_revision
@@ -57,8 +67,8 @@ class PlanningAgent(BaseAgent):
                 f"mpc_steps is {config.mpc_steps} but a plan has only {config.planning_horizon} actions: "
                 "raise planning_horizon or lower mpc_steps."
             )
-        if not optimizers.LEAST_DISCOUNT <= config.discount <= 1.0:
-            raise UserError(f"discount is {config.discount}: choose a number from {optimizers.LEAST_DISCOUNT} to 1.")
+        if not LEAST_DISCOUNT <= config.discount <= 1.0:
+            raise UserError(f"discount is {config.discount}: choose a number from {LEAST_DISCOUNT} to 1.")
         self.discounted = config.discount_head or config.discount < 1.0
         self.learn_from_plans = tf.function(self._learn_from_plans, autograph=False)
         self.planner = self.make_planner(self.latent_problem())
@@ -66,8 +76,8 @@ class PlanningAgent(BaseAgent):
     def latent_problem(self) -> optimizers.LatentProblem:
         """The learned model as planners see it: functions of features and actions.
 
-        Where plans discount, planners see one entry more, the survival (`optimizers.discounted`); `plan_from` keeps it
-        from everyone else.
+        Where plans discount, planners see one entry more, the survival (`planners.discounting.discounted`);
+        `plan_from` keeps it from everyone else.
         """
         c, dynamics = self.config, self.model.dynamics
         problem = optimizers.LatentProblem(
@@ -86,7 +96,7 @@ class PlanningAgent(BaseAgent):
             value=self.value,
             value_steps=1.0 / (1.0 - c.discount) if c.discount < 1.0 else float(c.planning_horizon),
         )
-        return optimizers.discounted(problem, self.discount) if self.discounted else problem
+        return discounted(problem, self.discount) if self.discounted else problem
 
     def discount(self, z: tf.Tensor) -> tf.Tensor:
         """How much rewards after features z [..., n] weigh, [...]: the factor of the config, times the predicted chance
@@ -168,7 +178,7 @@ class PlanningAgent(BaseAgent):
 
     def planner_start(self, feat: tf.Tensor) -> tf.Tensor:
         """The planner's first states from features [..., n]."""
-        return optimizers.start_survival(feat) if self.discounted else feat
+        return start_survival(feat) if self.discounted else feat
 
     def plan_from(
         self, feat: tf.Tensor, seed: tf.Tensor, warm: optimizers.Warm | None = None, **options
@@ -178,7 +188,7 @@ class PlanningAgent(BaseAgent):
         Arguments as for `optimizers.Planner.__call__`.
         """
         plan = self.planner(self.planner_start(feat), seed, warm, **options)
-        return optimizers.strip_survival(plan) if self.discounted else plan
+        return strip_survival(plan) if self.discounted else plan
 
     def plan(
         self, latent: models.State, warm: optimizers.Warm | None = None
@@ -221,9 +231,9 @@ class RandomShootingAgent(PlanningAgent):
     """Uniformly random action sequences, the best of which is executed."""
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """See `sampling.RandomShooting`."""
+        """See `planners.cem.RandomShooting`."""
         c = self.config
-        return sampling.RandomShooting(
+        return RandomShooting(
             problem, c.planning_horizon, c.cem_iterations, c.cem_candidates, c.sample_states, **self.planner_options()
         )
 
@@ -232,9 +242,9 @@ class CEMAgent(PlanningAgent):
     """PlaNet: the cross-entropy method over actions (PlaNet algorithm 2)."""
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """See `sampling.CEM`."""
+        """See `planners.cem.CEM`."""
         c = self.config
-        return sampling.CEM(
+        return CEM(
             problem, c.planning_horizon, c.cem_iterations, c.cem_candidates, c.cem_elites, c.sample_states,
             **self.planner_options(),
         )  # fmt: skip
@@ -244,9 +254,9 @@ class MPPIAgent(PlanningAgent):
     """MPPI as LatCo's appendix D describes it: CEM whose elites weigh by their return."""
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """See `sampling.CEM`."""
+        """See `planners.cem.CEM`."""
         c = self.config
-        return sampling.CEM(
+        return CEM(
             problem, c.planning_horizon, c.cem_iterations, c.mppi_candidates, c.cem_elites, c.sample_states,
             gamma=c.mppi_gamma, **self.planner_options(),
         )  # fmt: skip
@@ -256,9 +266,9 @@ class ICEMAgent(PlanningAgent):
     """Improved CEM (Pinneri et al. 2020)."""
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """See `sampling.ICEM`."""
+        """See `planners.icem.ICEM`."""
         c = self.config
-        return sampling.ICEM(
+        return ICEM(
             problem, c.planning_horizon, c.icem_iterations, c.icem_candidates, c.icem_elites, c.sample_states,
             beta=c.icem_beta, decay=c.icem_decay, keep=c.icem_keep, momentum=c.icem_momentum, std=c.icem_std,
             **self.planner_options(),
@@ -269,9 +279,9 @@ class GDAgent(PlanningAgent):
     """Shooting by gradient descent on the actions."""
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """See `first_order.GD`."""
+        """See `planners.gd.GD`."""
         c = self.config
-        return first_order.GD(
+        return GD(
             problem, c.planning_horizon, c.gd_iterations, c.gd_lr, dual_every=c.first_order_dual_every,
             eps_act=c.latco_eps_act, dual_lr=c.latco_dual_lr, eta=c.latco_eta, **self.planner_options(),
         )  # fmt: skip
@@ -281,9 +291,9 @@ class GNAgent(PlanningAgent):
     """Shooting by Gauss-Newton on the actions."""
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """See `second_order.GN`."""
+        """See `planners.gn.GN`."""
         c = self.config
-        return second_order.GN(
+        return GN(
             problem, c.planning_horizon, c.gn_iterations, damping=c.gn_damping, eps_act=c.latco_eps_act,
             dual_lr=c.latco_dual_lr, eta=c.latco_eta, **self.planner_options(),
         )  # fmt: skip
@@ -293,9 +303,9 @@ class ILQRAgent(PlanningAgent):
     """Iterative LQR on the latent dynamics."""
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """See `second_order.ILQR`."""
+        """See `planners.ilqr.ILQR`."""
         c = self.config
-        return second_order.ILQR(
+        return ILQR(
             problem, c.planning_horizon, c.ilqr_iterations, c.ilqr_feedback, damping=c.ilqr_damping,
             **self.planner_options(),
         )  # fmt: skip
@@ -308,9 +318,9 @@ class LatCoAgent(PlanningAgent):
     """
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """See `second_order.LatCo`."""
+        """See `planners.latco.LatCo`."""
         c = self.config
-        return second_order.LatCo(
+        return LatCo(
             problem, c.planning_horizon, c.latco_iterations, c.latco_solver, eps_dyn=c.latco_eps_dyn,
             **self.latco_options(),
         )  # fmt: skip
@@ -329,9 +339,9 @@ class GaussianLatCoAgent(LatCoAgent):
     """Latent collocation with Gaussian plans (LatCo ICML algorithms 2 and 3)."""
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """See `second_order.GaussianLatCo`."""
+        """See `planners.gaussian_latco.GaussianLatCo`."""
         c = self.config
-        return second_order.GaussianLatCo(
+        return GaussianLatCo(
             problem, c.planning_horizon, c.gaussian_iterations, c.latco_solver, c.gaussian_samples, c.gaussian_eps_dyn,
             **self.latco_options(),
         )  # fmt: skip
@@ -341,9 +351,9 @@ class FirstOrderLatCoAgent(PlanningAgent):
     """LatCo without second-order optimization (LatCo ICML table 3)."""
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """See `first_order.FirstOrderLatCo`."""
+        """See `planners.first_order_latco.FirstOrderLatCo`."""
         c = self.config
-        return first_order.FirstOrderLatCo(problem, c.planning_horizon, lr=c.first_order_lr, **self.options())
+        return FirstOrderLatCo(problem, c.planning_horizon, lr=c.first_order_lr, **self.options())
 
     def options(self) -> dict:
         """What collocation of states and of images shares."""
@@ -358,18 +368,18 @@ class ImageCollocationAgent(FirstOrderLatCoAgent):
     """Collocation of images (LatCo ICML table 3)."""
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """See `first_order.ImageCollocation`."""
+        """See `planners.image_collocation.ImageCollocation`."""
         c = self.config
-        return first_order.ImageCollocation(problem, c.planning_horizon, lr=c.image_lr, **self.options())
+        return ImageCollocation(problem, c.planning_horizon, lr=c.image_lr, **self.options())
 
 
 class GRASPAgent(PlanningAgent):
     """GRASP (Psenka et al. 2026): noisy lifted states under a soft dynamics penalty."""
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """See `first_order.GRASP`."""
+        """See `planners.grasp.GRASP`."""
         c = self.config
-        return first_order.GRASP(
+        return GRASP(
             problem, c.planning_horizon, c.grasp_iterations, c.grasp_lr, c.grasp_lam, c.grasp_noise,
             c.grasp_sync_every, c.grasp_sync_steps, c.grasp_sync_lr, **self.planner_options(),
         )  # fmt: skip

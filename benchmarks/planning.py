@@ -27,7 +27,16 @@ import tensorflow as tf
 
 import models
 import optimizers
-from planners import first_order, sampling, second_order
+from planners.cem import CEM, RandomShooting
+from planners.first_order_latco import FirstOrderLatCo
+from planners.gaussian_latco import GaussianLatCo
+from planners.gd import GD
+from planners.gn import GN
+from planners.grasp import GRASP
+from planners.icem import ICEM
+from planners.ilqr import ILQR
+from planners.image_collocation import ImageCollocation
+from planners.latco import SOLVERS, LatCo
 
 PEAK_SIZE = 2048
 
@@ -35,18 +44,18 @@ PEAK_SIZE = 2048
 # name -> (planner of a problem, a horizon, a solver and keyword arguments, the papers' iterations, horizon of the
 # authors' measurement). Image collocation's 5000 iterations would take most of an hour: a hundred are timed.
 PLANNERS = {
-    "random_shooting": (lambda p, H, _, **o: sampling.RandomShooting(p, H, candidates=1000, **o), 10, 12),
-    "cem": (lambda p, H, _, **o: sampling.CEM(p, H, candidates=1000, **o), 10, 12),
-    "mppi": (lambda p, H, _, **o: sampling.CEM(p, H, candidates=1000, gamma=10.0, **o), 10, 12),
-    "icem": (lambda p, H, _, **o: sampling.ICEM(p, H, **o), 5, 12),
-    "gd": (lambda p, H, _, **o: first_order.GD(p, H, **o), 500, 30),
-    "gn": (lambda p, H, _, **o: second_order.GN(p, H, **o), 100, 30),
-    "ilqr": (lambda p, H, _, **o: second_order.ILQR(p, H, **o), 50, 30),
-    "latco": (lambda p, H, solver, **o: second_order.LatCo(p, H, solver=solver, **o), 200, 30),
-    "gaussian_latco": (lambda p, H, solver, **o: second_order.GaussianLatCo(p, H, solver=solver, **o), 50, 30),
-    "latco_first_order": (lambda p, H, _, **o: first_order.FirstOrderLatCo(p, H, **o), 5000, 30),
-    "image_collocation": (lambda p, H, _, **o: first_order.ImageCollocation(p, H, **o), 100, 30),
-    "grasp": (lambda p, H, _, **o: first_order.GRASP(p, H, **o), 500, 30),
+    "random_shooting": (lambda p, H, _, **o: RandomShooting(p, H, candidates=1000, **o), 10, 12),
+    "cem": (lambda p, H, _, **o: CEM(p, H, candidates=1000, **o), 10, 12),
+    "mppi": (lambda p, H, _, **o: CEM(p, H, candidates=1000, gamma=10.0, **o), 10, 12),
+    "icem": (lambda p, H, _, **o: ICEM(p, H, **o), 5, 12),
+    "gd": (lambda p, H, _, **o: GD(p, H, **o), 500, 30),
+    "gn": (lambda p, H, _, **o: GN(p, H, **o), 100, 30),
+    "ilqr": (lambda p, H, _, **o: ILQR(p, H, **o), 50, 30),
+    "latco": (lambda p, H, solver, **o: LatCo(p, H, solver=solver, **o), 200, 30),
+    "gaussian_latco": (lambda p, H, solver, **o: GaussianLatCo(p, H, solver=solver, **o), 50, 30),
+    "latco_first_order": (lambda p, H, _, **o: FirstOrderLatCo(p, H, **o), 5000, 30),
+    "image_collocation": (lambda p, H, _, **o: ImageCollocation(p, H, **o), 100, 30),
+    "grasp": (lambda p, H, _, **o: GRASP(p, H, **o), 500, 30),
 }
 SOLVED = ("latco", "gaussian_latco")
 
@@ -125,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--planners", nargs="+", default=["cem", "latco"], choices=list(PLANNERS))
     parser.add_argument("--all", action="store_true", help="every planner")
-    parser.add_argument("--solvers", nargs="+", default=["auto"], choices=["auto", *second_order.SOLVERS])
+    parser.add_argument("--solvers", nargs="+", default=["auto"], choices=["auto", *SOLVERS])
     parser.add_argument(
         "--jacobian", default="explicit", choices=["explicit", "tape"], help="the RSSM's own or autodiff"
     )

@@ -6,9 +6,16 @@ import numpy as np
 import tensorflow as tf
 
 from optimizers import LatentProblem
-from planners.first_order import GD, GRASP, FirstOrderLatCo, ImageCollocation
-from planners.sampling import CEM, ICEM, RandomShooting
-from planners.second_order import GN, ILQR, GaussianLatCo, LatCo
+from planners.cem import CEM, RandomShooting
+from planners.first_order_latco import FirstOrderLatCo
+from planners.gaussian_latco import GaussianLatCo
+from planners.gd import GD
+from planners.gn import GN
+from planners.grasp import GRASP
+from planners.icem import ICEM
+from planners.ilqr import ILQR
+from planners.image_collocation import ImageCollocation
+from planners.latco import LatCo
 
 SEED = [3, 4]
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 import optimizers
 import planning_agent
 from base_agent import BaseAgent, Every
-from planners.second_order import moments_by_tape
+from planners.gaussian_latco import moments_by_tape
 from planning_agent import PlanningAgent
 from tools.errors import UserError
 

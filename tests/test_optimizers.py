@@ -25,9 +25,16 @@ from optimizers import (
     scale_multipliers,
     split_seed,
 )
-from planners.first_order import GD, GRASP, FirstOrderLatCo, ImageCollocation
-from planners.sampling import CEM, ICEM, RandomShooting
-from planners.second_order import GN, ILQR, GaussianLatCo, LatCo
+from planners.cem import CEM, RandomShooting
+from planners.first_order_latco import FirstOrderLatCo
+from planners.gaussian_latco import GaussianLatCo
+from planners.gd import GD
+from planners.gn import GN
+from planners.grasp import GRASP
+from planners.icem import ICEM
+from planners.ilqr import ILQR
+from planners.image_collocation import ImageCollocation
+from planners.latco import LatCo
 from tools.errors import UserError
 
 HORIZON = 4

@@ -7,20 +7,18 @@ import pytest
 import tensorflow as tf
 from problems import BUILDERS, SEED, cliff, cliff_discount, cliff_optimum, curved
 
-from optimizers import (
-    LEAST_DISCOUNT,
-    LatentProblem,
-    Warm,
-    discounted,
-    linearize_by_tape,
-    rollout,
-    split_seed,
-    start_survival,
-    strip_survival,
-)
-from planners.first_order import GD, GRASP, FirstOrderLatCo, ImageCollocation
-from planners.sampling import CEM, ICEM
-from planners.second_order import GN, ILQR, GaussianLatCo, LatCo, moments_by_tape
+from optimizers import LatentProblem, Warm, linearize_by_tape, rollout, split_seed
+from planners.cem import CEM
+from planners.discounting import LEAST_DISCOUNT, discounted, start_survival, strip_survival
+from planners.first_order_latco import FirstOrderLatCo
+from planners.gaussian_latco import GaussianLatCo, moments_by_tape
+from planners.gd import GD
+from planners.gn import GN
+from planners.grasp import GRASP
+from planners.icem import ICEM
+from planners.ilqr import ILQR
+from planners.image_collocation import ImageCollocation
+from planners.latco import LatCo
 
 HORIZON = 10
 EAGER = {"jit_compile": False}

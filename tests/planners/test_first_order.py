@@ -6,7 +6,10 @@ from problems import SEED, curved
 from tensorflow import keras
 
 from optimizers import LatentProblem, rollout
-from planners.first_order import GD, GRASP, FirstOrderLatCo, ImageCollocation
+from planners.first_order_latco import FirstOrderLatCo
+from planners.gd import GD
+from planners.grasp import GRASP
+from planners.image_collocation import ImageCollocation
 
 EAGER = {"jit_compile": False}
 Z0 = np.array([[0.1, 0.2]])

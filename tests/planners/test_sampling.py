@@ -6,7 +6,9 @@ import tensorflow as tf
 from problems import SEED, curved
 
 from optimizers import LatentProblem, rollout
-from planners.sampling import CEM, ICEM, RandomShooting, colored_noise_basis, refit
+from planners.cem import CEM, RandomShooting
+from planners.icem import ICEM, colored_noise_basis
+from planners.sampling import refit
 
 EAGER = {"jit_compile": False}
 Z0 = np.array([[0.1, 0.2]])

@@ -6,7 +6,11 @@ import tensorflow as tf
 from problems import SEED, curved, linear_quadratic, linear_quadratic_optimum, root_residual, shifted_root
 
 from optimizers import LatentProblem, linearize_by_tape, rollout, split_seed
-from planners.second_order import CROSSOVER, GN, ILQR, GaussianLatCo, LatCo, Shooting, faster_solver, moments_by_tape
+from planners.gaussian_latco import GaussianLatCo, moments_by_tape
+from planners.gn import GN
+from planners.ilqr import ILQR
+from planners.latco import CROSSOVER, LatCo, faster_solver
+from planners.shooting import Shooting
 
 EAGER = {"jit_compile": False}
 

@@ -235,7 +235,7 @@ def test_overshooting_trains_predictions_but_not_what_they_aim_at():
 
 def test_categorical_plans_that_meet_the_dynamics_stay_on_the_simplex():
     from optimizers import LatentProblem
-    from planners.second_order import LatCo
+    from planners.latco import LatCo
 
     model, eps = make("rssm-categorical"), 1e-4
     for variable in model.variables:

@@ -15,17 +15,14 @@ from test_optimizers import EAGER, HORIZON, SOLVED
 
 import planning_agent
 from base_agent import BaseAgent
-from optimizers import (
-    LEAST_DISCOUNT,
-    discounted,
-    payoffs,
-    rollout,
-    start_survival,
-    strip_survival,
-)
-from planners.first_order import GD
-from planners.sampling import CEM
-from planners.second_order import GN, ILQR, LatCo, objective_residuals, softplus_residual
+from optimizers import payoffs, rollout
+from planners.cem import CEM
+from planners.discounting import LEAST_DISCOUNT, discounted, start_survival, strip_survival
+from planners.gd import GD
+from planners.gn import GN
+from planners.ilqr import ILQR
+from planners.latco import LatCo
+from planners.residuals import objective_residuals, softplus_residual
 from tools.config import load_config
 from tools.errors import UserError
 from world_model.value import ValueLearner, lambda_returns

@@ -1,0 +1,143 @@
+"""Gaussian LatCo: means and standard deviations of the states beside the actions. Conventions: optimizers.py."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from optimizers import LatentProblem, before, fold_in, payoffs, per_plan, random_actions, warm_actions
+from planners.latco import LatCo
+from tools.errors import UserError
+
+
+class GaussianLatCo(LatCo):
+    """Latent collocation with Gaussian plans q(z_t) = N(mu_t, sigma_t^2) (LatCo ICML 3.4, appendix C, algorithms 2, 3).
+
+    Mean and standard deviation of q(z_{t+1}) are constrained to those of `samples` sampled predictions from q(z_t); the
+    reward is the samples' mean. The random numbers are drawn once a plan, with mean 0 and variance 1 over the samples
+    exactly, and shared by all iterations: the problem that is solved does not change under the solver.
+
+    sigma_{t+1} receives gradients from its own constraint only (appendix C), and no other term moves it, so its
+    Levenberg-Marquardt step is that constraint's residual whatever its multiplier: sigma_{t+1} becomes the standard
+    deviation of the prediction. What is left is LatCo's step for the means and actions, with the sample means of the
+    Jacobians in the place of the Jacobians; both solvers apply as they are.
+
+    Args:
+        problem: the latent problem; needs a sample_step.
+        horizon: H.
+        iterations: number of primal steps.
+        solver: as for `LatCo`.
+        samples: K of algorithm 3.
+        **options: those of `LatCo`; eps_dyn bounds the squared errors of mean and standard deviation together.
+    """
+
+    def __init__(
+        self,
+        problem: LatentProblem,
+        horizon: int,
+        iterations: int = 50,
+        solver: str = "auto",
+        samples: int = 50,
+        eps_dyn: float = 1e-2,
+        **options,
+    ):
+        if problem.sample_step is None:
+            raise UserError("Gaussian LatCo needs a latent problem with a sample_step.")
+        if samples < 2:
+            raise UserError(f"Gaussian LatCo needs at least 2 samples, not {samples}.")
+        super().__init__(problem, horizon, iterations, solver, eps_dyn=eps_dyn, **options)
+        self.samples = samples
+
+    def _noise(self, seeds, dtype):
+        """Normal numbers for the states z_1 ... z_H, [B, H, K, n], and for the transitions, [B, H, K, noise_size]."""
+        draws = []
+        for stream, size in enumerate((self.problem.state_size, self.problem.noise_size)):
+            shape = [self.horizon, self.samples, size]
+            draw = lambda seed, shape=shape: tf.random.stateless_normal(shape, seed, dtype=dtype)  # noqa: E731
+            draws.append(_standardize(per_plan(draw, fold_in(seeds, stream + 1), dtype)))
+        return tuple(draws)
+
+    def _particles(self, z0, plan, noise):
+        """Samples [B, H, K, n] of the states that the actions act on; z_0 is known, so all of its samples are equal."""
+        states, _, std = plan
+        spread = tf.pad((std[:, :, None] * noise[0])[:, :-1], [[0, 0], [1, 0], [0, 0], [0, 0]])
+        return before(z0, states)[:, :, None] + spread
+
+    def _start(self, z0, seeds, warm, noise):
+        """Random or warm actions, and the moments that they lead to."""
+        actions = warm_actions(random_actions(self.problem, self.horizon, seeds, z0.dtype), warm)
+        inputs = [tf.transpose(x, [1, 0, *range(2, x.shape.rank)]) for x in (actions, *noise)]
+
+        def step(moments, x):
+            action, state_noise, step_noise = x
+            mean, std, spread = moments
+            z = mean[:, None] + std[:, None] * spread
+            mean, std = _moments(self.problem.sample_step(z, _for_samples(action, self.samples), step_noise))
+            return mean, std, state_noise
+
+        start = (z0, tf.zeros_like(z0), tf.zeros_like(noise[0][:, 0]))
+        mean, std, _ = tf.scan(step, inputs, start)
+        return tf.transpose(mean, [1, 0, 2]), actions, tf.transpose(std, [1, 0, 2])
+
+    def _expand(self, z0, plan, noise):
+        z = self._particles(z0, plan, noise)
+        lead, flat = z.shape[:2], [tf.reshape(x, [-1, *x.shape[2:]]) for x in (z, plan[1], noise[1])]
+        if self.problem.linearize_moments is not None:
+            found = self.problem.linearize_moments(*flat)
+        else:
+            found = moments_by_tape(self.problem.sample_step, *flat)
+        mean, std, A, B = (tf.reshape(x, [*lead, *x.shape[1:]]) for x in found)
+        return (mean, std), A, B
+
+    def _predict(self, z0, plan, noise):
+        z = self._particles(z0, plan, noise)
+        return _moments(self.problem.sample_step(z, _for_samples(plan[1], self.samples), noise[1]))
+
+    def _moved(self, plan, dz, da, moments):
+        return plan[0] + dz, plan[1] + da, moments[1]
+
+    def _promise(self, states, plan, noise):
+        samples = states[:, :, None] + plan[2][:, :, None] * noise[0]  # [B, H, K, n]
+        rewards = tf.reduce_mean(self.problem.reward(samples), 2)
+        return rewards, None if self.problem.value is None else tf.reduce_mean(self.problem.value(samples[:, -1]), 1)
+
+    def _dynamics(self, plan, moments):
+        e, e_std = plan[0] - moments[0], plan[2] - moments[1]
+        return e, tf.reduce_sum(tf.square(e) + tf.square(e_std), -1)
+
+    def _score(self, z0, plan, seeds):
+        """Mean return [B] of sampled rollouts: what the mean dynamics promise is what this planner mistrusts."""
+        noise = self._noise(seeds, z0.dtype)[1]
+        inputs = [tf.transpose(x, [1, 0, *range(2, x.shape.rank)]) for x in (plan.actions, noise)]
+        step = lambda z, x: self.problem.sample_step(z, _for_samples(x[0], self.samples), x[1])  # noqa: E731
+        states = tf.scan(step, inputs, _for_samples(z0, self.samples))
+        promised = payoffs(self.problem, tf.transpose(states, [1, 2, 0, 3]))
+        return tf.reduce_mean(tf.reduce_sum(promised, 2), 1)
+
+
+def moments_by_tape(sample_step: Callable, z: tf.Tensor, a: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """Mean and std [N, n] of the sampled next states of z [N, K, n], and the mean's Jacobians by a shift of all samples
+    [N, n, n] and by the action [N, n, m], by automatic differentiation."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        inputs = tf.concat([tf.zeros_like(z[:, 0]), a], -1)
+        tape.watch(inputs)
+        shifted = z + inputs[:, None, : z.shape[-1]]
+        mean, std = _moments(sample_step(shifted, _for_samples(inputs[:, z.shape[-1] :], z.shape[1]), noise))
+    jacobian = tape.batch_jacobian(mean, inputs)
+    return mean, std, jacobian[..., : z.shape[-1]], jacobian[..., z.shape[-1] :]
+
+
+def _moments(samples):
+    """Mean and standard deviation over the samples, the last axis but one."""
+    mean = tf.reduce_mean(samples, -2)
+    return mean, tf.sqrt(tf.reduce_mean(tf.square(samples - mean[..., None, :]), -2))
+
+
+def _standardize(noise):
+    """The same noise [..., K, q] with mean 0 and variance 1 over its K samples."""
+    mean, std = _moments(noise)
+    return (noise - mean[..., None, :]) / std[..., None, :]
+
+
+def _for_samples(x, count):
+    """x [..., m] repeated for every sample, [..., count, m]."""
+    return tf.repeat(x[..., None, :], count, -2)

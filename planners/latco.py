@@ -1,0 +1,286 @@
+"""LatCo: states and actions by steps of linearized problems, with multipliers of dynamics and bounds.
+
+The linear algebra of its steps is in least_squares.py. Conventions and shapes: optimizers.py.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from optimizers import (
+    LatentProblem,
+    Plan,
+    Planner,
+    action_violation,
+    all_finite,
+    before,
+    best_finite,
+    linearize,
+    own_gradient,
+    random_actions,
+    rollout,
+    scale_multipliers,
+    warm_actions,
+    where_all,
+    where_rows,
+)
+from planners.least_squares import block_tridiagonal_step, condensed_step
+from planners.residuals import DAMPING_FACTOR, objective_residuals, softplus_residual, terminal_value
+from tools.errors import UserError, unknown
+
+SOLVERS = {"condensed": condensed_step, "block_tridiagonal": block_tridiagonal_step}
+XLA_SOLVERS = ("condensed",)  # XLA expands float64 Cholesky factorizations of 230 x 230 into slow loops on CPU
+
+
+class Search(NamedTuple):
+    """What a collocation search carries from one iteration to the next."""
+
+    plan: tuple[tf.Tensor, ...]  # states [B, H, n], actions [B, H, m] and, for Gaussian plans, std [B, H, n]
+    kept: tuple[tf.Tensor, ...]  # the last plan known to be finite in all that was computed from it
+    duals: dict[str, tf.Tensor]  # lam and nu [B, H], kappa [B, H, c]
+    damping: tf.Tensor  # [B], in units of the mean of lam
+    record: tf.Tensor  # [B, len(CURVES)]
+    rejected: tf.Tensor  # int32 [B]
+
+
+class Residuals(NamedTuple):
+    """Residuals of a plan and their derivatives, in the order and with the names of least_squares.py."""
+
+    e: tf.Tensor  # [B, H, n]
+    v: tf.Tensor  # [B, H, m]
+    V: tf.Tensor  # [B, H, m]
+    rho: tf.Tensor  # [B, H, k + c]: `objective_residuals`, then the constraints without their multipliers
+    g: tf.Tensor  # [B, H, k + c, n]
+    promised: tf.Tensor  # [B], sum of the rewards and the terminal value
+    dynamics: tf.Tensor  # [B, H], squared violation of all dynamics constraints of a step
+
+
+class LatCo(Planner):
+    """Latent collocation with deterministic plans (LatCo, ICML 2021: algorithm 1, section 4 and appendix B).
+
+    State constraints of the problem, `constraint(z) <= 0`, become residuals max(0, constraint(z)) with multipliers
+    kappa of their own, which follow the same dual update. (The papers name state constraints as future work.)
+
+    Args:
+        problem: the latent problem.
+        horizon: H.
+        iterations: number of primal steps, each followed by an update of the multipliers.
+        solver: "condensed", "block_tridiagonal" (see least_squares.py), or "auto" for the faster one.
+        damping: Levenberg-Marquardt damping, in units of the mean of the plan's dynamics multipliers. This is what
+            normalizing the objective by that mean amounts to. Where steps leave the region in which the linearization
+            holds, violations stay, multipliers grow and so does the damping; an absolute damping of the same 1e-3
+            diverges on random RSSMs.
+        eps_dyn: threshold on the squared dynamics violation of a time step.
+        eps_act: threshold on the squared action violation of a time step.
+        eps_con: threshold on the squared violation of a state constraint at a time step.
+        eta: keeps the logarithm of the dual update finite.
+        dual_lr: alpha of the dual update; 0 keeps the multipliers fixed.
+        dual_log: "e" for the paper's natural logarithm, "10" for the base of the authors' code.
+        lam_init: first multipliers of the dynamics.
+        nu_init: first multipliers of the action bounds.
+        kappa_init: first multipliers of the state constraints.
+        reward_residual: r [...] -> residual [...]; maximizing the reward is minimizing its square.
+        jit_compile: compile with XLA where the solver allows it.
+        **options: those of `Planner`.
+    """
+
+    CURVES = ("reward", "dynamics_violation", "action_violation", "lam", "nu")
+    KEEPS_CONSTRAINTS = True
+
+    def __init__(
+        self,
+        problem: LatentProblem,
+        horizon: int,
+        iterations: int = 200,
+        solver: str = "auto",
+        *,
+        damping: float = 1e-3,
+        eps_dyn: float = 1e-4,
+        eps_act: float = 1e-4,
+        eps_con: float = 1e-4,
+        eta: float = 0.01,
+        dual_lr: float = 0.1,
+        dual_log: str = "e",
+        lam_init: float = 1.0,
+        nu_init: float = 1.0,
+        kappa_init: float = 1.0,
+        reward_residual: Callable = softplus_residual,
+        jit_compile: bool = True,
+        **options,
+    ):
+        if solver != "auto" and solver not in SOLVERS:
+            raise unknown("collocation solver", solver, ["auto", *SOLVERS])
+        if dual_log not in ("e", "10"):
+            raise UserError(f"The logarithm of the dual update is 'e' or '10', not {dual_log!r}.")
+        if damping <= 0:
+            raise UserError(f"The damping of LatCo must be positive, not {damping}.")
+        self.solver = faster_solver(horizon, problem.state_size) if solver == "auto" else solver
+        super().__init__(
+            problem, horizon, iterations, jit_compile=jit_compile and self.solver in XLA_SOLVERS, **options
+        )
+        self.damping, self.eta, self.reward_residual = damping, eta, reward_residual
+        self.eps = {"lam": eps_dyn, "nu": eps_act, "kappa": eps_con}
+        self.first_duals = {"lam": lam_init, "nu": nu_init, "kappa": kappa_init}
+        self.log_lr = dual_lr if dual_log == "e" else dual_lr / math.log(10)
+        if problem.constraint is not None:
+            self.CURVES = (*LatCo.CURVES, "constraint_violation", "kappa")
+
+    def dual_update(self, multiplier: tf.Tensor, violation: tf.Tensor, eps: float) -> tf.Tensor:
+        """ICML equation 10 with this planner's alpha and eta; see `optimizers.scale_multipliers`."""
+        return scale_multipliers(multiplier, violation, eps, self.log_lr, self.eta)
+
+    def _optimize(self, z0, seeds, warm, limit):
+        noise = self._noise(seeds, z0.dtype)
+        start = self._start(z0, seeds, warm, noise)
+        search = Search(
+            plan=start,
+            kept=start,
+            duals=self._start_duals(z0),
+            damping=tf.fill([z0.shape[0]], tf.cast(self.damping, z0.dtype)),
+            record=tf.zeros([z0.shape[0], len(self.CURVES)], z0.dtype),
+            rejected=tf.zeros([z0.shape[0]], tf.int32),
+        )
+        search, records, count = self._loop(lambda k, s: self._iterate(k, z0, noise, s), search, limit)
+        residuals = self._residuals(search.plan, self._predict(z0, search.plan, noise), noise)
+        finite, search = self._after_step(count, residuals, search)
+        curves = self._lagged_curves(records, count, search.record)
+        candidates = [plan[:2] for plan in (where_all(finite, search.plan, search.kept), search.kept, start)]
+        actions, states, rewards = best_finite(self.problem, z0, candidates)
+        rejected = search.rejected + tf.cast(~finite, tf.int32)
+        return Plan(actions, states, rewards, curves, count, rejected, actions[:, None])
+
+    def _iterate(self, k, z0, noise, search):
+        """Update the multipliers for the present plan and take step k + 1 from it.
+
+        A plan is kept once its residuals, Jacobians and step have turned out finite; where they have not, the search
+        goes back to the one before and damps the next step more.
+        """
+        moments, A, B = self._expand(z0, search.plan, noise)
+        residuals = self._residuals(search.plan, moments, noise)
+        finite, search = self._after_step(tf.fill([z0.shape[0]], k), residuals, search)
+        rho, g = self._weighted(residuals, search.duals)
+        damping = search.damping * tf.reduce_mean(search.duals["lam"], 1)
+        e, v, V = residuals[:3]
+        dz, da = self.solve(A, B, e, v, V, rho, g, search.duals["lam"], search.duals["nu"], damping)
+        finite &= all_finite(dz, da)
+        return search._replace(
+            plan=where_all(finite, self._moved(search.plan, dz, da, moments), search.kept),
+            kept=where_all(finite, search.plan, search.kept),
+            damping=tf.where(
+                finite, tf.maximum(search.damping / DAMPING_FACTOR, self.damping), search.damping * DAMPING_FACTOR
+            ),
+            rejected=search.rejected + tf.cast(~finite, tf.int32),
+        )
+
+    @property
+    def solve(self) -> Callable:
+        """The linear solver of a step (see least_squares.py)."""
+        return SOLVERS[self.solver]
+
+    def _start_duals(self, z0):
+        shape = [z0.shape[0], self.horizon]
+        duals = {name: tf.fill(shape, tf.cast(self.first_duals[name], z0.dtype)) for name in ("lam", "nu")}
+        if self.problem.constraint is not None:
+            value = self.problem.constraint(z0)  # for its number of columns
+            kappa = tf.cast(self.first_duals["kappa"], z0.dtype)
+            duals["kappa"] = tf.fill([*shape, value.shape[-1]], kappa)
+        return duals
+
+    def _weighted(self, residuals, duals):
+        """The scalar residuals and their gradients with the constraints' multipliers multiplied in."""
+        if "kappa" not in duals:
+            return residuals.rho, residuals.g
+        count = duals["kappa"].shape[-1]
+        weight = tf.concat([tf.ones_like(residuals.rho[..., :-count]), tf.sqrt(duals["kappa"])], -1)
+        return residuals.rho * weight, residuals.g * weight[..., None]
+
+    # What a plan is made of; a Gaussian plan overrides these.
+
+    def _noise(self, seeds, dtype):
+        """Random numbers that all iterations share; deterministic plans need none."""
+        return ()
+
+    def _start(self, z0, seeds, warm, noise):
+        """The first plan: random or warm actions and their rollout."""
+        actions = warm_actions(random_actions(self.problem, self.horizon, seeds, z0.dtype), warm)
+        return rollout(self.problem.step, z0, actions), actions
+
+    def _expand(self, z0, plan, noise):
+        """What the model predicts along a plan, and its Jacobians A [B, H, n, n], B [B, H, n, m]."""
+        mu, A, B = linearize(self.problem, z0, *plan)
+        return (mu,), A, B
+
+    def _predict(self, z0, plan, noise):
+        """What the model predicts along a plan."""
+        return (self.problem.step(before(z0, plan[0]), plan[1]),)
+
+    def _moved(self, plan, dz, da, moments):
+        return plan[0] + dz, plan[1] + da
+
+    def _promise(self, states, plan, noise):
+        """Mean rewards [B, H] and terminal value [B] (or None) of a plan whose states are moved to `states`."""
+        return self.problem.reward(states), terminal_value(self.problem, states)
+
+    def _dynamics(self, plan, moments):
+        """The dynamics residuals [B, H, n] and the squared violation of all dynamics constraints [B, H]."""
+        e = plan[0] - moments[0]
+        return e, tf.reduce_sum(tf.square(e), -1)
+
+    def _residuals(self, plan, moments, noise):
+        """The Residuals of a plan along which the model predicts `moments`."""
+        states, actions = plan[:2]
+        v = action_violation(actions, self.problem.a_max)
+
+        def scalars(states):
+            rewards, value = self._promise(states, plan, noise)
+            promised.append(tf.reduce_sum(rewards, 1) + (0.0 if value is None else value))
+            rows = [objective_residuals(self.problem, self.reward_residual, rewards, value)]
+            if self.problem.constraint is not None:
+                rows.append(tf.nn.relu(self.problem.constraint(states)))
+            return tf.concat(rows, -1)
+
+        promised = []
+        rho, g = own_gradient(scalars, states)
+        e, dynamics = self._dynamics(plan, moments)
+        return Residuals(e, v, tf.sign(actions) * tf.cast(v > 0, v.dtype), rho, g, promised[0], dynamics)
+
+    def _after_step(self, k, residuals, search):
+        """Whether the residuals after step k [B] are finite, bool [B], and the search with its multipliers updated.
+
+        Step 0 is the start, which updates no multipliers. A plan that is not finite leaves them and its record as
+        they are.
+        """
+        finite = all_finite(residuals.e, residuals.rho, residuals.g)
+        violations = {"lam": residuals.dynamics, "nu": tf.reduce_sum(tf.square(residuals.v), -1)}
+        if "kappa" in search.duals:
+            violations["kappa"] = tf.square(residuals.rho[..., -search.duals["kappa"].shape[-1] :])
+        updated = {name: self.dual_update(search.duals[name], x, self.eps[name]) for name, x in violations.items()}
+        duals = where_all(finite & (k > 0), updated, search.duals)
+        record = [residuals.promised]
+        for names in (("lam", "nu"), tuple(x for x in duals if x == "kappa")):
+            record += [_total(violations[name]) for name in names]
+            record += [tf.reduce_mean(tf.reshape(duals[name], [residuals.e.shape[0], -1]), 1) for name in names]
+        record = where_rows(finite, tf.stack(record, -1), search.record)
+        return finite, search._replace(duals=duals, record=record)
+
+    def _settled(self, record):
+        entry = dict(zip(self.CURVES, tf.unstack(record, axis=-1), strict=True))
+        limits = {"dynamics_violation": "lam", "action_violation": "nu", "constraint_violation": "kappa"}
+        met = [entry[key] <= self.horizon * self.eps[name] for key, name in limits.items() if key in entry]
+        return tf.reduce_all(tf.stack(met), 0)
+
+
+# The condensed step costs O(H^2 n^2 + H^3) in float32, the block-tridiagonal one O(H n^3) in float64: at n = 32 the
+# curves cross at a horizon of about 190, at n = 230 well beyond 200 (README, "Measured").
+CROSSOVER = 6.0
+
+
+def faster_solver(horizon: int, state_size: int) -> str:
+    """The faster solver of a collocation step: condensed up to a horizon of `CROSSOVER` times the state size."""
+    return "condensed" if horizon <= CROSSOVER * state_size else "block_tridiagonal"
+
+
+def _total(violation):
+    return tf.reduce_sum(tf.reshape(violation, [violation.shape[0], -1]), 1)

@@ -1,0 +1,126 @@
+"""What GN and iLQR share: a line search on steps in the actions. Conventions and shapes: optimizers.py."""
+
+import abc
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from optimizers import (
+    LatentProblem,
+    Plan,
+    Planner,
+    best_finite,
+    payoffs,
+    random_actions,
+    rollout,
+    warm_actions,
+    where_rows,
+)
+from planners.residuals import DAMPING_FACTOR, objective_residuals, softplus_residual, terminal_value
+from tools.errors import UserError
+
+
+class Shooting(NamedTuple):
+    """What a second-order shooting search carries from one iteration to the next."""
+
+    states: tf.Tensor  # [B, H, n], the rollout of the actions
+    actions: tf.Tensor  # [B, H, m]
+    nu: tf.Tensor  # [B, H], multipliers of the action bounds
+    damping: tf.Tensor  # [B]
+    record: tf.Tensor  # [B, len(CURVES)]
+    rejected: tf.Tensor  # int32 [B]
+
+
+class SecondOrderShooting(Planner):
+    """Steps of a linearized problem in the actions, with a line search and a damping that follows its success.
+
+    Each iteration rolls out all step sizes of `STEP_SIZES` at once and takes the one with the smallest merit, the sum
+    of the squared residuals, if it is finite and smaller than before; otherwise the plan stays and the damping grows.
+
+    Args:
+        problem: the latent problem.
+        horizon: H.
+        iterations: number of steps.
+        damping: first and smallest damping.
+        reward_residual: r [...] -> residual [...]; maximizing the reward is minimizing its square.
+        **options: those of `Planner`.
+    """
+
+    STEP_SIZES = (1.0, 0.5, 0.25, 0.1, 0.03)
+    FACTOR = DAMPING_FACTOR
+
+    def __init__(
+        self,
+        problem: LatentProblem,
+        horizon: int,
+        iterations: int = 100,
+        damping: float = 1e-3,
+        reward_residual: Callable = softplus_residual,
+        **options,
+    ):
+        super().__init__(problem, horizon, iterations, **options)
+        if damping <= 0:
+            raise UserError(f"The damping of {type(self).__name__} must be positive, not {damping}.")
+        self.damping, self.reward_residual = damping, reward_residual
+
+    @abc.abstractmethod
+    def _proposals(self, z0: tf.Tensor, search: Shooting) -> tuple[tf.Tensor, tf.Tensor]:
+        """States [B, L, H, n] and actions [B, L, H, m] for each of the L step sizes."""
+
+    @abc.abstractmethod
+    def _merit(self, states: tf.Tensor, actions: tf.Tensor, nu: tf.Tensor) -> tf.Tensor:
+        """What a step shall make smaller, [...], for states [..., H, n], actions [..., H, m] and nu [..., H]."""
+
+    def _update(self, search):
+        """The search with its multipliers updated."""
+        return search
+
+    def _residuals(self, states):
+        """Those of rewards and terminal value, [..., H, k], for states [..., H, n]."""
+        rewards, value = self.problem.reward(states), terminal_value(self.problem, states)
+        return objective_residuals(self.problem, self.reward_residual, rewards, value)
+
+    def _record(self, search):
+        return tf.reduce_sum(payoffs(self.problem, search.states), 1, keepdims=True)
+
+    def _plan(self, z0, search, records, count, gains=None):
+        candidates = [(search.states, search.actions)]
+        actions, states, rewards = best_finite(self.problem, z0, candidates)
+        curves = self._curves(records, count, search.record)
+        return Plan(actions, states, rewards, curves, count, search.rejected, actions[:, None], gains)
+
+    def _search(self, z0, seeds, warm, limit):
+        actions = warm_actions(random_actions(self.problem, self.horizon, seeds, z0.dtype), warm)
+        B = z0.shape[0]
+        search = Shooting(
+            states=rollout(self.problem.step, z0, actions),
+            actions=actions,
+            nu=tf.ones([B, self.horizon], z0.dtype),
+            damping=tf.fill([B], tf.cast(self.damping, z0.dtype)),
+            record=tf.zeros([B, len(self.CURVES)], z0.dtype),
+            rejected=tf.zeros([B], tf.int32),
+        )
+        search = search._replace(record=self._record(search))
+        return self._loop(lambda k, search: self._iterate(z0, search), search, limit)
+
+    def _iterate(self, z0, search):
+        states, actions = self._proposals(z0, search)
+        nu = tf.repeat(search.nu[:, None], actions.shape[1], 1)
+        now, merits = self._merit(search.states, search.actions, search.nu), self._merit(states, actions, nu)
+        finite = tf.math.is_finite(merits) & tf.reduce_all(tf.math.is_finite(states), [-2, -1])
+        merits = tf.where(finite, merits, merits.dtype.max)
+        best = tf.argmin(merits, 1, tf.int32)
+        better = ~(tf.gather(merits, best, batch_dims=1) >= now)  # also where the present merit is no number
+        better &= tf.reduce_any(finite, 1)
+        moved = [tf.gather(x, best, batch_dims=1) for x in (states, actions)]
+        search = search._replace(
+            states=where_rows(better, moved[0], search.states),
+            actions=where_rows(better, moved[1], search.actions),
+            damping=tf.where(
+                better, tf.maximum(search.damping / self.FACTOR, self.damping), search.damping * self.FACTOR
+            ),
+            rejected=search.rejected + tf.cast(tf.reduce_any(~finite, 1), tf.int32),
+        )
+        search = self._update(search)
+        return search._replace(record=self._record(search))
