@@ -54,7 +54,6 @@ import plan_report
 import planning_agent
 from analysis.figures import save
 from analysis.runs import method_of
-from base_agent import EVAL_SEED
 from envs.distance import goal_distance
 from planning_agent import PlanningAgent
 from tools.command_line import Parser, count, positive
@@ -62,6 +61,7 @@ from tools.config import Config
 from tools.errors import UserError
 from tools.logger import write_video
 from tools.revision import git_revision
+from training.collector import EVAL_SEED
 from training.driver import Driver, Episode
 
 CONFIDENCE = 0.95

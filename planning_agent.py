@@ -26,7 +26,7 @@ import tensorflow as tf
 import envs
 import models
 import optimizers
-from base_agent import BaseAgent, restore
+from base_agent import BaseAgent
 from planners.cem import CEM, RandomShooting
 from planners.discounting import LEAST_DISCOUNT, discounted, start_survival, strip_survival
 from planners.first_order_latco import FirstOrderLatCo
@@ -41,6 +41,7 @@ from planners.latco import LatCo
 from tools.config import Config, load_config
 from tools.errors import UserError, unknown
 from tools.revision import git_revision
+from training.checkpoints import restore
 
 # What a log directory's episodes and weights depend on: a resumed run must agree with the first one in these.
 FIXED_KEYS = (

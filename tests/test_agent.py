@@ -9,10 +9,11 @@ import tensorflow as tf
 
 import optimizers
 import planning_agent
-from base_agent import BaseAgent, Every
+from base_agent import BaseAgent
 from planners.gaussian_latco import moments_by_tape
 from planning_agent import PlanningAgent
 from tools.errors import UserError
+from training.schedules import Every
 
 ACTIONS = 2
 OBSERVATIONS = gymnasium.spaces.Dict(

@@ -12,11 +12,11 @@ from PIL import Image
 import envs
 import evaluate
 import planning_agent
-from base_agent import TrainingRun
 from envs.distance import goal_distance
 from tools.config import load_config
 from tools.errors import UserError
 from training.driver import Driver, Episode
+from training.run import TrainingRun
 
 DEBUG = ["--configs", "defaults", "pointmass", "debug"]
 EPISODES = 3

@@ -15,8 +15,8 @@ import tensorflow as tf
 
 import planning_agent
 import sweep
-from base_agent import TrainingRun
 from tools.config import load_config
+from training.run import TrainingRun
 
 ROOT = Path(__file__).parent.parent
 DEBUG = ["--configs", "defaults"]

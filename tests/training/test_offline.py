@@ -6,11 +6,11 @@ import gymnasium
 import numpy as np
 import pytest
 
-from base_agent import TrainingRun
 from episodes.dataset import settings, write_collection
 from episodes.replay import Replay
 from planning_agent import CEMAgent, open_logdir
 from tools.errors import UserError
+from training.run import TrainingRun
 
 OBSERVATIONS = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)})
 ACTION_SPACE = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -52,7 +52,7 @@ def train(config, logdir):
 
 
 def test_without_steps_updates_are_counted_and_nothing_is_collected(offline_config, tmp_path, monkeypatch):
-    monkeypatch.setattr("base_agent.PRETRAIN_SLICE", 1)
+    monkeypatch.setattr("training.run.PRETRAIN_SLICE", 1)
     agent, rows = train(offline_config.replace(pretrain=5), tmp_path / "run")
     assert (int(agent.updates), int(agent.step)) == (5, 0)
     losses = [row["step"] for row in rows if "model/loss" in row]
@@ -151,7 +151,7 @@ def test_numbers_that_make_no_sense_are_refused(offline_config, key, value):
 
 def test_pretraining_is_saved_on_the_way(offline_config, tmp_path, monkeypatch):
     """Also where environment steps follow it, which may take hours to come."""
-    monkeypatch.setattr("base_agent.PRETRAIN_SLICE", 1)
+    monkeypatch.setattr("training.run.PRETRAIN_SLICE", 1)
     agent = CEMAgent(offline_config.replace(steps=40, pretrain=5, checkpoint_every=2), OBSERVATIONS, ACTION_SPACE)
     run = TrainingRun(agent, tmp_path / "run", quiet=True)
     saved = []

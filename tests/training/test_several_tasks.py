@@ -10,10 +10,11 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import envs
 import plan_report
 import planning_agent
-from base_agent import BaseAgent, TrainingRun
+from base_agent import BaseAgent
 from episodes.replay import Replay
 from tools.config import Config, load_config
 from tools.errors import UserError
+from training.run import TrainingRun
 
 IMAGES = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)})
 ACTIONS = gymnasium.spaces.Box(-1.0, 1.0, (6,), np.float32)

@@ -1,0 +1,91 @@
+"""The environments and episodes of one task of a run."""
+
+from pathlib import Path
+
+import tensorflow as tf
+
+import envs
+from analysis.runs import own_name
+from base_agent import BaseAgent
+from episodes.dataset import check_collection
+from episodes.replay import Replay
+from tools.errors import UserError
+from training.driver import Driver
+
+EVAL_SEED = 1_000_000  # added to the seed of a run
+
+
+class Collector:
+    """The environments and episodes of one task of a run.
+
+    Attributes:
+      task: its name.
+      repeat: simulator steps of a decision.
+      replay: its episodes.
+      decisions: of all its training environments so far.
+      driver: of its training environments, None before `start`.
+      eval_driver: of its evaluation environments, None before the first evaluation.
+    """
+
+    def __init__(self, agent: BaseAgent, task: str, logdir: Path):
+        config, tasks = agent.config, envs.split_tasks(agent.config.task)
+        self.config, self.task, self.alone, self.seed = config, task, len(tasks) == 1, agent.worker_seed
+        self.repeat = envs.action_repeat(config.replace(task=task))
+        folder = logdir / "episodes" if self.alone else logdir / "episodes" / task
+        self.replay = Replay(
+            folder, agent.device_batch_size, config.batch_length, config.replay_capacity // len(tasks),
+            self.seed + tasks.index(task), self._offline_folder(),
+        )  # fmt: skip
+        if config.offline_dir:
+            self._check_offline(agent.action_size)
+        self.decisions = tf.Variable(0, dtype=tf.int64, trainable=False, name="decisions")
+        self.driver: Driver | None = None
+        self.eval_driver: Driver | None = None
+
+    def _offline_folder(self) -> Path | None:
+        """Where the episodes of this task are that the run starts with, checked against its settings."""
+        if not self.config.offline_dir:
+            return None
+        if not self.alone:
+            raise UserError(f"offline_dir holds episodes of one task, this run has {self.config.task}: leave it out.")
+        folder = Path(self.config.offline_dir).expanduser()
+        check_collection(folder, self.config)
+        return folder
+
+    def _check_offline(self, action_size: int) -> None:
+        """Raises UserError where episodes of another origin lack what the model learns from."""
+        for episode in self.replay.memory[:1]:
+            found = episode["action"].shape[1]
+            if found != action_size:
+                raise UserError(
+                    f"Actions in {self.config.offline_dir} have {found} numbers, this task's {action_size}."
+                )
+            for key, wanted in (("cost", self.config.cost_head), ("state", self.config.state_probe)):
+                if wanted and key not in episode:
+                    name = {"cost": "cost_head", "state": "state_probe"}[key]
+                    raise UserError(f"Episodes in {self.config.offline_dir} have no {key} to learn: turn {name} off.")
+
+    def start(self) -> None:
+        """Starts the training environments. A resumed run must not replay the episodes it already has."""
+        self.driver = self._make_driver(self.seed + 1000 * self.replay.episodes)
+
+    def start_evaluation(self) -> Driver:
+        """The evaluation environments at the start of episodes that are the same in every evaluation."""
+        seed = self.config.seed + EVAL_SEED
+        if self.eval_driver is None:
+            self.eval_driver = self._make_driver(seed)
+        self.eval_driver.restart(seed)
+        return self.eval_driver
+
+    def name(self, name: str) -> str:
+        """How a metric of this task is called."""
+        return name if self.alone else own_name(name, self.task)
+
+    def close(self) -> None:
+        """Closes all environments."""
+        for driver in (self.driver, self.eval_driver):
+            if driver is not None:
+                driver.close()
+
+    def _make_driver(self, seed: int) -> Driver:
+        return Driver(envs.make_vector_env(self.config, self.config.envs, seed, self.task))
