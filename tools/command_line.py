@@ -1,6 +1,7 @@
 """Command lines beside planning_agent.py's: options of the program itself, and kinds of numbers."""
 
 import argparse
+import sys
 from typing import NoReturn
 
 from tools.errors import UserError
@@ -27,3 +28,8 @@ def positive(text: str) -> int:
     if not number:
         raise argparse.ArgumentTypeError("'0' is too few: give at least 1")
     return number
+
+
+def note(text: str) -> None:
+    """Tells the user something that is no reason to stop."""
+    print(f"note: {text}", file=sys.stderr)

@@ -12,6 +12,9 @@ from scipy import stats
 
 import plot
 from analysis import figures, runs
+from analysis.curves import draw_curves, task_curves
+from analysis.evaluations import labels, table_rows
+from analysis.statistics import bootstrap, mean_interval
 from tools.config import Config
 
 ROOT = Path(__file__).parents[2]
@@ -146,10 +149,10 @@ def test_mean_and_interval_over_seeds_by_hand(tmp_path, capsys):
 
 def test_interval_agrees_with_scipy_and_ends_where_success_ends():
     values = np.random.default_rng(0).uniform(size=[5, 4])
-    mean, low, high = plot.mean_interval(values)
+    mean, low, high = mean_interval(values)
     right = stats.t.interval(0.95, 4, values.mean(0), stats.sem(values, 0))
     np.testing.assert_allclose((mean, low, high), (values.mean(0), *right))
-    mean, low, high = plot.mean_interval(np.array([[0.0], [0.0], [1.0]]), bounds=(0.0, 1.0))
+    mean, low, high = mean_interval(np.array([[0.0], [0.0], [1.0]]), bounds=(0.0, 1.0))
     assert (low[0], high[0]) == (0.0, 1.0)
 
 
@@ -180,10 +183,8 @@ def test_lines_bands_and_colors_of_the_panels(tmp_path):
             for seed, end in enumerate([100, 200, 200]):
                 write_run(tmp_path / task / method / str(seed), returns((50, 1.0), (end, 2.0 + seed)), task=task)
     found = runs.read_runs([tmp_path])
-    panels = {
-        (task, "train/return"): plot.task_curves(found, task, "train/return", None) for task in ("dmc_a_b", "dmc_c_d")
-    }
-    left, right = plot.draw_curves(panels, ["dmc_a_b", "dmc_c_d"], ["train/return"]).axes
+    panels = {(task, "train/return"): task_curves(found, task, "train/return", None) for task in ("dmc_a_b", "dmc_c_d")}
+    left, right = draw_curves(panels, ["dmc_a_b", "dmc_c_d"], ["train/return"]).axes
     assert (left.get_title(), right.get_title()) == ("dmc_a_b", "dmc_c_d")
     style = figures.styles("xy")
     assert style["x"]["color"] != style["y"]["color"]
@@ -241,13 +242,13 @@ def test_aggregate_over_steps_is_what_rliable_says_of_each(tmp_path):
     from rliable import metrics
 
     matrix = np.random.default_rng(0).uniform(size=[3, 4, 6])
-    last, curve = plot.bootstrap({"latco": matrix}, 50)
+    last, curve = bootstrap({"latco": matrix}, 50)
     for step in range(6):
         assert curve["latco"][0, step] == pytest.approx(metrics.aggregate_iqm(matrix[..., step]))
     np.testing.assert_array_equal(last["latco"][:, 0], curve["latco"][:, -1])
     low, high = curve["latco"][1:]
     assert np.all(low < curve["latco"][0]) and np.all(curve["latco"][0] < high)
-    again = plot.bootstrap({"latco": matrix}, 50)[1]
+    again = bootstrap({"latco": matrix}, 50)[1]
     np.testing.assert_array_equal(again["latco"], curve["latco"])  # the same samples every time
 
 
@@ -383,7 +384,7 @@ def test_models_and_names_of_evaluations_are_told_apart(tmp_path, capsys):
         ["ours", "deep", "latco", "--planning_horizon=50", "6.00"],
         ["ours", "", "latco", "", "5.00"],
     ]
-    assert plot.labels(plot.table_rows(lines)) == [
+    assert labels(table_rows(lines)) == [
         "cem", "cem (model: gd)", "cem (model: latco)", "latco", "cem (model: mppi)",
         "deep (model: ours) --planning_horizon=50", "ours",
     ]  # fmt: skip

@@ -1,0 +1,173 @@
+"""What evaluate.py has written, and the rows of a table of planners that it makes."""
+
+import math
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from analysis import runs as logs
+from analysis.statistics import Estimate, over_seeds
+from tools.command_line import note
+from tools.config import Config
+from tools.errors import UserError
+
+
+class Row(NamedTuple):
+    """What one planner achieved in one task, over the seeds (log directories) of one method of training.
+
+    Attributes:
+        model: the method that trained the world model.
+        method: how the evaluation is called; the model, where it is the run as it was trained.
+        settings: what the evaluation changed besides the planner, as words of a command line.
+        seeds: how many log directories.
+        episodes: of all of them.
+        success: None where the simulator reports none.
+        seconds: of a planning call; the mean over seeds of their medians, NaN where unknown.
+        distances: success by distance to the goal, a list of (low, high, episodes, Estimate).
+    """
+
+    task: str
+    model: str
+    method: str
+    planner: str
+    settings: str
+    seeds: int
+    episodes: int
+    score: Estimate
+    success: Estimate | None
+    seconds: float
+    distances: list[tuple[float, float, int, Estimate]]
+
+
+def read_evaluations(sources: Sequence[Path]) -> list[dict[str, Any]]:
+    """The lines of all files, as they follow each other, each file once. Raises UserError."""
+    paths: dict[str, Path] = {}
+    for source in sources:
+        found = [source] if source.is_file() else list(logs.find_files(source, logs.EVALUATIONS_FILE))
+        if not found:
+            raise UserError(f"{source} holds no {logs.EVALUATIONS_FILE}: evaluate its runs first, by evaluate.py.")
+        for path in found:
+            paths.setdefault(os.path.realpath(path), path)
+    lines = [
+        _checked(line, f"line {number} of {path}") for path in paths.values() for number, line in logs.read_lines(path)
+    ]
+    if not lines:
+        raise UserError(f"{', '.join(map(str, sources))}: no evaluation has ended yet.")
+    return lines
+
+
+def _checked(line: dict[str, Any], place: str) -> dict[str, Any]:
+    """The line itself. Raises UserError unless it is that of an evaluation."""
+    for key in ("task", "method", "planner", "logdir", "episodes", "return"):
+        if key not in line:
+            raise UserError(f"{place} has no {key!r}, so it is no evaluation: give what evaluate.py has written.")
+    bins = line.get("by_distance") or []
+    for key, value in [*line.items(), *(("success", bin.get("success")) for bin in bins)]:
+        if key in ("return", "success") and not (value is None or isinstance(value, dict) and "mean" in value):
+            raise UserError(f"{place}: {key!r} must have a mean, a low and a high end, as evaluate.py writes them.")
+    if any(not bin.keys() >= {"low", "high", "episodes", "success"} for bin in bins):
+        raise UserError(f"{place}: each bin of 'by_distance' must have 'low', 'high', 'episodes' and 'success'.")
+    return line
+
+
+def newest(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The last line of each task, method, planner, log directory and overrides; notes what was done differently."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for line in lines:
+        key = (*_group(line), os.path.abspath(line["logdir"]))
+        other = [name for name in ("seed", "episodes", "updates") if found.get(key, line).get(name) != line.get(name)]
+        if other:
+            note(f"{' '.join(_group(line)).strip()}: the last of several evaluations, with another {', '.join(other)}.")
+        found[key] = line
+    return list(found.values())
+
+
+def _group(line: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+    """What a row of the table stands for: task, model, method, planner, other settings."""
+    model, method, overrides = _model(line), line["method"], line.get("overrides") or []
+    settings = _settings(overrides)
+    if method == model and len(settings) < len(shlex.join(overrides)):
+        method = line["planner"]  # not the run as it was trained
+    return line["task"], model, method, line["planner"], settings
+
+
+def _model(line: Mapping[str, Any]) -> str:
+    """The method of the run that an evaluation is of, which may lie on another machine."""
+    logdir = Path(line["logdir"])
+    if (logdir / "config.yaml").is_file():
+        return logs.method_of(logdir, Config.load(logdir / "config.yaml"))
+    return logdir.parent.name if logdir.name.isdecimal() else line["method"]
+
+
+def _settings(overrides: Sequence[str]) -> str:
+    """Overrides without the planner, which has a column of its own."""
+    words, kept = list(overrides), []
+    while words:
+        word = words.pop(0)
+        if word == "--planner":
+            words[:1] = []
+        elif not word.startswith("--planner="):
+            kept.append(word)
+    return shlex.join(kept)
+
+
+def table_rows(lines: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """A row for each task, method, planner and settings, by their names; several log directories are its seeds."""
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for line in lines:
+        groups.setdefault(_group(line), []).append(line)
+    rows = []
+    for group in sorted(groups):
+        own = groups[group]
+        success = [line["success"] for line in own if line.get("success") is not None]
+        rows.append(
+            Row(
+                *group,
+                seeds=len(own),
+                episodes=sum(line["episodes"] for line in own),
+                score=over_seeds([line["return"] or {} for line in own]),
+                success=over_seeds(success, (0.0, 1.0)) if success else None,
+                seconds=_mean([line.get("plan_seconds") for line in own]),
+                distances=_distances(group, own),
+            )
+        )
+    return rows
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else math.nan
+
+
+def _distances(group: tuple[str, ...], lines: Sequence[Mapping[str, Any]]) -> list[tuple[float, float, int, Estimate]]:
+    """Success by distance over the seeds of a row, by distance; empty where seeds have other bins."""
+    binned = [bins for line in lines if (bins := line.get("by_distance"))]
+    edges = [sorted((bin["low"], bin["high"]) for bin in bins) for bins in binned]
+    if any(each != edges[0] for each in edges):
+        note(f"{' '.join(group).strip()}: seeds have different bins of distance, so they are not drawn by distance.")
+        return []
+    found = []
+    for low, high in edges[0] if edges else []:
+        same = [bin for bins in binned for bin in bins if (bin["low"], bin["high"]) == (low, high) and bin["success"]]
+        if same:
+            estimate = over_seeds([bin["success"] for bin in same], (0.0, 1.0))
+            found.append((low, high, sum(bin["episodes"] for bin in same), estimate))
+    return [each for each in found if not math.isnan(each[-1].mean)]
+
+
+def labels(rows: Sequence[Row]) -> list[str]:
+    """How rows are called in a figure: method, model where several were evaluated, settings where they are changed."""
+    several = len({row.model for row in rows}) > 1
+    models = [f" (model: {row.model})" if several and row.method != row.model else "" for row in rows]
+    names = [f"{row.method}{model} {row.settings}".strip() for row, model in zip(rows, models, strict=True)]
+    planners: dict[tuple[str, str], set[str]] = {}
+    for row, name in zip(rows, names, strict=True):
+        planners.setdefault((row.task, name), set()).add(row.planner)
+    return [
+        f"{name} ({row.planner})" if len(planners[row.task, name]) > 1 else name
+        for row, name in zip(rows, names, strict=True)
+    ]
