@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 import planning_agent
-import sweep
+from sweeps.experiment import planners
 from tools.config import load_config
 from training.run import TrainingRun
 
@@ -80,7 +80,7 @@ def test_every_way_of_planning_trains(words, tmp_path):
 
 
 def test_sweeps_know_every_planner():
-    assert sweep.planners() == list(planning_agent.PLANNERS)
+    assert planners() == list(planning_agent.PLANNERS)
 
 
 def test_feedback_works_where_episodes_end(tmp_path):

@@ -15,6 +15,10 @@ import pytest
 from rich.console import Console
 
 import sweep
+from sweeps.display import Display
+from sweeps.experiment import Run, experiment_lines, make_runs
+from sweeps.runner import _check_capacity
+from sweeps.status import Metrics, Status
 from sweeps.supervisor import Outcome
 from tools.config import Config, load_config, read_schema
 from tools.errors import UserError
@@ -75,8 +79,8 @@ def test_experiment_is_every_line_of_the_rows_with_every_seed(capsys, tmp_path):
 
 def test_settings_of_the_sweep_come_after_those_of_the_line(tmp_path):
     argv = experiment(tmp_path)
-    lines = sweep.experiment_lines(Path(argv[1]), ["ours"], ["--configs", "debug", "--envs", "2"])
-    run = sweep.make_runs(lines, [5], tmp_path)[0]
+    lines = experiment_lines(Path(argv[1]), ["ours"], ["--configs", "debug", "--envs", "2"])
+    run = make_runs(lines, [5], tmp_path)[0]
     config = load_config(run.arguments)
     assert config == run.config
     assert (config.batch_size, config.envs, config.seed, config.logdir) == (4, 2, 5, str(run.folder))
@@ -157,8 +161,8 @@ def test_missing_options_and_small_machines_are_told():
     small = {"Alive": True, "Resources": {"CPU": 2.0}}
     dead = {"Alive": False, "Resources": {"CPU": 8.0, "GPU": 1.0}}
     with pytest.raises(UserError, match="No node has 4 processors and 1 GPUs.*2 and 0"):
-        sweep._check_capacity([small, dead], options)
-    sweep._check_capacity([small, {**dead, "Alive": True}], options)
+        _check_capacity([small, dead], options)
+    _check_capacity([small, {**dead, "Alive": True}], options)
 
 
 # What is shown
@@ -166,11 +170,11 @@ def test_missing_options_and_small_machines_are_told():
 
 def a_run(tmp_path, seed=0):
     config = Config({"task": "pointmass_obstacle", "seed": seed, "steps": 500})
-    return sweep.Run("cem", ("--seed", str(seed)), tmp_path / str(seed), config)
+    return Run("cem", ("--seed", str(seed)), tmp_path / str(seed), config)
 
 
 def test_states_of_a_run(tmp_path):
-    status = sweep.Status(a_run(tmp_path))
+    status = Status(a_run(tmp_path))
     status.started(0, "one/abc", "abc")
     assert (status.state, status.node) == ("running", "one/abc")
     assert status.ended(Outcome(1, "boom"), retries=2) and status.state == "retrying" and "boom" in status.message
@@ -181,13 +185,13 @@ def test_states_of_a_run(tmp_path):
     assert status.state == "retrying" and "two/def" in status.message
     assert status.ended(Outcome(None), retries=2) and not status.ended(Outcome(-9), retries=2)
     assert status.state == "failed" and "-9" in status.message
-    other = sweep.Status(a_run(tmp_path))
+    other = Status(a_run(tmp_path))
     assert not other.ended(Outcome(2, "error: no"), retries=2) and other.state == "failed"
 
 
 def test_metrics_are_followed_as_they_grow(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    metrics = sweep.Metrics(path)
+    metrics = Metrics(path)
     assert not metrics.read() and metrics.show("return") == ""
     first, second = '{"step": 20, "train/return": -3.25}\n', '{"step": 40, "eval/return": 1, "eval/success": null}\n'
     path.write_text(first + second[:12])
@@ -200,10 +204,10 @@ def test_metrics_are_followed_as_they_grow(tmp_path):
 
 
 def test_changes_are_lines_and_a_terminal_has_a_table(tmp_path):
-    statuses = [sweep.Status(a_run(tmp_path, seed)) for seed in (0, 1)]
+    statuses = [Status(a_run(tmp_path, seed)) for seed in (0, 1)]
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "metrics.jsonl").write_text('{"step": 20, "train/return": 1.5, "train/success": 0.5}\n')
-    with open(tmp_path / "text", "w") as file, sweep.Display(statuses, Console(file=file)) as display:
+    with open(tmp_path / "text", "w") as file, Display(statuses, Console(file=file)) as display:
         display.update()
         statuses[1].started(0, "node[1]", "id")
         display.update()
@@ -219,7 +223,7 @@ def test_changes_are_lines_and_a_terminal_has_a_table(tmp_path):
     statuses[0].ended(Outcome(0), 1)
     with open(tmp_path / "screen", "w") as file:
         console = Console(file=file, force_terminal=True, width=140, color_system=None)
-        with sweep.Display(statuses, console) as display:
+        with Display(statuses, console) as display:
             display.update()
     screen = (tmp_path / "screen").read_text()
     assert screen.index("retrying (1)") < screen.index("done") and "20/500" in screen and "node[1]" in screen

@@ -1,0 +1,153 @@
+"""Which runs a sweep has: every task with every planner and seed, or the rows of an experiment file."""
+
+import ast
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import envs
+from episodes.replay import episode_files
+from sweeps import supervisor
+from tools.config import Config, load_config, read_yaml
+from tools.errors import UserError, unknown
+
+PROGRAM = Path(__file__).resolve().parent.parent / "planning_agent.py"
+OWN_WORDS = ("--task", "--planner", "--seed", "--logdir")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: `words` are its settings as planning_agent.py takes them, without the log directory."""
+
+    method: str
+    words: tuple[str, ...]
+    folder: Path
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """How lines about the run call it."""
+        return f"{self.config.task} {self.method} {self.config.seed}"
+
+    @property
+    def arguments(self) -> list[str]:
+        """What planning_agent.py is started with."""
+        return [*self.words, "--logdir", str(self.folder)]
+
+    @property
+    def length(self) -> str:
+        """How long it will be: steps, or updates where it collects nothing."""
+        return f"{self.config.steps:,} steps" if self.config.steps else f"{self.config.pretrain:,} updates"
+
+    @property
+    def identity(self) -> list[str]:
+        """What a complete run is recognized by; the folder may move."""
+        return [PROGRAM.name, *self.words]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to do, as far as this machine can see."""
+        return supervisor.is_done(self.folder, self.identity)
+
+
+def planners() -> list[str]:
+    """The planners' names, read off the table in planning_agent.py, whose import would bring TensorFlow."""
+    for node in ast.parse(PROGRAM.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PLANNERS":
+            return [ast.literal_eval(key) for key in node.value.keys]
+    raise RuntimeError(f"{PROGRAM} has no table PLANNERS.")
+
+
+def product_lines(tasks: Sequence[str], names: Sequence[str], settings: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """(method, words) for every task and planner."""
+    _check_words(settings, "a sweep", OWN_WORDS)
+    return [(name, [*settings, "--task", task, "--planner", name]) for task in tasks for name in names]
+
+
+def experiment_lines(path: Path, rows: Sequence[str], settings: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """(row, words) for every command line of some rows of an experiment file, of all rows where none is named.
+
+    The settings come after those of the line; presets among them stack on the line's, and the line's keys beat them.
+
+    Raises:
+      UserError: the file is not as the head of this module says, or lacks a row.
+    """
+    _check_words(settings, "an experiment", OWN_WORDS)
+    content = read_yaml(path)
+    lines = []
+    for row in rows or content:
+        if row not in content:
+            raise unknown(f"row (of {path})", row, map(str, content))
+        if not isinstance(row, str) or not re.fullmatch(r"\w[\w.+-]*", row):
+            raise UserError(f"{path}: a row names a folder, so {row!r} must be of letters, digits and any of _.+-")
+        commands = content[row]
+        if not isinstance(commands, list) or not commands or not all(isinstance(line, str) for line in commands):
+            raise UserError(f"{path}: row {row} must be a list of command lines, each '- --key value ...'.")
+        for line in commands:
+            try:
+                words = shlex.split(line)
+            except ValueError as error:
+                raise UserError(f"{path}: {line!r} in row {row} is no command line ({error}).") from None
+            _check_words(words, f"row {row} of {path}", ("--seed", "--logdir", "--help", "-h"))
+            lines.append((row, [*words, *settings]))
+    return lines
+
+
+def _check_words(words: Sequence[str], where: str, refused: Sequence[str]) -> None:
+    for word in words:
+        name = word.partition("=")[0]
+        if name in refused:
+            raise UserError(f"{name} has no place in {where}, which sets it for each run: leave it out.")
+
+
+def make_runs(lines: Sequence[tuple[str, Sequence[str]]], seeds: Sequence[int], out: Path) -> list[Run]:
+    """Every line with every seed, all lines with the first seed first. Nothing is imported or started for it.
+
+    Raises:
+      UserError: a command line that planning_agent.py would refuse, or two runs in one folder.
+    """
+    names = planners()
+    configs = [_checked_config(words, names) for _, words in lines]
+    # Runs start in the folder of the program, wherever the sweep does.
+    folders = [_absolute(config.offline_dir) for config in configs]
+    lines = [(method, [*words, *folder]) for (method, words), folder in zip(lines, folders, strict=True)]
+    runs: dict[Path, Run] = {}
+    for seed in seeds:
+        for (method, words), config in zip(lines, configs, strict=True):
+            folder = out / config.task / method / str(seed)
+            if folder in runs:
+                raise UserError(
+                    f"Two runs would share the folder {folder}: name each task, planner, row and seed once."
+                )
+            resolved = config.replace(seed=seed, logdir=str(folder)).resolved()
+            runs[folder] = Run(method, (*words, "--seed", str(seed)), folder, resolved)
+    return list(runs.values())
+
+
+def _checked_config(words: Sequence[str], names: Sequence[str]) -> Config:
+    """The settings of a command line. Raises UserError for what can be seen without an environment or a model."""
+    config = load_config(words)
+    if config.planner not in names:
+        raise unknown("planner", config.planner, names)
+    for task in envs.split_tasks(config.task):
+        envs.split_task(task)
+    if config.strategy == "multi_worker":
+        raise UserError(
+            "strategy multi_worker needs several hosts and a run of a sweep has one: choose mirrored or one."
+        )
+    return config
+
+
+def _absolute(offline_dir: str) -> list[str]:
+    """The words that name a folder of episodes wherever a run starts, if there is one."""
+    return ["--offline_dir", str(Path(offline_dir).expanduser().absolute())] if offline_dir else []
+
+
+def check_tasks(runs: Sequence[Run]) -> None:
+    """Makes one environment of each task in another process, and looks for offline episodes. Raises UserError."""
+    for run in runs:
+        envs.spaces(run.config)  # seconds for each task; the same one again costs nothing
+        if (folder := run.config.offline_dir) and not episode_files(folder):
+            raise UserError(f"{folder} holds no episodes: make some with collect.py, or name another --offline_dir.")
