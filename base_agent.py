@@ -135,8 +135,8 @@ class BaseAgent:
             overshooting.
 
         Returns:
-          the loss, metrics, and the posterior states; loss and metrics are this device's shares (`distribution.py`),
-          on a single device simply the values.
+          the loss, metrics, and the posterior states; loss and metrics are this device's shares (`data_parallel.py`
+          of training/), on a single device simply the values.
         """
         c, model, mask = self.config, self.model, batch["mask"]
         size = model.dynamics.noise_size
@@ -278,7 +278,7 @@ class BaseAgent:
     def policy(
         self, obs: dict[str, np.ndarray], is_first: np.ndarray, state: Any, *, explore: bool
     ) -> tuple[np.ndarray, Any, dict]:
-        """Filters the observations of a batch of environments and acts; see `driver.Driver` for the contract.
+        """Filters the observations of a batch of environments and acts; see `training.driver.Driver` for the contract.
 
         Args:
           obs: 'image' uint8 [B, 64, 64, 3].

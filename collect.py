@@ -98,7 +98,7 @@ class MixedPolicy:
     def __call__(
         self, obs: dict[str, np.ndarray], is_first: np.ndarray, state: Any
     ) -> tuple[np.ndarray, Any, dict[str, np.ndarray]]:
-        """A policy as `driver.Driver` wants it; 'scripted' among what it says of its actions."""
+        """A policy as `training.driver.Driver` wants it; 'scripted' among what it says of its actions."""
         kinds, gaussian = state or (np.zeros(len(is_first), bool), None)
         kinds = np.array([self.choose() if first else kind for kind, first in zip(kinds, is_first, strict=True)])
         action, gaussian = correlated_actions(gaussian, is_first, self.size, self.correlation, self.rng)

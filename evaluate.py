@@ -114,7 +114,7 @@ class Policy:
     def __call__(
         self, obs: dict[str, np.ndarray], is_first: np.ndarray, state: dict | None
     ) -> tuple[np.ndarray, dict, dict[str, np.ndarray]]:
-        """See `driver.Driver`."""
+        """See `training.driver.Driver`."""
         if state is not None:
             # An environment that waits must not ask for plans: each call of the planner takes random numbers and time.
             state = state | {"cursor": np.where(self._driver.waiting, 0, state["cursor"])}

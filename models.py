@@ -1,7 +1,7 @@
 """World model: encoder, decoder, heads, and what holds them together with the latent dynamics (PlaNet appendix A).
 
-The dynamics are in `dynamics.py`, the distributions of their latents in `latents.py`. Nothing here knows environments,
-files or the config: sizes come in as arguments.
+The dynamics are in `world_model/dynamics.py`, the distributions of their latents in `world_model/latents.py`. Nothing
+here knows environments, files or the config: sizes come in as arguments.
 
 Every part is a Keras model because a plain `tf.Module` does not see the variables of Keras 3 layers and would train
 nothing.

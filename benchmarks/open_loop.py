@@ -210,7 +210,7 @@ def read_data(name: str, folder: Path, config: Config, horizon: int, count: int)
 
     Args:
         name: of the data set.
-        folder: of episode files as `replay.Replay` writes them.
+        folder: of episode files as `episodes.replay.Replay` writes them.
         config: batch size and length, replay capacity and seed.
         horizon: steps to predict, K.
         count: chunks at most.

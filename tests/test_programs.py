@@ -29,7 +29,7 @@ def read_metrics(logdir):
 SUITES = ["dmc", "metaworld", "pointmass", "gym"]
 PLANNERS = sorted(planning_agent.PLANNERS)
 # The others are slow. Below, point masses and a Gymnasium environment are trained on in other ways that are quick, and
-# test_several_tasks.py has DM Control.
+# training/test_several_tasks.py has DM Control.
 QUICK = [("metaworld", "latco"), ("dmc", "cem")]
 PAIRS = [
     pytest.param(suite, planner, marks=[] if (suite, planner) in QUICK else pytest.mark.slow)
