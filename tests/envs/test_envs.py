@@ -385,7 +385,7 @@ def test_agent_and_simulator_do_not_meet_in_one_process(tmp_path):
         import envs
         sys.modules["tensorflow"] = types.ModuleType("tensorflow")
         config = types.SimpleNamespace(task="dmc_cartpole_balance", action_repeat=8, time_limit=0, camera="",
-                                       render_quality="fast", reward="sparse", randomize=True)
+                                       render_quality="fast", reward="sparse", randomize=True, starts="near")
         batch = envs.make_vector_env(config, 1, 0)
         print(batch.reset()[0]["image"].shape, [name for name in ("mujoco", "dm_control") if name in sys.modules])
         batch.close()
