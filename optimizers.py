@@ -34,6 +34,8 @@ MULTIPLIER_RANGE = (1e-6, 1e10)
 # quiet iteration happens by chance, as when a multiplier has yet to grow.
 PATIENCE = 5
 
+SCORE_STREAM = 7  # which of a plan's streams of random numbers compares the restarts
+
 
 @dataclasses.dataclass(frozen=True)
 class LatentProblem:
@@ -133,6 +135,8 @@ class Planner(abc.ABC):
         iterations: of the optimization.
         restarts: plans made in parallel for each first state, from random starts of their own; the one with the best
             return under the model is returned.
+        restart_samples: rollouts of the sampled dynamics whose mean return compares the restarts; 0 compares them
+            under the mean dynamics. Where the dynamics have no noise it is always the latter.
         tolerance: stop a plan once its reward changed by less than this fraction in each of `PATIENCE` iterations in a
             row and it keeps its constraints; 0 always runs all iterations.
         jit_compile: compile with XLA.
@@ -149,6 +153,7 @@ class Planner(abc.ABC):
         iterations: int,
         *,
         restarts: int = 1,
+        restart_samples: int = 0,
         tolerance: float = 0.0,
         jit_compile: bool = True,
     ):
@@ -157,6 +162,8 @@ class Planner(abc.ABC):
                 raise UserError(f"The {name} must be at least 1, not {value}.")
         if restarts < 1:
             raise UserError(f"n_parallel_plans must be at least 1, not {restarts}.")
+        if restart_samples < 0:
+            raise UserError(f"restart_samples must be a number of rollouts from 0 on, not {restart_samples}.")
         if tolerance < 0:
             raise UserError(f"The tolerance of the early stop must not be negative, but it is {tolerance}.")
         if problem.constraint is not None and not self.KEEPS_CONSTRAINTS:
@@ -165,7 +172,7 @@ class Planner(abc.ABC):
                 "to false."
             )
         self.problem, self.horizon, self.iterations = problem, horizon, iterations
-        self.restarts, self.tolerance = restarts, tolerance
+        self.restarts, self.restart_samples, self.tolerance = restarts, restart_samples, tolerance
         self.traces = 0
         self._compiled = tf.function(self._traced, jit_compile=jit_compile, autograph=False)
 
@@ -216,8 +223,9 @@ class Planner(abc.ABC):
         return chosen._replace(non_finite=tf.reduce_sum(tf.reshape(plan.non_finite, [B, R]), 1))
 
     def _score(self, z0, plan, seeds):
-        """The return [B] by which restarts are compared."""
-        del z0, seeds
+        """The return [B] by which restarts are compared: under the mean dynamics, or mean of sampled rollouts."""
+        if self.restart_samples and self.problem.sample_step is not None:
+            return sampled_return(self.problem, z0, plan.actions, fold_in(seeds, SCORE_STREAM), self.restart_samples)
         score = tf.reduce_sum(plan.rewards, 1)
         return score if plan.value is None else score + plan.value
 
@@ -309,6 +317,21 @@ def rollout(step: Callable, z0: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
     time_first = tf.transpose(actions, [actions.shape.rank - 2, *range(actions.shape.rank - 2), actions.shape.rank - 1])
     states = tf.scan(step, time_first, z0)
     return tf.transpose(states, [*range(1, actions.shape.rank - 1), 0, actions.shape.rank - 1])
+
+
+def sampled_return(
+    problem: LatentProblem, z0: tf.Tensor, actions: tf.Tensor, seeds: tf.Tensor, samples: int
+) -> tf.Tensor:
+    """Mean return [B], terminal value included, of `samples` sampled rollouts of actions [B, H, m] from z0 [B, n].
+
+    One seed a plan, int32 [B, 2].
+    """
+    shape = [samples, actions.shape[1], problem.noise_size]
+    noise = per_plan(lambda seed: tf.random.stateless_normal(shape, seed, dtype=z0.dtype), seeds, z0.dtype)
+    m, spread = problem.action_size, lambda x: tf.repeat(x[:, None], samples, 1)
+    inputs = tf.concat([spread(actions), noise], -1)
+    states = rollout(lambda z, x: problem.sample_step(z, x[..., :m], x[..., m:]), spread(z0), inputs)
+    return tf.reduce_mean(tf.reduce_sum(payoffs(problem, states), -1), -1)
 
 
 def payoffs(problem: LatentProblem, states: tf.Tensor) -> tf.Tensor:

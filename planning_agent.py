@@ -112,7 +112,8 @@ class PlanningAgent(BaseAgent):
 
     def planner_options(self) -> dict:
         """What every planner is told besides its own settings."""
-        return {"restarts": self.config.n_parallel_plans, "tolerance": self.config.plan_tolerance}
+        c = self.config
+        return {"restarts": c.n_parallel_plans, "restart_samples": c.restart_samples, "tolerance": c.plan_tolerance}
 
     def policy(
         self, obs: dict[str, np.ndarray], is_first: np.ndarray, state: Any, *, explore: bool
@@ -332,7 +333,7 @@ class LatCoAgent(PlanningAgent):
         return self.planner_options() | {
             "damping": c.latco_damping, "eps_act": c.latco_eps_act, "eps_con": c.latco_eps_con, "eta": c.latco_eta,
             "dual_lr": c.latco_dual_lr, "dual_log": c.latco_dual_log, "lam_init": c.latco_lam_init,
-            "nu_init": c.latco_nu_init, "kappa_init": c.latco_kappa_init,
+            "nu_init": c.latco_nu_init, "kappa_init": c.latco_kappa_init, "finish": c.latco_finish,
         }  # fmt: skip
 
 

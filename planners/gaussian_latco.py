@@ -5,6 +5,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from optimizers import LatentProblem, before, fold_in, payoffs, per_plan, random_actions, warm_actions
+from planners.finish import Finished
 from planners.latco import LatCo
 from tools.errors import UserError
 
@@ -38,13 +39,15 @@ class GaussianLatCo(LatCo):
         solver: str = "auto",
         samples: int = 50,
         eps_dyn: float = 1e-2,
+        finish: int = 0,
         **options,
     ):
         if problem.sample_step is None:
             raise UserError("Gaussian LatCo needs a latent problem with a sample_step.")
         if samples < 2:
             raise UserError(f"Gaussian LatCo needs at least 2 samples, not {samples}.")
-        super().__init__(problem, horizon, iterations, solver, eps_dyn=eps_dyn, **options)
+        # Its finish makes a plan follow the dynamics and does not improve it, which one step does.
+        super().__init__(problem, horizon, iterations, solver, eps_dyn=eps_dyn, finish=min(finish, 1), **options)
         self.samples = samples
 
     def _noise(self, seeds, dtype):
@@ -64,7 +67,10 @@ class GaussianLatCo(LatCo):
 
     def _start(self, z0, seeds, warm, noise):
         """Random or warm actions, and the moments that they lead to."""
-        actions = warm_actions(random_actions(self.problem, self.horizon, seeds, z0.dtype), warm)
+        return self._rollout(z0, warm_actions(random_actions(self.problem, self.horizon, seeds, z0.dtype), warm), noise)
+
+    def _rollout(self, z0, actions, noise):
+        """The plan of `actions` [B, H, m] that follows the moments of the dynamics."""
         inputs = [tf.transpose(x, [1, 0, *range(2, x.shape.rank)]) for x in (actions, *noise)]
 
         def step(moments, x):
@@ -77,6 +83,17 @@ class GaussianLatCo(LatCo):
         start = (z0, tf.zeros_like(z0), tf.zeros_like(noise[0][:, 0]))
         mean, std, _ = tf.scan(step, inputs, start)
         return tf.transpose(mean, [1, 0, 2]), actions, tf.transpose(std, [1, 0, 2])
+
+    def _finish(self, z0, actions, noise, steps):
+        del steps
+        bound = self.problem.a_max
+        plan = self._rollout(z0, tf.clip_by_value(actions, -bound, bound), noise)
+        rewards, value = self._promise(plan[0], plan, noise)
+        score = tf.reduce_sum(rewards, 1) + (0.0 if value is None else value)
+        excess = tf.zeros_like(score)
+        if self.problem.constraint is not None:
+            excess = tf.reduce_sum(tf.square(tf.nn.relu(self.problem.constraint(plan[0]))), [-2, -1])
+        return Finished(plan[0], plan[1], score, excess, excess), score[:, None]
 
     def _expand(self, z0, plan, noise):
         z = self._particles(z0, plan, noise)

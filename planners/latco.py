@@ -26,6 +26,7 @@ from optimizers import (
     where_all,
     where_rows,
 )
+from planners.finish import finish
 from planners.least_squares import block_tridiagonal_step, condensed_step
 from planners.residuals import DAMPING_FACTOR, objective_residuals, softplus_residual, terminal_value
 from tools.errors import UserError, unknown
@@ -81,6 +82,8 @@ class LatCo(Planner):
         lam_init: first multipliers of the dynamics.
         nu_init: first multipliers of the action bounds.
         kappa_init: first multipliers of the state constraints.
+        finish: steps after those, on plans within the bounds that follow the dynamics (finish.py); 0 leaves the last
+            iterate as it is, whose actions are clipped for execution.
         reward_residual: r [...] -> residual [...]; maximizing the reward is minimizing its square.
         jit_compile: compile with XLA where the solver allows it.
         **options: those of `Planner`.
@@ -106,6 +109,7 @@ class LatCo(Planner):
         lam_init: float = 1.0,
         nu_init: float = 1.0,
         kappa_init: float = 1.0,
+        finish: int = 0,
         reward_residual: Callable = softplus_residual,
         jit_compile: bool = True,
         **options,
@@ -116,10 +120,13 @@ class LatCo(Planner):
             raise UserError(f"The logarithm of the dual update is 'e' or '10', not {dual_log!r}.")
         if damping <= 0:
             raise UserError(f"The damping of LatCo must be positive, not {damping}.")
+        if finish < 0:
+            raise UserError(f"The finish of LatCo takes a number of steps from 0 on, not {finish}.")
         self.solver = faster_solver(horizon, problem.state_size) if solver == "auto" else solver
         super().__init__(
-            problem, horizon, iterations, jit_compile=jit_compile and self.solver in XLA_SOLVERS, **options
+            problem, horizon, iterations + finish, jit_compile=jit_compile and self.solver in XLA_SOLVERS, **options
         )
+        self.finish = finish
         self.damping, self.eta, self.reward_residual = damping, eta, reward_residual
         self.eps = {"lam": eps_dyn, "nu": eps_act, "kappa": eps_con}
         self.first_duals = {"lam": lam_init, "nu": nu_init, "kappa": kappa_init}
@@ -142,14 +149,42 @@ class LatCo(Planner):
             record=tf.zeros([z0.shape[0], len(self.CURVES)], z0.dtype),
             rejected=tf.zeros([z0.shape[0]], tf.int32),
         )
-        search, records, count = self._loop(lambda k, s: self._iterate(k, z0, noise, s), search, limit)
+        search_limit = tf.minimum(limit, self.iterations - self.finish)
+        search, records, count = self._loop(lambda k, s: self._iterate(k, z0, noise, s), search, search_limit)
         residuals = self._residuals(search.plan, self._predict(z0, search.plan, noise), noise)
         finite, search = self._after_step(count, residuals, search)
         curves = self._lagged_curves(records, count, search.record)
         candidates = [plan[:2] for plan in (where_all(finite, search.plan, search.kept), search.kept, start)]
         actions, states, rewards = best_finite(self.problem, z0, candidates)
         rejected = search.rejected + tf.cast(~finite, tf.int32)
-        return Plan(actions, states, rewards, curves, count, rejected, actions[:, None])
+        plan = Plan(actions, states, rewards, curves, count, rejected, actions[:, None])
+        return self._finished(z0, plan, noise, limit) if self.finish else plan
+
+    def _finished(self, z0, plan, noise, limit):
+        """The plan after its finish; as it is where the search was told to stop before."""
+        steps = tf.maximum(limit - (self.iterations - self.finish), 0)
+        end, scores = self._finish(z0, plan.actions, noise, steps)
+        zero, held = tf.zeros_like(scores), tf.ones_like(scores)
+        tails = {"reward": scores, "dynamics_violation": zero, "action_violation": zero}
+        tails["constraint_violation"] = end.excess[:, None] * held
+        curves = {}
+        for name, curve in plan.curves.items():
+            tail = tails.get(name, curve[:, -1:] * held)
+            curves[name] = tf.concat([curve[:, : -self.finish], tail], 1)
+        rewards = self.problem.reward(rollout(self.problem.step, z0, end.actions))
+        finished = (end.actions, end.states, rewards, curves, plan.iterations + steps, plan.non_finite)
+        finished = Plan(*finished, kept=end.actions[:, None])
+        choose = lambda new, old: None if new is None else tf.where(steps > 0, new, old)  # noqa: E731
+        return tf.nest.map_structure(choose, finished, plan)
+
+    def _finish(self, z0, actions, noise, steps):
+        """The finished plan that `actions` [B, H, m] become, and its score after each step [B, finish]."""
+
+        def residuals(states):
+            rewards, value = self.problem.reward(states), terminal_value(self.problem, states)
+            return objective_residuals(self.problem, self.reward_residual, rewards, value)
+
+        return finish(self.problem, z0, actions, self.finish, steps, residuals)
 
     def _iterate(self, k, z0, noise, search):
         """Update the multipliers for the present plan and take step k + 1 from it.

@@ -67,6 +67,24 @@ def shooting_step(A, B, v, V, rho, g, nu, damping) -> tf.Tensor:
     return target + action_scale * _least_norm(rows, rho, target / action_scale)
 
 
+def projected_shooting_step(A, B, rho, g, side, damping) -> tf.Tensor:
+    """Solve for the step da [P, H, m] of Gauss-Newton on actions within their bounds; damping on the actions.
+
+    Actions at a bound that the gradient pushes outwards are held there, which leaves a smaller problem for the others
+    (projected Newton, Bertsekas 1982); the caller clips what the step moves over a bound.
+
+    Args:
+        side: [P, H, m], the sign of an action that is at its bound, 0 for the others.
+
+    The other shapes and conventions: the module's docstring.
+    """
+    scale = tf.math.rsqrt(tf.cast(damping, rho.dtype))[:, None, None] * tf.ones_like(side)
+    rows = _action_rows(_adjoints(A, g), B, scale)  # [H (t), P, H k, m]
+    gradient = tf.einsum("hpim,pi->phm", rows, tf.reshape(rho, [rho.shape[0], -1]))
+    free = tf.cast(side * gradient >= 0.0, rho.dtype)  # descent, against the gradient, leads inwards
+    return scale * free * _least_norm(rows * _time_first(free)[:, :, None], rho, tf.zeros_like(side))
+
+
 def _action_terms(v, V, nu, damping):
     """P_t^(-1/2) [P, H, m] and abar [P, H, m] of the action bound and the damping."""
     bound = nu[..., None]

@@ -1,0 +1,97 @@
+"""The end of a collocation search: a plan that keeps its bounds and the dynamics exactly.
+
+A multiplier acts only after its bound was crossed, so the last iterate of collocation may lie a little outside, and
+clipped for execution it is another plan. The finish clips it once, rolls it out, and improves what it then has by
+projected Gauss-Newton steps on the actions (Bertsekas 1982): actions at a bound that the gradient pushes outwards are
+held there, the others take the condensed step without slacks, and a line search over clipped rollouts accepts a step
+only if the return under the model grows.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from optimizers import LatentProblem, linearize, own_gradient, payoffs, rollout, where_rows
+from planners.least_squares import projected_shooting_step
+from planners.residuals import DAMPING_FACTOR
+
+STEP_SIZES = (1.0, 0.3, 0.1, 0.03)
+DAMPING = 1e-3  # first and smallest damping of the actions, as GN has it
+
+
+class Finished(NamedTuple):
+    """A plan that follows the dynamics.
+
+    Attributes:
+        states: [B, H, n], the rollout of the actions.
+        actions: [B, H, m], within the bounds.
+        score: [B], rewards and terminal value under the mean dynamics.
+        excess: [B], squared violation of the state constraints, which no step may increase.
+        damping: [B], of the next step.
+    """
+
+    states: tf.Tensor
+    actions: tf.Tensor
+    score: tf.Tensor
+    excess: tf.Tensor
+    damping: tf.Tensor
+
+
+def finish(
+    problem: LatentProblem, z0: tf.Tensor, actions: tf.Tensor, count: int, limit: tf.Tensor, residuals: Callable
+) -> tuple[Finished, tf.Tensor]:
+    """Finish plans that start in z0 [B, n].
+
+    Args:
+        problem: the latent problem.
+        z0: first states [B, n].
+        actions: [B, H, m], of any size; they are clipped first.
+        count: the largest number of steps.
+        limit: scalar, how many of them to take.
+        residuals: states [B, H, n] -> residuals of the objective [B, H, k].
+
+    Returns:
+        the finished plan, and its score after each step [B, count]; from `limit` on the last one.
+    """
+    start = _feasible(problem, z0, actions, tf.fill([z0.shape[0]], tf.cast(DAMPING, z0.dtype)))
+
+    def body(k, plan, history):
+        plan = _improve(problem, z0, plan, residuals)
+        return k + 1, plan, history.write(k, plan.score)
+
+    history = tf.TensorArray(z0.dtype, count, element_shape=[z0.shape[0]])
+    loop = tf.while_loop(lambda k, *_: k < limit, body, (0, start, history), maximum_iterations=count)
+    scores = tf.transpose(loop[2].stack())
+    return loop[1], tf.where(tf.range(count) < limit, scores, loop[1].score[:, None])
+
+
+def _feasible(problem, z0, actions, damping):
+    """Clipped actions [..., H, m] from z0 [..., n] with their rollout."""
+    actions = tf.clip_by_value(actions, -problem.a_max, problem.a_max)
+    states = rollout(problem.step, z0, actions)
+    excess = tf.zeros(actions.shape[:-2], z0.dtype)
+    if problem.constraint is not None:
+        excess = tf.reduce_sum(tf.square(tf.nn.relu(problem.constraint(states))), [-2, -1])
+    return Finished(states, actions, tf.reduce_sum(payoffs(problem, states), -1), excess, damping)
+
+
+def _improve(problem, z0, plan, residuals):
+    """One projected step with its line search; the plan stays where no step size helps, and damps the next one more."""
+    _, A, B = linearize(problem, z0, plan.states, plan.actions)
+    rho, g = own_gradient(residuals, plan.states)
+    bound, L = problem.a_max, len(STEP_SIZES)
+    side = tf.sign(plan.actions) * tf.cast(tf.abs(plan.actions) >= bound, plan.actions.dtype)
+    step = projected_shooting_step(A, B, rho, g, side, plan.damping)
+    sizes = tf.constant(STEP_SIZES, step.dtype)[:, None, None]
+    tried = plan.actions[:, None] + sizes * step[:, None]
+    tried = _feasible(problem, tf.repeat(z0[:, None], L, 1), tried, tf.repeat(plan.damping[:, None], L, 1))
+    allowed = tf.math.is_finite(tried.score) & (tried.excess <= plan.excess[:, None])
+    score = tf.where(allowed, tried.score, tried.score.dtype.min)
+    best = tf.argmax(score, 1, tf.int32)
+    better = tf.reduce_max(score, 1) > plan.score
+    moved = Finished(*(tf.gather(x, best, batch_dims=1) for x in tried))
+    damping = tf.where(better, tf.maximum(plan.damping / DAMPING_FACTOR, DAMPING), plan.damping * DAMPING_FACTOR)
+    return Finished(*(where_rows(better, new, old) for new, old in zip(moved, plan, strict=True)))._replace(
+        damping=damping
+    )

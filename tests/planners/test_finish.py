@@ -1,0 +1,107 @@
+"""The finish of collocation: bounded least squares with a known answer, and plans that keep their bounds."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from problems import SEED, curved, far, linear_quadratic, ridge, shifted_root
+from scipy.optimize import lsq_linear
+
+from optimizers import LatentProblem, rollout
+from planners.finish import finish
+from planners.gaussian_latco import GaussianLatCo
+from planners.latco import LatCo
+
+EAGER = {"jit_compile": False}
+
+# Two masses on a line that actions of at most 0.4 push about; the first wants to be at 1, the second to be at rest.
+A = np.array([[1.0, 0.3], [0.0, 0.9]])
+B = np.array([[0.1], [0.5]])
+TARGET, WEIGHTS, BOUND = np.array([1.0, 0.0]), np.array([1.0, 0.2]), 0.4
+
+
+def bounded() -> LatentProblem:
+    step = lambda z, a: tf.linalg.matvec(tf.constant(A, z.dtype), z) + tf.linalg.matvec(tf.constant(B, z.dtype), a)  # noqa: E731
+    reward = lambda z: -tf.reduce_sum(tf.constant(WEIGHTS, z.dtype) * tf.square(z - tf.constant(TARGET, z.dtype)), -1)  # noqa: E731
+    return LatentProblem(step, reward, 2, 1, a_max=BOUND)
+
+
+def bounded_optimum(z0, H):
+    """The best actions [H] by scipy's bounded least squares on the stacked problem."""
+    power = [np.linalg.matrix_power(A, k) for k in range(H + 1)]
+    rows = [np.concatenate([power[t - k] @ B if k <= t else 0 * B for k in range(H)], 1) for t in range(H)]
+    scale = np.sqrt(np.tile(WEIGHTS, H))
+    free = np.concatenate([power[t + 1] @ z0 - TARGET for t in range(H)])
+    return lsq_linear(scale[:, None] * np.concatenate(rows), -scale * free, (-BOUND, BOUND), tol=1e-12).x
+
+
+def test_the_finish_ends_at_the_bounded_optimum():
+    H, z0 = 8, np.array([[0.0, 0.0], [0.5, -1.0]])
+    problem = bounded()
+    # Both coordinates' errors as residuals: their squares sum to minus the return, so that the optima are the same.
+    errors = lambda z: tf.constant(np.sqrt(WEIGHTS)) * (z - tf.constant(TARGET))  # noqa: E731
+    plan, scores = finish(problem, tf.constant(z0), tf.constant(np.full([2, H, 1], 3.0)), 30, tf.constant(30), errors)
+    expected = np.stack([bounded_optimum(start, H) for start in z0])
+    held = np.abs(expected) > BOUND - 1e-6
+    assert held.any() and not held.all(), "some actions are at their bounds, some are not"
+    np.testing.assert_allclose(plan.actions[..., 0], expected, atol=2e-3)
+    assert np.abs(plan.actions).max() <= BOUND
+    np.testing.assert_allclose(plan.states, rollout(problem.step, tf.constant(z0), plan.actions))
+    assert np.all(np.diff(scores, axis=1) >= 0.0)
+
+
+def test_the_finish_takes_as_many_steps_as_it_is_told():
+    problem, z0 = bounded(), tf.zeros([1, 2], tf.float64)
+    errors = lambda z: z - tf.constant(TARGET)  # noqa: E731
+    start = tf.zeros([1, 6, 1], tf.float64)
+    ends = [finish(problem, z0, start, 5, tf.constant(limit), errors) for limit in (0, 2, 5)]
+    np.testing.assert_array_equal(ends[0][0].actions, start)
+    np.testing.assert_array_equal(ends[1][1][:, :2], ends[2][1][:, :2])
+    np.testing.assert_array_equal(ends[1][1][:, 2:], np.repeat(ends[1][0].score[:, None], 3, 1))
+    assert ends[0][0].score < ends[1][0].score
+
+
+def test_the_finish_does_not_break_a_state_constraint_further():
+    # Speed is asked to stay below 0.3; the reward alone would have more.
+    problem = bounded()
+    fast = lambda z: z[..., 1:] - 0.3  # noqa: E731
+    asked = LatentProblem(problem.step, problem.reward, 2, 1, a_max=BOUND, constraint=fast)
+    errors = lambda z: z - tf.constant(TARGET)  # noqa: E731
+    start = tf.fill([1, 8, 1], tf.constant(0.05, tf.float64))
+    z0 = tf.zeros([1, 2], tf.float64)
+    kept, free = (finish(p, z0, start, 10, tf.constant(10), errors)[0] for p in (asked, problem))
+    assert np.all(free.states[..., 1].numpy().max() > 0.35)
+    assert np.all(kept.states[..., 1] <= 0.3) and kept.excess == 0.0
+
+
+@pytest.mark.parametrize("name", ["far", "ridge", "curved", "linear_quadratic"])
+def test_finished_plans_are_feasible_and_no_worse(name):
+    problem = {"far": far, "ridge": ridge, "curved": curved, "linear_quadratic": linear_quadratic}[name]()
+    z0 = np.full([3, problem.state_size], 0.1, np.float32)
+    options = EAGER | {"reward_residual": shifted_root} if name == "linear_quadratic" else EAGER
+    clipped, finished = (LatCo(problem, 8, 40, finish=steps, **options)(z0, SEED) for steps in (0, 10))
+    for curve in ("dynamics_violation", "action_violation"):
+        assert clipped.curves[curve].shape[1] == 40 and finished.curves[curve].shape[1] == 50
+        np.testing.assert_array_equal(finished.curves[curve][:, -1], 0.0)
+        np.testing.assert_allclose(finished.curves[curve][:, :40], clipped.curves[curve], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(finished.states, rollout(problem.step, tf.constant(z0), finished.actions), atol=1e-4)
+    assert np.abs(finished.actions).max() <= problem.a_max
+    returns = [plan.rewards.numpy().sum(1) for plan in (clipped, finished)]
+    assert np.all(returns[1] >= returns[0] - 1e-3 * np.abs(returns[0]))
+    np.testing.assert_allclose(finished.curves["reward"][:, -1], returns[1], rtol=1e-4)
+    np.testing.assert_array_equal(finished.iterations, 50)
+
+
+def test_a_search_stopped_early_is_not_finished():
+    planner, z0 = LatCo(far(), 6, 20, finish=5, **EAGER), np.zeros([2, 1], np.float32)
+    plain = LatCo(far(), 6, 20, **EAGER)(z0, SEED, iterations=12)
+    early = planner(z0, SEED, iterations=12)
+    np.testing.assert_allclose(early.states, plain.states, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(early.iterations, 12)
+    assert planner.traces == 1
+
+
+def test_gaussian_plans_end_within_the_bounds_on_the_moments_of_the_dynamics():
+    planner = GaussianLatCo(far(), 6, 15, samples=50, finish=10, **EAGER)
+    plan = planner(np.zeros([2, 1], np.float32), SEED)
+    assert plan.curves["action_violation"].shape == (2, 16) and np.all(plan.curves["action_violation"][:, -1] == 0.0)
+    np.testing.assert_allclose(plan.states[..., 0], np.cumsum(0.1 * plan.actions[..., 0], 1), atol=1e-4)
