@@ -22,6 +22,7 @@ from optimizers import (
     linearize_by_tape,
     own_gradient,
     rollout,
+    sampled_return,
     scale_multipliers,
     split_seed,
 )
@@ -170,11 +171,14 @@ def test_a_warm_start_that_is_the_optimum_is_kept(name):
     assert np.sum(warm.rewards[1]) < np.sum(warm.rewards[0])
 
 
-@pytest.mark.parametrize("name", ["cem", "gd", "latco", "gaussian_latco", "ilqr"])
-def test_the_best_of_the_restarts_is_returned(name):
+@pytest.mark.parametrize(
+    ("name", "samples"), [("cem", 0), ("gd", 0), ("gd", 8), ("latco", 0), ("gaussian_latco", 0), ("ilqr", 0)]
+)
+def test_the_best_of_the_restarts_is_returned(name, samples):
     build, z0 = BUILDERS[name][0], np.array([[0.1, 0.2], [1.0, -1.0]])
-    many = build(curved(), HORIZON, restarts=3, **EAGER)
-    plan, one = many(z0, SEED), build(curved(), HORIZON, **EAGER)
+    options = EAGER | {"restart_samples": samples}
+    many = build(curved(), HORIZON, restarts=3, **options)
+    plan, one = many(z0, SEED), build(curved(), HORIZON, **options)
     seeds = split_seed(tf.constant(SEED), 2)
     for row in range(2):
         singles = [one(z0[row : row + 1], seed[None]) for seed in split_seed(seeds[row], 3)]
@@ -183,6 +187,34 @@ def test_the_best_of_the_restarts_is_returned(name):
         best = singles[int(np.argmax(scores))]
         np.testing.assert_allclose(plan.actions[row], best.actions[0], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(plan.curves["reward"][row], best.curves["reward"][0], rtol=1e-4, atol=1e-5)
+
+
+def test_sampled_returns_are_those_of_single_rollouts():
+    problem = linear_quadratic()
+    z0 = tf.constant([[0.1, 0.2, 0.0], [1.0, -1.0, 0.0]], tf.float64)
+    actions = tf.constant(np.random.default_rng(0).normal(size=(2, 4, 1)))
+    seeds = split_seed(tf.constant(SEED), 2)
+    found = sampled_return(problem, z0, actions, seeds, 3)
+    for row in range(2):
+        noise, total = tf.random.stateless_normal([3, 4, problem.noise_size], seeds[row], dtype=tf.float64), 0.0
+        for sample in range(3):
+            z = z0[row]
+            for t in range(4):
+                z = problem.sample_step(z, actions[row, t], noise[sample, t])
+                total += float(problem.reward(z)) / 3
+        assert float(found[row]) == pytest.approx(total, rel=1e-9)
+
+
+def test_sampled_returns_choose_the_plan_that_survives_noise():
+    # In the mean a state of 1 pays most; its noise, which grows with the state, makes a state of 0.2 the better choice.
+    sample = lambda z, a, noise: a + tf.nn.relu(a - 0.5) * 4.0 * noise  # noqa: E731
+    reward = lambda z: -tf.square(z[..., 0] - 1.0)  # noqa: E731
+    problem = LatentProblem(lambda z, a: a, reward, 1, 1, sample_step=sample, noise_size=1)
+    options = EAGER | {"restarts": 32}
+    sure, naive = (
+        GD(problem, 1, 1, restart_samples=count, **options)(np.zeros([4, 1]), SEED, iterations=0) for count in (500, 0)
+    )
+    assert np.all(naive.actions > 0.8) and np.all(sure.actions < 0.7)
 
 
 def test_only_the_first_restart_starts_warm():
