@@ -54,8 +54,8 @@ def test_report_of_the_runs_own_planner(trained, capsys):
     agent, logdir = trained
     report = run(capsys, "--logdir", logdir)
     assert report["files"] == [str(logdir / "reports" / f"plan_latco_0_{name}.png") for name in ("curves", "frames")]
-    # Three panels; the start, iterations 2 and 4 (the last one), the execution. Six columns.
-    assert sizes(report) == [(960, 1116), (840, 588)]
+    # Three panels; the start, iterations 2, 4 and 6 (the last one, finished), the execution. Six columns.
+    assert sizes(report) == [(960, 1116), (840, 696)]
     assert (report["task"], report["planner"], report["seed"]) == ("pointmass_obstacle", "latco", 0)
     assert (report["iterations"], report["horizon"], report["executed"]) == (4, HORIZON, HORIZON)
     assert (report["step"], report["updates"]) == (int(agent.step), int(agent.updates))
