@@ -57,7 +57,7 @@ def test_report_of_the_runs_own_planner(trained, capsys):
     # Three panels; the start, iterations 2, 4 and 6 (the last one, finished), the execution. Six columns.
     assert sizes(report) == [(960, 1116), (840, 696)]
     assert (report["task"], report["planner"], report["seed"]) == ("pointmass_obstacle", "latco", 0)
-    assert (report["iterations"], report["horizon"], report["executed"]) == (4, HORIZON, HORIZON)
+    assert (report["iterations"], report["horizon"], report["executed"]) == (6, HORIZON, HORIZON)
     assert (report["step"], report["updates"]) == (int(agent.step), int(agent.updates))
     assert report["violations"].keys() == {"dynamics_violation", "action_violation"}
     assert report["multipliers"].keys() == {"lam", "nu"}
