@@ -1,11 +1,12 @@
 """BaseAgent: the world model and its loss, the train step, filtering and exploration.
 
-It trains in the loop of training/run.py. It does not know which planner runs; a subclass says how to act (`act`).
+It trains in the loop of training/run.py. Neither knows which planner runs, or that plans exist at all: a subclass says
+how to act (`act`), what to log about it, and which states it plans to reach (`planned_states`).
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -67,6 +68,20 @@ def _check_settings(c: Config) -> None:
         )
     if c.value_head and c.strategy != "one":
         raise UserError(f"value_head learns on one device, not with strategy {c.strategy}: use strategy one.")
+
+
+class PolicyState(NamedTuple):
+    """What a policy of B environments needs at the next step.
+
+    Attributes:
+      latent: the filtered states.
+      action: float32 [B, A], executed last.
+      plan: what `BaseAgent.act` returned for itself.
+    """
+
+    latent: models.State
+    action: np.ndarray
+    plan: Any = None
 
 
 class BaseAgent:
@@ -276,8 +291,14 @@ class BaseAgent:
         return self.model.dynamics.obs_step(state, action, embed, is_first, noise)
 
     def policy(
-        self, obs: dict[str, np.ndarray], is_first: np.ndarray, state: Any, *, explore: bool
-    ) -> tuple[np.ndarray, Any, dict]:
+        self,
+        obs: dict[str, np.ndarray],
+        is_first: np.ndarray,
+        state: PolicyState | None,
+        *,
+        explore: bool,
+        idle: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, PolicyState, dict]:
         """Filters the observations of a batch of environments and acts; see `training.driver.Driver` for the contract.
 
         Args:
@@ -285,25 +306,38 @@ class BaseAgent:
           is_first: bool [B], which environments start an episode.
           state: the policy state of the previous step, or None.
           explore: whether to add exploration noise.
+          idle: bool [B], which environments only wait for the others, so that no plan is made for them; None for none.
         """
+        batch = len(is_first)
         if state is None:
-            batch = len(is_first)
-            state = {
-                "latent": self.model.dynamics.initial(batch),
-                "action": np.zeros([batch, self.action_size], np.float32),
-            }
-        latent = self.filter(obs["image"], is_first, state["latent"], state["action"])
-        action, state, extras = self.act(latent, is_first, state)
+            state = PolicyState(self.model.dynamics.initial(batch), np.zeros([batch, self.action_size], np.float32))
+        latent = self.filter(obs["image"], is_first, state.latent, state.action)
+        action, plan, extras = self.act(latent, is_first, state.plan, np.zeros(batch, bool) if idle is None else idle)
         if explore:
             action = action + self.config.expl_noise * self.noise.standard_normal(action.shape)
         action = np.clip(action, -1.0, 1.0).astype(np.float32)
-        return action, {**state, "latent": latent, "action": action}, extras
+        return action, PolicyState(latent, action, plan), extras
 
     def act(
-        self, latent: models.State, is_first: np.ndarray, state: dict
-    ) -> tuple[np.ndarray, dict, dict[str, np.ndarray]]:
-        """Actions [B, A] for filtered states, the policy state to keep, what to record per action (name -> [B])."""
+        self, latent: models.State, is_first: np.ndarray, plan: Any, idle: np.ndarray
+    ) -> tuple[np.ndarray, Any, dict]:
+        """Acts in filtered states.
+
+        Args:
+          latent: of B environments.
+          is_first: bool [B], which environments start an episode.
+          plan: what the previous call returned, None at first.
+          idle: bool [B], which environments may be given any action.
+
+        Returns:
+          actions [B, A]; what the next call needs; and what to record: 'predicted_reward' [B] of the actions,
+          'planned' bool [B], where a plan was made, and 'metrics', name -> [B], to log where one was.
+        """
         raise NotImplementedError("BaseAgent does not act: use a subclass such as PlanningAgent.")
+
+    def planned_states(self, state: PolicyState) -> np.ndarray | None:
+        """The features [B, H, n] that the agent plans to reach next, for pictures; None if it does not plan."""
+        return None
 
     def random_policy(
         self, obs: dict[str, np.ndarray], is_first: np.ndarray, state: Any

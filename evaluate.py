@@ -54,6 +54,7 @@ import plan_report
 import planning_agent
 from analysis.figures import save
 from analysis.runs import method_of
+from base_agent import PolicyState
 from envs.distance import goal_distance
 from planning_agent import PlanningAgent
 from tools.command_line import Parser, count, positive
@@ -112,18 +113,17 @@ class Policy:
         self.plan_seconds: list[float] = []
 
     def __call__(
-        self, obs: dict[str, np.ndarray], is_first: np.ndarray, state: dict | None
-    ) -> tuple[np.ndarray, dict, dict[str, np.ndarray]]:
+        self, obs: dict[str, np.ndarray], is_first: np.ndarray, state: PolicyState | None
+    ) -> tuple[np.ndarray, PolicyState, dict]:
         """See `training.driver.Driver`."""
-        if state is not None:
-            # An environment that waits must not ask for plans: each call of the planner takes random numbers and time.
-            state = state | {"cursor": np.where(self._driver.waiting, 0, state["cursor"])}
-        action, state, extras = self._agent.policy(obs, is_first, state, explore=False)
-        seconds = extras["speed/plan_seconds"][extras["planned"]]
+        # Environments that wait need no plans: each call of the planner takes time and random numbers.
+        idle = self._driver.waiting
+        action, state, extras = self._agent.policy(obs, is_first, state, explore=False, idle=idle)
+        seconds = extras["metrics"]["speed/plan_seconds"][extras["planned"]]
         self.plan_seconds += [float(value) for value in seconds[:1] if np.isfinite(value)]
         if self._plans:
-            start = models.get_feat(state["latent"]).numpy()
-            extras = extras | {"plan_start": start, "plan_states": state["plan_states"]}
+            start = models.get_feat(state.latent).numpy()
+            extras = extras | {"plan_start": start, "plan_states": self._agent.planned_states(state)}
         return action, state, extras
 
 
@@ -257,8 +257,8 @@ def describe(episode: Episode, seeds: Sequence[int], task: str) -> Row:
         row["distance"] = distance
     planned = extras["planned"].astype(bool)
     row["plans"] = int(planned.sum())
-    for name, values in extras.items():
-        if name.startswith("plan/"):
+    for name, values in extras["metrics"].items():
+        if name.startswith("plan/"):  # "model/" and "speed/" are about other things
             known = values[planned & np.isfinite(values)]
             row[name.removeprefix("plan/")] = float(known.mean()) if known.size else math.nan
     return row

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 # Before TensorFlow is imported: its start-up notices would hide the progress line. Set it to 0 to see them.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -26,7 +25,7 @@ import tensorflow as tf
 import envs
 import models
 import optimizers
-from base_agent import BaseAgent
+from base_agent import BaseAgent, PolicyState
 from planners.cem import CEM, RandomShooting
 from planners.discounting import LEAST_DISCOUNT, discounted, start_survival, strip_survival
 from planners.first_order_latco import FirstOrderLatCo
@@ -38,6 +37,7 @@ from planners.icem import ICEM
 from planners.ilqr import ILQR
 from planners.image_collocation import ImageCollocation
 from planners.latco import LatCo
+from planners.plan_state import PlanState
 from tools.config import Config, load_config
 from tools.errors import UserError, unknown
 from tools.revision import git_revision
@@ -56,9 +56,7 @@ class PlanningAgent(BaseAgent):
     """Model-predictive control for a batch of environments (LatCo algorithm 1, PlaNet algorithm 1).
 
     An environment gets a new plan at the start of an episode and whenever `mpc_steps` actions of its last one are
-    executed. The plans travel in the policy state: 'plan_actions' [B, H, A], 'plan_states' [B, H, n], 'plan_rewards'
-    [B, H], 'plan_stats' (name -> [B]) and 'cursor' [B], the number of actions already executed; with a warm start also
-    'plan_kept' [B, C, H, A], with feedback 'plan_gains' [B, H, A, n].
+    executed. The plans travel in the policy state (`planners.plan_state.PlanState`).
     """
 
     def __init__(self, config: Config, observation_space: gymnasium.spaces.Dict, action_space: gymnasium.spaces.Box):
@@ -116,18 +114,25 @@ class PlanningAgent(BaseAgent):
         return {"restarts": c.n_parallel_plans, "restart_samples": c.restart_samples, "tolerance": c.plan_tolerance}
 
     def policy(
-        self, obs: dict[str, np.ndarray], is_first: np.ndarray, state: Any, *, explore: bool
-    ) -> tuple[np.ndarray, Any, dict]:
+        self,
+        obs: dict[str, np.ndarray],
+        is_first: np.ndarray,
+        state: PolicyState | None,
+        *,
+        explore: bool,
+        idle: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, PolicyState, dict]:
         """As `BaseAgent.policy`; where the value learns from plans, it does so after those made while collecting."""
-        action, state, extras = super().policy(obs, is_first, state, explore=explore)
+        action, state, extras = super().policy(obs, is_first, state, explore=explore, idle=idle)
         if not explore or self.value_data != "plans":
             return action, state, extras
-        planned, metrics = extras["planned"], {}
+        planned, learned = extras["planned"], {}
         if planned.any():
             for _ in range(self.config.value_updates):
-                metrics = self.learn_from_plans(models.get_feat(state["latent"]), state["plan_states"], planned)
-        said = {name: np.where(planned, float(metrics.get(name, np.nan)), np.nan) for name in ("value_loss", "value")}
-        return action, state, extras | {f"model/{name}": values for name, values in said.items()}
+                learned = self.learn_from_plans(models.get_feat(state.latent), state.plan.states, planned)
+        values = {name: np.where(planned, float(learned.get(name, np.nan)), np.nan) for name in ("value_loss", "value")}
+        metrics = extras["metrics"] | {f"model/{name}": value for name, value in values.items()}
+        return action, state, extras | {"metrics": metrics}
 
     def _learn_from_plans(self, feat: tf.Tensor, states: tf.Tensor, planned: tf.Tensor) -> models.Metrics:
         """One update of the value on planned states (ColloDreamer algorithm 1).
@@ -144,39 +149,33 @@ class PlanningAgent(BaseAgent):
         return self.value.learn(feat, self.model.reward(feat), self.discount(feat), follows)
 
     def act(
-        self, latent: models.State, is_first: np.ndarray, state: dict
-    ) -> tuple[np.ndarray, dict, dict[str, np.ndarray]]:
-        """The next action of every environment's plan, after planning anew where a plan is missing or used up."""
-        # Without a plan, as after a prefill that ended within an episode, it counts as used up.
-        cursor = state.get("cursor", np.full(len(is_first), self.config.mpc_steps))
-        need = is_first | (cursor >= self.config.mpc_steps)
+        self, latent: models.State, is_first: np.ndarray, plan: PlanState | None, idle: np.ndarray
+    ) -> tuple[np.ndarray, PlanState, dict]:
+        """The next action of every environment's plan, after planning where a plan is missing or used up."""
+        feat, steps = models.get_feat(latent), self.config.mpc_steps
+        need = np.ones_like(is_first) if plan is None else (is_first | (plan.cursor >= steps)) & ~idle
+        if plan is not None:
+            plan = plan._replace(cursor=np.where(idle, 0, plan.cursor))
         if need.any():
-            plans = self.plan(latent, self._warm(state, is_first, cursor))
-            # Plans are made for the whole batch, so that shapes stay static; environments in the middle of a plan keep
-            # theirs.
-            keep = {key: state.get(key, value) for key, value in plans.items()}
-            state = state | {key: _where(need, plans[key], keep[key]) for key in plans}
-            cursor = np.where(need, 0, cursor)
-        rows = np.arange(len(is_first))
-        action, predicted = state["plan_actions"][rows, cursor], state["plan_rewards"][rows, cursor]
-        if "plan_gains" in state:  # feedback around the planned states; a plan starts where the environment is
-            deviation = models.get_feat(latent).numpy() - state["plan_states"][rows, np.maximum(cursor - 1, 0)]
-            deviation[cursor == 0] = 0.0
-            action = action + np.einsum("bmn,bn->bm", state["plan_gains"][rows, cursor], deviation)
-        extras = {"predicted_reward": predicted, "planned": need, **state["plan_stats"]}
-        return action, state | {"cursor": cursor + 1}, extras
+            new = self.plan(feat, self._warm(plan, is_first))
+            # All environments are planned for, so that shapes stay static; those within a plan keep theirs.
+            plan = new if plan is None else plan.replace_where(need, new)
+        action = plan.next_action(feat.numpy())
+        extras = {"predicted_reward": plan.next_reward(), "planned": need, "metrics": plan.metrics}
+        return action, plan._replace(cursor=plan.cursor + 1), extras
 
-    def _warm(self, state: dict, is_first: np.ndarray, cursor: np.ndarray) -> optimizers.Warm | None:
-        """What is left of the last plans, shifted by the actions already executed; None where `warm_start` is off."""
+    def planned_states(self, state: PolicyState) -> np.ndarray:
+        """See `BaseAgent.planned_states`."""
+        return state.plan.states
+
+    def _warm(self, plan: PlanState | None, is_first: np.ndarray) -> optimizers.Warm | None:
+        """What new plans may start from; None where `warm_start` is off."""
         if not self.config.warm_start:
             return None
-        H = self.config.planning_horizon
-        if "plan_kept" not in state:
-            shape = (len(is_first), self.planner.sequences, H, self.action_size)
+        if plan is None:
+            shape = (len(is_first), self.planner.sequences, self.config.planning_horizon, self.action_size)
             return optimizers.Warm(np.zeros(shape, np.float32), np.zeros(len(is_first), np.int32))
-        index = (cursor[:, None] + np.arange(H)) % H
-        kept = np.take_along_axis(state["plan_kept"], index[:, None, :, None], 2)
-        return optimizers.Warm(kept, np.where(is_first, 0, np.maximum(H - cursor, 0)).astype(np.int32))
+        return plan.warm_start(is_first)
 
     def planner_start(self, feat: tf.Tensor) -> tf.Tensor:
         """The planner's first states from features [..., n]."""
@@ -192,41 +191,22 @@ class PlanningAgent(BaseAgent):
         plan = self.planner(self.planner_start(feat), seed, warm, **options)
         return strip_survival(plan) if self.discounted else plan
 
-    def plan(
-        self, latent: models.State, warm: optimizers.Warm | None = None
-    ) -> dict[str, np.ndarray | dict[str, np.ndarray]]:
-        """Plans from latent states: the plan entries of the policy state, with the last iteration's statistics."""
+    def plan(self, feat: tf.Tensor, warm: optimizers.Warm | None = None) -> PlanState:
+        """New plans from features [B, n], with the statistics of the planner's last iteration as metrics."""
         start, traces = time.perf_counter(), self.planner.traces
-        plan = self.plan_from(models.get_feat(latent), self.rng.uniform_full_int([2], tf.int32), warm)
-        actions = plan.actions.numpy()
+        plan = self.plan_from(feat, self.rng.uniform_full_int([2], tf.int32), warm)
+        batch = len(plan.actions.numpy())  # waits for the plan
         # A call that compiles says nothing about the speed of planning.
         seconds = time.perf_counter() - start if self.planner.traces == traces else np.nan
-        stats = {f"plan/{name}": curve[:, -1].numpy() for name, curve in plan.curves.items() if name != "reward"}
+        metrics = {f"plan/{name}": curve[:, -1].numpy() for name, curve in plan.curves.items() if name != "reward"}
         if plan.value is not None:
-            stats["plan/value"] = plan.value.numpy()
-        stats |= {
+            metrics["plan/value"] = plan.value.numpy()
+        metrics |= {
             "plan/non_finite": plan.non_finite.numpy().astype(np.float32),
             "plan/iterations": plan.iterations.numpy().astype(np.float32),
-            "speed/plan_seconds": np.full(len(actions), seconds, np.float32),
+            "speed/plan_seconds": np.full(batch, seconds, np.float32),
         }
-        plans = {
-            "plan_actions": actions,
-            "plan_states": plan.states.numpy(),
-            "plan_rewards": plan.rewards.numpy(),
-            "plan_stats": stats,
-        }
-        if self.config.warm_start:
-            plans["plan_kept"] = plan.kept.numpy()
-        if plan.gains is not None:
-            plans["plan_gains"] = plan.gains.numpy()
-        return plans
-
-
-def _where(mask: np.ndarray, new, old):
-    """`new` in the rows of `mask` [B], `old` elsewhere, through dicts."""
-    if isinstance(new, dict):
-        return {key: _where(mask, new[key], old[key]) for key in new}
-    return np.where(mask.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+        return PlanState.begin(plan, metrics, self.config.warm_start)
 
 
 class RandomShootingAgent(PlanningAgent):

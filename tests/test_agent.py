@@ -167,13 +167,14 @@ def test_nobody_but_the_planner_sees_the_survival(tiny_config, name):
     agent = planning_agent.PLANNERS[name](tiny_config.replace(**changes), OBSERVATIONS, ACTION_SPACE)
     agent.planner._compiled = agent.planner._traced  # compiling takes longer than planning
     latent, n = agent.model.dynamics.initial(2), tiny_config.stoch + tiny_config.deter
-    _, state, _ = agent.act(latent, np.ones(2, bool), {})
+    idle = np.zeros(2, bool)
+    _, plan, _ = agent.act(latent, np.ones(2, bool), None, idle)
     assert agent.planner.problem.state_size == n + 1
-    assert state["plan_states"].shape == (2, 4, n) and state["plan_kept"].shape[-2:] == (4, ACTIONS)
-    assert ("plan_gains" in state) == (name == "ilqr")
+    assert plan.states.shape == (2, 4, n) and plan.kept.shape[-2:] == (4, ACTIONS)
+    assert (plan.gains is not None) == (name == "ilqr")
     if name == "ilqr":
-        assert state["plan_gains"].shape == (2, 4, ACTIONS, n) and np.any(state["plan_gains"])
-    action, _, extras = agent.act(latent, np.zeros(2, bool), state)
+        assert plan.gains.shape == (2, 4, ACTIONS, n) and np.any(plan.gains)
+    action, _, extras = agent.act(latent, np.zeros(2, bool), plan, idle)
     assert action.shape == (2, ACTIONS) and np.all(np.isfinite(action)) and not np.any(extras["planned"])
 
 
@@ -280,43 +281,54 @@ class CountingAgent(PlanningAgent):
         return CountingPlanner(problem, self.config.planning_horizon, 1)
 
 
-def act(agent, is_first, state):
+def act(agent, is_first, plan, idle=(False, False)):
     latent = agent.model.dynamics.initial(len(is_first))
-    action, state, extras = agent.act(latent, np.array(is_first), state)
-    return (100 * action[:, 0]).round().astype(int).tolist(), state, extras
+    action, plan, extras = agent.act(latent, np.array(is_first), plan, np.array(idle[: len(is_first)]))
+    return (100 * action[:, 0]).round().astype(int).tolist(), plan, extras
 
 
 def test_plans_are_made_when_missing_or_used_up_and_only_there(tiny_config):
     agent = CountingAgent(tiny_config.replace(planning_horizon=5, mpc_steps=3), OBSERVATIONS, ACTION_SPACE)
-    actions, state, extras = act(agent, [True, True], {})
+    actions, plan, extras = act(agent, [True, True], None)
     assert actions == [10, 10] and extras["planned"].tolist() == [True, True]
-    actions, state, _ = act(agent, [False, False], state)
+    actions, plan, _ = act(agent, [False, False], plan)
     assert actions == [11, 11] and agent.planner.calls == 1
     # Environment 1 starts a new episode: it gets plan 2, environment 0 goes on with the last action of plan 1.
-    actions, state, extras = act(agent, [False, True], state)
+    actions, plan, extras = act(agent, [False, True], plan)
     assert actions == [12, 20] and extras["planned"].tolist() == [False, True]
-    assert extras["plan/lam"].tolist() == [1.0, 2.0]
-    actions, state, extras = act(agent, [False, False], state)
+    assert extras["metrics"]["plan/lam"].tolist() == [1.0, 2.0]
+    actions, plan, extras = act(agent, [False, False], plan)
     assert actions == [30, 21] and extras["planned"].tolist() == [True, False]
     np.testing.assert_allclose(extras["predicted_reward"], [0.30, 0.21], atol=1e-6)
 
 
+def test_environments_that_idle_ask_for_no_plans(tiny_config):
+    agent = CountingAgent(tiny_config.replace(planning_horizon=2, mpc_steps=2), OBSERVATIONS, ACTION_SPACE)
+    plan, idle = None, (False, True)
+    for is_first in ([True, True], [False, False], [False, False]):
+        _, plan, extras = act(agent, is_first, plan, idle if plan else (False, False))
+    assert agent.planner.calls == 2 and extras["planned"].tolist() == [True, False]
+    for _ in range(3):  # longer than its plan is
+        _, plan, extras = act(agent, [False, False], plan, (True, True))
+    assert agent.planner.calls == 2 and not extras["planned"].any()
+
+
 def test_an_episode_taken_over_from_another_policy_gets_a_plan_at_once(tiny_config):
     agent = CountingAgent(tiny_config.replace(planning_horizon=5, mpc_steps=3), OBSERVATIONS, ACTION_SPACE)
-    actions, _, extras = act(agent, [False, True], {})
+    actions, _, extras = act(agent, [False, True], None)
     assert actions == [10, 10] and extras["planned"].tolist() == [True, True]
 
 
 def test_a_warm_start_is_what_is_left_of_each_environment_s_own_plan(tiny_config):
     config = tiny_config.replace(planning_horizon=5, mpc_steps=3, warm_start=True)
     agent = CountingAgent(config, OBSERVATIONS, ACTION_SPACE)
-    _, state, _ = act(agent, [True, True], {})
+    _, plan, _ = act(agent, [True, True], None)
     assert agent.planner.warm.steps.tolist() == [0, 0] and agent.planner.warm.actions.shape == (2, 1, 5, ACTIONS)
-    _, state, _ = act(agent, [False, False], state)
+    _, plan, _ = act(agent, [False, False], plan)
     # Environment 1 starts an episode after two actions: nothing of its plan holds; environment 0 is asked nothing.
-    _, state, _ = act(agent, [False, True], state)
+    _, plan, _ = act(agent, [False, True], plan)
     assert agent.planner.warm.steps.tolist() == [3, 0]
-    _, state, _ = act(agent, [False, False], state)  # environment 0 has executed 3 actions, environment 1 one
+    _, plan, _ = act(agent, [False, False], plan)  # environment 0 has executed 3 actions, environment 1 one
     warm = agent.planner.warm
     assert warm.steps.tolist() == [2, 4]
     np.testing.assert_allclose(warm.actions[0, 0, :2, 0], [0.13, 0.14], atol=1e-6)
@@ -325,7 +337,7 @@ def test_a_warm_start_is_what_is_left_of_each_environment_s_own_plan(tiny_config
 
 def test_without_warm_start_planners_start_afresh(tiny_config):
     agent = CountingAgent(tiny_config, OBSERVATIONS, ACTION_SPACE)
-    act(agent, [True], act(agent, [True], {})[1])
+    act(agent, [True], act(agent, [True], None)[1])
     assert agent.planner.calls == 2 and agent.planner.warm is None
 
 
@@ -333,9 +345,9 @@ def test_feedback_corrects_for_the_distance_to_the_planned_state(tiny_config):
     agent = CountingAgent(tiny_config.replace(planning_horizon=5, mpc_steps=5), OBSERVATIONS, ACTION_SPACE)
     agent.planner.gain = 0.01
     n = tiny_config.stoch + tiny_config.deter
-    actions, state, _ = act(agent, [True], {})
+    actions, plan, _ = act(agent, [True], None)
     assert actions == [10]  # the plan starts where the environment is
-    actions, _, _ = act(agent, [False], state)
+    actions, _, _ = act(agent, [False], plan)
     assert actions == [11 - n]  # the planned state is one in all of its n entries, the environment's zero
 
 
@@ -345,9 +357,9 @@ def test_rewards_that_are_no_numbers_are_counted_and_survived(tiny_config):
         agent = planning_agent.PLANNERS[name](config, OBSERVATIONS, ACTION_SPACE)
         agent.model.reward.out.bias.assign([np.nan])
         first = np.ones(2, bool)
-        action, _, extras = agent.act(agent.model.dynamics.initial(2), first, {})
+        action, _, extras = agent.act(agent.model.dynamics.initial(2), first, None, ~first)
         assert np.all(np.isfinite(action)) and np.all(np.abs(action) <= 1.0), name
-        assert np.all(extras["plan/non_finite"] > 0), name
+        assert np.all(extras["metrics"]["plan/non_finite"] > 0), name
 
 
 def test_policy_filters_each_environment_as_if_it_were_alone(tiny_config):
@@ -379,7 +391,7 @@ def test_exploration_noise_is_added_and_clipped(tiny_config):
     noisy, state, _ = agent.policy(obs, first, None, explore=True)
     assert noisy.std() == pytest.approx(0.3, rel=0.25) and np.abs(noisy).max() <= 1.0
     # The model must see the action that was executed, noise included.
-    np.testing.assert_array_equal(state["action"], noisy)
+    np.testing.assert_array_equal(state.action, noisy)
 
 
 def test_more_executed_steps_than_planned_ones_are_refused(tiny_config):

@@ -145,17 +145,16 @@ def test_starts_depend_on_the_seed_alone():
 
 def test_environments_that_wait_ask_for_no_plans():
     class Agent:
-        def policy(self, obs, is_first, state, explore):
+        def policy(self, obs, is_first, state, explore, idle):
             assert explore is False
-            planned = state["cursor"] >= 2
-            extras = {"planned": planned, "speed/plan_seconds": np.array([0.25, 9.0, 0.25])}
+            planned = (state >= 2) & ~idle
+            extras = {"planned": planned, "metrics": {"speed/plan_seconds": np.array([0.25, 9.0, 0.25])}}
             return np.zeros([3, 2]), state, extras
 
     driver = types.SimpleNamespace(waiting=np.array([False, True, False]))
     policy = evaluate.Policy(Agent(), driver, plans=False)
-    state = policy({}, np.zeros(3, bool), {"cursor": np.array([2, 2, 2])})[1]
-    np.testing.assert_array_equal(state["cursor"], [2, 0, 2])
-    policy({}, np.zeros(3, bool), {"cursor": np.array([1, 2, 1])})
+    assert policy({}, np.zeros(3, bool), np.array([2, 2, 2]))[2]["planned"].tolist() == [True, False, True]
+    policy({}, np.zeros(3, bool), np.array([1, 2, 1]))
     assert policy.plan_seconds == [0.25]
 
 

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from scipy import special
 
-Policy = Callable[[dict[str, np.ndarray], np.ndarray, Any], tuple[np.ndarray, Any, dict[str, np.ndarray]]]
+Policy = Callable[[dict[str, np.ndarray], np.ndarray, Any], tuple[np.ndarray, Any, dict]]
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,13 @@ class Episode:
     Attributes:
       env: index of its environment in the batch.
       data: the T+1 entries of the replay (README, "Conventions").
-      extras: what the policy said of its T actions, name -> [T].
+      extras: what the policy recorded of its T actions, name -> [T]; 'metrics' holds such a dictionary itself.
       number: which of the seeds given to `Driver.restart` it started from, None without such a list.
     """
 
     env: int
     data: dict[str, np.ndarray]
-    extras: dict[str, np.ndarray]
+    extras: dict[str, Any]
     number: int | None = None
 
     @property
@@ -50,15 +50,25 @@ class _Recorder:
 
     number: int | None
     entries: list[dict[str, np.ndarray]] = field(default_factory=list)
-    extras: list[dict[str, np.ndarray]] = field(default_factory=list)
+    extras: list[dict[str, Any]] = field(default_factory=list)
 
     def episode(self, env: int) -> Episode:
         return Episode(env, _stack(self.entries), _stack(self.extras), self.number)
 
 
-def _stack(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _row(values: dict[str, Any], env: int) -> dict[str, Any]:
+    """The entries of one environment, in nested dictionaries too."""
+    return {key: _row(value, env) if isinstance(value, dict) else value[env] for key, value in values.items()}
+
+
+def _stack(rows: list[dict[str, Any]]) -> dict[str, Any]:
     # A simulator may report success and cost at its steps but not at a reset, where they are 0.
-    return {key: np.stack([row.get(key, np.zeros_like(last)) for row in rows]) for key, last in rows[-1].items()}
+    def stack(key, last):
+        if isinstance(last, dict):
+            return _stack([row.get(key, {}) for row in rows])
+        return np.stack([row.get(key, np.zeros_like(last)) for row in rows])
+
+    return {key: stack(key, last) for key, last in rows[-1].items()}
 
 
 def correlated_actions(
@@ -126,7 +136,7 @@ class Driver:
         self._obs = self._copy(obs)
         self._is_first = np.zeros(self.envs.num_envs, bool)
         for env in np.flatnonzero(~self.waiting):
-            self._recorders[env].extras.append({key: value[env] for key, value in extras.items()})
+            self._recorders[env].extras.append(_row(extras, env))
         self._record(~self.waiting, action, reward, 1.0 - terminated.astype(np.float32), info)
         done = terminated | truncated
         episodes = [self._recorders[env].episode(env) for env in np.flatnonzero(done & ~self.waiting)]

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import envs
 import models
-from base_agent import OPEN_LOOP_CONTEXT, OPEN_LOOP_ROWS, BaseAgent
+from base_agent import OPEN_LOOP_CONTEXT, OPEN_LOOP_ROWS, BaseAgent, PolicyState
 from episodes.replay import MixedReplay
 from tools.errors import UserError
 from tools.logger import Logger
@@ -217,11 +217,12 @@ class TrainingRun:
         batch = {key: tf.convert_to_tensor(chunks[key]) for key in self.replay.chunk()}
         self.logger.video(collector.name("model/open_loop"), self.agent.open_loop(batch).numpy(), fps=10)
 
-    def plan_media(self, episode: Episode, policy_state: dict, name: str) -> None:
+    def plan_media(self, episode: Episode, policy_state: PolicyState, name: str) -> None:
         """The first plan of an evaluation, decoded, above the frames of its execution (LatCo ICML figure 5)."""
-        if "plan_states" not in policy_state:
+        states = self.agent.planned_states(policy_state)
+        if states is None:
             return
-        states = policy_state["plan_states"][episode.env]
+        states = states[episode.env]
         shown = min(len(states), episode.length)
         decoded = models.postprocess(self.agent.model.decode(states[None, :shown])[0]).numpy()
         executed = episode.data["image"][1 : shown + 1]
@@ -254,9 +255,9 @@ class TrainingRun:
         A plan's statistics stand at the step that made it.
         """
         planned = extras["planned"]
-        for name, values in extras.items():
+        for name, values in extras["metrics"].items():
             known = values[planned & np.isfinite(values)]
-            if "/" in name and known.size:
+            if known.size:
                 self.logger.scalars({name: float(known.mean())})
 
     def write(self) -> None:

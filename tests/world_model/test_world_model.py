@@ -60,10 +60,10 @@ def test_every_planner_plans_with_every_variant(tiny_config, planner, name):
     config = tiny_config.replace(planner=planner, planning_horizon=3, mpc_steps=3, **VARIANTS[name])
     agent = planning_agent.PLANNERS[planner](config, OBSERVATIONS, ACTION_SPACE)
     agent.planner._compiled = agent.planner._traced  # compiling sixty pairs would take minutes
-    action, state, extras = agent.act(agent.model.dynamics.initial(2), np.ones(2, bool), {})
+    action, plan, extras = agent.act(agent.model.dynamics.initial(2), np.ones(2, bool), None, np.zeros(2, bool))
     assert np.all(np.isfinite(action)) and np.all(np.abs(action) <= 1.0)
-    assert state["plan_states"].shape == (2, 3, agent.model.dynamics.feat_size)
-    assert not np.any(extras["plan/non_finite"])
+    assert plan.states.shape == (2, 3, agent.model.dynamics.feat_size)
+    assert not np.any(extras["metrics"]["plan/non_finite"])
 
 
 def test_kl_balance_splits_the_gradient(tiny_config):

@@ -1,0 +1,71 @@
+"""The plans that a batch of environments is executing."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from optimizers import Plan, Warm
+
+
+class PlanState(NamedTuple):
+    """The plans of B environments, of horizon H, and how far they are executed; the agent's part of the policy state.
+
+    Attributes:
+        actions: float [B, H, m].
+        states: float [B, H, n]; entry t is where action t leads, as the planner sees it.
+        rewards: float [B, H], predicted for the actions.
+        metrics: name -> float [B], how each plan was made.
+        cursor: int [B], how many actions of a plan were executed.
+        kept: float [B, C, H, m], what the next plan may start from; None without warm starts.
+        gains: float [B, H, m, n], feedback around (states, actions); None without feedback.
+    """
+
+    actions: np.ndarray
+    states: np.ndarray
+    rewards: np.ndarray
+    metrics: dict[str, np.ndarray]
+    cursor: np.ndarray
+    kept: np.ndarray | None = None
+    gains: np.ndarray | None = None
+
+    @classmethod
+    def begin(cls, plan: Plan, metrics: dict[str, np.ndarray], warm_start: bool) -> "PlanState":
+        """New plans, of which nothing is executed yet."""
+        actions, states, rewards = (x.numpy() for x in (plan.actions, plan.states, plan.rewards))
+        kept = plan.kept.numpy() if warm_start else None
+        gains = None if plan.gains is None else plan.gains.numpy()
+        return cls(actions, states, rewards, metrics, np.zeros(len(actions), int), kept, gains)
+
+    def replace_where(self, mask: np.ndarray, new: "PlanState") -> "PlanState":
+        """These plans with those of environments in `mask`, bool [B], replaced by new ones."""
+        return PlanState(*(_where(mask, ours, theirs) for theirs, ours in zip(self, new, strict=True)))
+
+    def next_action(self, feat: np.ndarray) -> np.ndarray:
+        """The action [B, m] at the cursor, in environments that are in states with features [B, n]."""
+        rows = np.arange(len(self.cursor))
+        action = self.actions[rows, self.cursor]
+        if self.gains is None:
+            return action
+        deviation = feat - self.states[rows, np.maximum(self.cursor - 1, 0)]
+        deviation[self.cursor == 0] = 0.0  # a plan starts where the environment is
+        return action + np.einsum("bmn,bn->bm", self.gains[rows, self.cursor], deviation)
+
+    def next_reward(self) -> np.ndarray:
+        """The reward [B] that was predicted for `next_action`."""
+        return self.rewards[np.arange(len(self.cursor)), self.cursor]
+
+    def warm_start(self, is_first: np.ndarray) -> Warm:
+        """What is left of the plans, shifted by what was executed; nothing where an episode starts."""
+        H = self.actions.shape[1]
+        index = (self.cursor[:, None] + np.arange(H)) % H
+        actions = np.take_along_axis(self.kept, index[:, None, :, None], 2)
+        return Warm(actions, np.where(is_first, 0, np.maximum(H - self.cursor, 0)).astype(np.int32))
+
+
+def _where(mask, new, old):
+    """`new` in the rows of `mask` [B], `old` elsewhere; of dictionaries each entry."""
+    if new is None:
+        return None
+    if isinstance(new, dict):
+        return {name: _where(mask, new[name], old[name]) for name in new}
+    return np.where(mask.reshape(-1, *[1] * (new.ndim - 1)), new, old)
