@@ -51,12 +51,11 @@ from scipy import stats
 import envs
 import models
 import plan_report
-import planning_agent
+from agents import load_agent
 from analysis.figures import save
 from analysis.runs import method_of
-from base_agent import PolicyState
+from base_agent import BaseAgent, PolicyState
 from envs.distance import goal_distance
-from planning_agent import PlanningAgent
 from tools.command_line import Parser, count, positive
 from tools.config import Config
 from tools.errors import UserError
@@ -108,7 +107,7 @@ class Policy:
         plan_seconds: of every call of the planner but those that compiled.
     """
 
-    def __init__(self, agent: PlanningAgent, driver: Driver, plans: bool):
+    def __init__(self, agent: BaseAgent, driver: Driver, plans: bool):
         self._agent, self._driver, self._plans = agent, driver, plans
         self.plan_seconds: list[float] = []
 
@@ -139,10 +138,10 @@ def evaluate(
         task: which of the run's tasks, all of them unless given.
 
     Raises:
-        UserError: see `planning_agent.load_agent`; or the run has no such task, or the log directory cannot be written.
+        UserError: see `agents.load_agent`; or the run has no such task, or the log directory cannot be written.
     """
     logdir, choices = logdir.expanduser(), choices or Choices()
-    agent = planning_agent.load_agent(logdir, [*overrides, "--seed", str(choices.seed)])
+    agent = load_agent(logdir, [*overrides, "--seed", str(choices.seed)])
     tasks = envs.split_tasks(agent.config.task)
     chosen = [plan_report.task_of_run(agent, logdir, task)] if task else tasks
     check_writable(logdir / "evaluations.jsonl", logdir / "evaluations")
@@ -191,7 +190,7 @@ def method_name(logdir: Path, planner: str) -> str:
 
 
 def run_episodes(
-    agent: PlanningAgent, task: str, seeds: Sequence[int], num_envs: int, show: Collection[int] = ()
+    agent: BaseAgent, task: str, seeds: Sequence[int], num_envs: int, show: Collection[int] = ()
 ) -> tuple[list[Episode], float | None]:
     """Episodes of a task without exploration noise, one from each seed, in this order.
 
@@ -362,7 +361,7 @@ def new_folder(parent: Path, name: str) -> Path:
 
 def write_files(
     folder: Path,
-    agent: PlanningAgent,
+    agent: BaseAgent,
     line: Mapping[str, Any],
     rows: Sequence[Row],
     episodes: Sequence[Episode],
@@ -440,7 +439,7 @@ class ExecutedPlan:
         achieved: the rewards that these actions brought, in the same units.
     """
 
-    def __init__(self, agent: PlanningAgent, episode: Episode, time: int, end: int):
+    def __init__(self, agent: BaseAgent, episode: Episode, time: int, end: int):
         extras, rewards = episode.extras, episode.data["reward"]
         feat = np.concatenate([extras["plan_start"][time][None], extras["plan_states"][time]])
         self.time, self.executed = time, end - time
@@ -459,14 +458,14 @@ class ExecutedPlan:
         return [self.decoded[columns], frames[columns]]
 
 
-def executed_plans(agent: PlanningAgent, episode: Episode) -> list[ExecutedPlan]:
+def executed_plans(agent: BaseAgent, episode: Episode) -> list[ExecutedPlan]:
     """Every plan of an episode whose plans were kept."""
     times = np.flatnonzero(episode.extras["planned"])
     ends = [*times[1:], episode.length]
     return [ExecutedPlan(agent, episode, int(time), int(end)) for time, end in zip(times, ends, strict=True)]
 
 
-def write_plans(folder: Path, agent: PlanningAgent, episode: Episode, title: str) -> None:
+def write_plans(folder: Path, agent: BaseAgent, episode: Episode, title: str) -> None:
     """Pictures and the video of all plans of an episode; of many plans each page has some."""
     plans, stem = executed_plans(agent, episode), f"episode_{episode.number:03d}_plans"
     pages = [plans[start : start + PLANS_ON_PAGE] for start in range(0, len(plans), PLANS_ON_PAGE)]

@@ -19,7 +19,7 @@ import os
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 # Before TensorFlow is imported, as in planning_agent.py.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -33,13 +33,15 @@ from matplotlib.ticker import MaxNLocator
 
 import envs
 import models
-import planning_agent
+from agents import load_agent
 from analysis.figures import save
 from optimizers import Plan
-from planning_agent import PlanningAgent
 from tools.command_line import Parser, count
 from tools.errors import UserError
 from tools.revision import git_revision
+
+if TYPE_CHECKING:
+    from planning_agent import PlanningAgent
 
 ROWS = (0, 2, 5, 10, 50, 200)
 COLUMNS = 11  # time steps shown at most, the start among them
@@ -87,9 +89,9 @@ def report(
         the numbers of the report, ready for JSON.
 
     Raises:
-        UserError: see `planning_agent.load_agent`; or the run has no such task, or a picture cannot be written.
+        UserError: see `agents.load_agent`; or the run has no such task, or a picture cannot be written.
     """
-    agent = planning_agent.load_agent(logdir, [*overrides, "--seed", str(seed)])
+    agent = load_agent(logdir, [*overrides, "--seed", str(seed)])
     tasks = envs.split_tasks(agent.config.task)
     task = task_of_run(agent, logdir, task or tasks[0])
     env = envs.make_vector_env(agent.config, 1, seed, task)
@@ -112,20 +114,20 @@ def report(
     return {"task": task} | numbers(agent, plan, executed) | {"seed": seed, "logdir": str(logdir), "files": files}
 
 
-def task_of_run(agent: PlanningAgent, logdir: Path, task: str) -> str:
+def task_of_run(agent: "PlanningAgent", logdir: Path, task: str) -> str:
     """The task, which must be among those of the run. Raises UserError if it is not."""
     if task not in envs.split_tasks(agent.config.task):
         raise UserError(f"{logdir} holds a run with task = {agent.config.task}, not {task}: choose a task of the run.")
     return task
 
 
-def first_state(agent: PlanningAgent, image: np.ndarray) -> tf.Tensor:
+def first_state(agent: "PlanningAgent", image: np.ndarray) -> tf.Tensor:
     """The feature [1, n] that the agent infers from the first image of an episode, uint8 [1, 64, 64, 3]."""
     action = np.zeros([1, agent.action_size], np.float32)
     return models.get_feat(agent.filter(image, np.array([True]), agent.model.dynamics.initial(1), action))
 
 
-def plans_after(agent: PlanningAgent, z0: tf.Tensor, rows: Sequence[int]) -> list[tuple[int, Plan]]:
+def plans_after(agent: "PlanningAgent", z0: tf.Tensor, rows: Sequence[int]) -> list[tuple[int, Plan]]:
     """The plan from z0 [1, n] after each number of iterations in `rows` that it reaches, and the finished one."""
     seed = agent.rng.uniform_full_int([2], tf.int32)
     finished = agent.plan_from(z0, seed)
@@ -151,7 +153,7 @@ def execute(env: Any, image: np.ndarray, actions: np.ndarray) -> Execution:
     return Execution(np.stack(frames), np.array(rewards), success, cost)
 
 
-def numbers(agent: PlanningAgent, plan: Plan, executed: Execution) -> dict[str, Any]:
+def numbers(agent: "PlanningAgent", plan: Plan, executed: Execution) -> dict[str, Any]:
     """What the report says in numbers: the last iteration of the plan, its promise and its outcome."""
     last = {name: _finite(curve[0, -1]) for name, curve in plan.curves.items()}
     return {
@@ -226,7 +228,7 @@ def _draw_positive(axis: Axes, curves: dict[str, np.ndarray]) -> None:
 
 
 def draw_frames(
-    agent: PlanningAgent, z0: tf.Tensor, plans: list[tuple[int, Plan]], executed: Execution, title: str
+    agent: "PlanningAgent", z0: tf.Tensor, plans: list[tuple[int, Plan]], executed: Execution, title: str
 ) -> Figure:
     """Plans decoded by the model, a row each with time from left to right, above the frames of the execution."""
     horizon = plans[-1][1].actions.shape[1]

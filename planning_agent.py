@@ -2,12 +2,10 @@
 
     python planning_agent.py --configs defaults metaworld --planner latco
 
-`--help` lists every setting. A new planner is one subclass of `PlanningAgent` and one line in `PLANNERS`.
+`--help` lists every setting. A new planner is one subclass of `PlanningAgent` and one line in agents.py.
 """
 
-import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Sequence
@@ -22,9 +20,9 @@ import gymnasium
 import numpy as np
 import tensorflow as tf
 
-import envs
 import models
 import optimizers
+from agents import make_agent
 from base_agent import BaseAgent, PolicyState
 from planners.cem import CEM, RandomShooting
 from planners.discounting import LEAST_DISCOUNT, discounted, start_survival, strip_survival
@@ -39,17 +37,8 @@ from planners.image_collocation import ImageCollocation
 from planners.latco import LatCo
 from planners.plan_state import PlanState
 from tools.config import Config, load_config
-from tools.errors import UserError, unknown
-from tools.revision import git_revision
-from training.checkpoints import restore
-
-# What a log directory's episodes and weights depend on: a resumed run must agree with the first one in these.
-FIXED_KEYS = (
-    "task", "action_repeat", "time_limit", "reward", "camera", "starts", "dynamics", "latent", "stoch", "classes",
-    "unimix", "deter", "hidden", "min_std", "act", "cnn_act", "cnn_depth", "reward_layers", "reward_units",
-    "discount_head", "cost_head", "state_probe", "image_bits", "reward_normalization", "reward_transform",
-    "reward_bound", "value_head", "value_layers", "value_units", "value_batch_norm",
-)  # fmt: skip
+from tools.errors import UserError
+from training.logdir import open_logdir
 
 
 class PlanningAgent(BaseAgent):
@@ -106,7 +95,7 @@ class PlanningAgent(BaseAgent):
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """The trajectory optimizer, built from the config."""
-        raise NotImplementedError("PlanningAgent has no optimizer: use a subclass from PLANNERS.")
+        raise NotImplementedError("PlanningAgent has no optimizer: use a subclass of it.")
 
     def planner_options(self) -> dict:
         """What every planner is told besides its own settings."""
@@ -367,109 +356,6 @@ class GRASPAgent(PlanningAgent):
         )  # fmt: skip
 
 
-PLANNERS = {
-    "random_shooting": RandomShootingAgent,
-    "cem": CEMAgent,
-    "mppi": MPPIAgent,
-    "icem": ICEMAgent,
-    "gd": GDAgent,
-    "gn": GNAgent,
-    "ilqr": ILQRAgent,
-    "latco": LatCoAgent,
-    "gaussian_latco": GaussianLatCoAgent,
-    "latco_first_order": FirstOrderLatCoAgent,
-    "image_collocation": ImageCollocationAgent,
-    "grasp": GRASPAgent,
-}
-
-
-def make_agent(config: Config) -> PlanningAgent:
-    """The agent of `config.planner` for `config.task`. Raises UserError for an unknown planner or task."""
-    if config.planner not in PLANNERS:
-        raise unknown("planner", config.planner, PLANNERS)
-    envs.check_settings(config)
-    return PLANNERS[config.planner](config, *envs.spaces(config))
-
-
-def load_agent(logdir: str | os.PathLike[str], overrides: Sequence[str] = ()) -> PlanningAgent:
-    """The agent that a run left behind: its settings, and the weights, step and updates of its newest checkpoint.
-
-    Args:
-      logdir: the log directory of the run.
-      overrides: words of a command line, such as ["--planner", "cem"], that change the run's settings; a preset among
-        them does not change the task. A setting that config.yaml got after the run has its default.
-
-    Raises:
-      UserError: there is no run or no checkpoint in the log directory, its checkpoint does not fit its settings, or an
-        override is not valid or changes one of `FIXED_KEYS`.
-    """
-    logdir = Path(logdir).expanduser()
-    if not (logdir / "config.yaml").is_file():
-        raise UserError(f"{logdir} holds no run (it has no config.yaml): give the log directory of one as --logdir.")
-    saved = Config.load(logdir / "config.yaml")
-    # Presets name tasks of theirs, which is not what they are wanted for here.
-    own_task = [] if any(word.partition("=")[0] == "--task" for word in overrides) else ["--task", saved.task]
-    config = load_config([*overrides, *own_task], saved=saved).resolved().replace(logdir=str(logdir))
-    _check_fixed_keys(load_config([], saved=saved), config, logdir)
-    newest = tf.train.latest_checkpoint(str(logdir / "checkpoints"))
-    if newest is None:
-        raise UserError(f"{logdir} has no checkpoint yet: wait until the run has made one, or choose another --logdir.")
-    agent = make_agent(config)
-    # The optimizer belongs to it: TensorFlow does not see the layers that a Keras 3 model keeps in lists, so that their
-    # weights are in a checkpoint as variables of the optimizer only.
-    restore(tf.train.Checkpoint(**agent.learned), newest, partial=True)
-    return agent
-
-
-def _check_fixed_keys(before: Config, config: Config, logdir: Path) -> None:
-    """Raises UserError unless the settings of the run in a log directory and these agree in `FIXED_KEYS`."""
-    for key in FIXED_KEYS:
-        if before.get(key) != config[key]:
-            raise UserError(
-                f"{logdir} holds a run with {key} = {before.get(key)}, this command says {config[key]}: "
-                f"choose another --logdir, or the same {key}."
-            )
-
-
-def open_logdir(config: Config, argv: Sequence[str]) -> Path:
-    """Creates or resumes the log directory: checks the settings of a run already there, saves the config, command and
-    git revision.
-
-    Raises:
-      UserError: the directory holds a run whose episodes or weights do not fit this config.
-    """
-    logdir = Path(config.logdir).expanduser()
-    saved = logdir / "config.yaml"
-    try:
-        logdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # also for a name that is too long, as of many tasks
-        raise UserError(
-            f"The log directory {logdir} cannot be created ({error.strerror}): choose another --logdir."
-        ) from error
-    if saved.exists():
-        # A setting that config.yaml got after that run had its default.
-        before = load_config([], saved=Config.load(saved))
-        _check_fixed_keys(before, config, logdir)
-        if (before.steps == 0) != (config.steps == 0):
-            raise UserError(
-                f"{logdir} holds a run with steps = {before.steps}: one that collects and one that does not need log "
-                "directories of their own, choose another --logdir."
-            )
-    config.save(saved)
-    run = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": ["planning_agent.py", *argv],
-        **git_revision(),
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "machine": platform.machine(),
-        "devices": [device.device_type for device in tf.config.list_physical_devices()],
-    }
-    with open(logdir / "runs.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(run) + "\n")
-    return logdir
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program and returns its exit code: 0 done, 2 for bad input."""
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -488,4 +374,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    sys.modules["planning_agent"] = sys.modules[__name__]  # as agents.py knows it, instead of a second copy
     sys.exit(main())

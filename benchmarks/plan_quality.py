@@ -23,6 +23,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -33,10 +34,13 @@ import tensorflow as tf
 
 import envs
 import models
-import planning_agent
+from agents import load_agent
 from optimizers import Plan, Planner, rollout
 from tools.errors import UserError, unknown
 from tools.revision import git_revision
+
+if TYPE_CHECKING:
+    from planning_agent import PlanningAgent
 
 # label -> words that make it of the run's own settings. Image collocation gets a fraction of its 5000 iterations.
 VARIANTS = {
@@ -61,7 +65,7 @@ VARIANTS = {
 SAMPLED_ROLLOUTS = 20
 
 
-def start_states(agent: planning_agent.PlanningAgent, count: int, seed: int) -> tf.Tensor:
+def start_states(agent: "PlanningAgent", count: int, seed: int) -> tf.Tensor:
     """Features [count, n] of the first observations of `count` episodes."""
     batch = envs.make_vector_env(agent.config, 1, seed)
     feats = []
@@ -131,7 +135,7 @@ def main() -> int:
                 raise unknown("variant", label, VARIANTS)
         z0 = None
         for label in args.variants:
-            agent = planning_agent.load_agent(args.logdir, [*VARIANTS[label], *overrides])
+            agent = load_agent(args.logdir, [*VARIANTS[label], *overrides])
             if z0 is None:
                 z0 = start_states(agent, args.starts, args.start_seed)
             row = {"benchmark": "plan_quality", "variant": label, "step": int(agent.step), "starts": args.starts}

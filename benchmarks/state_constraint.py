@@ -20,13 +20,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 import envs
-import planning_agent
+from agents import load_agent
+from base_agent import BaseAgent
 from tools.errors import UserError
 from tools.revision import git_revision
 from training.driver import Driver, Episode
 
 
-def run_episodes(agent: planning_agent.PlanningAgent, count: int, seed: int) -> list[Episode]:
+def run_episodes(agent: BaseAgent, count: int, seed: int) -> list[Episode]:
     """The first episode of each of `count` environments."""
     driver = Driver(envs.make_vector_env(agent.config, count, seed))
     episodes: dict[int, Episode] = {}
@@ -49,7 +50,7 @@ def main() -> int:
     args, overrides = parser.parse_known_args()
     try:
         for limit in args.limits:
-            agent = planning_agent.load_agent(args.logdir, [*overrides, "--cost_limit", limit])
+            agent = load_agent(args.logdir, [*overrides, "--cost_limit", limit])
             if agent.model.cost is None:
                 raise UserError(f"The run in {args.logdir} has no cost head: train one with --cost_head true.")
             episodes = run_episodes(agent, args.episodes, args.start_seed)

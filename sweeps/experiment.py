@@ -1,6 +1,5 @@
 """Which runs a sweep has: every task with every planner and seed, or the rows of an experiment file."""
 
-import ast
 import re
 import shlex
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import envs
+from agents import PLANNERS
 from episodes.replay import episode_files
 from sweeps import supervisor
 from tools.config import Config, load_config, read_yaml
@@ -50,14 +50,6 @@ class Run:
     def complete(self) -> bool:
         """Whether nothing is left to do, as far as this machine can see."""
         return supervisor.is_done(self.folder, self.identity)
-
-
-def planners() -> list[str]:
-    """The planners' names, read off the table in planning_agent.py, whose import would bring TensorFlow."""
-    for node in ast.parse(PROGRAM.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PLANNERS":
-            return [ast.literal_eval(key) for key in node.value.keys]
-    raise RuntimeError(f"{PROGRAM} has no table PLANNERS.")
 
 
 def product_lines(tasks: Sequence[str], names: Sequence[str], settings: Sequence[str]) -> list[tuple[str, list[str]]]:
@@ -108,8 +100,7 @@ def make_runs(lines: Sequence[tuple[str, Sequence[str]]], seeds: Sequence[int], 
     Raises:
       UserError: a command line that planning_agent.py would refuse, or two runs in one folder.
     """
-    names = planners()
-    configs = [_checked_config(words, names) for _, words in lines]
+    configs = [_checked_config(words) for _, words in lines]
     # Runs start in the folder of the program, wherever the sweep does.
     folders = [_absolute(config.offline_dir) for config in configs]
     lines = [(method, [*words, *folder]) for (method, words), folder in zip(lines, folders, strict=True)]
@@ -126,11 +117,11 @@ def make_runs(lines: Sequence[tuple[str, Sequence[str]]], seeds: Sequence[int], 
     return list(runs.values())
 
 
-def _checked_config(words: Sequence[str], names: Sequence[str]) -> Config:
+def _checked_config(words: Sequence[str]) -> Config:
     """The settings of a command line. Raises UserError for what can be seen without an environment or a model."""
     config = load_config(words)
-    if config.planner not in names:
-        raise unknown("planner", config.planner, names)
+    if config.planner not in PLANNERS:
+        raise unknown("planner", config.planner, PLANNERS)
     for task in envs.split_tasks(config.task):
         envs.split_task(task)
     if config.strategy == "multi_worker":

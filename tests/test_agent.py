@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import agents
 import optimizers
-import planning_agent
 from base_agent import BaseAgent
 from planners.gaussian_latco import moments_by_tape
 from planning_agent import PlanningAgent
 from tools.errors import UserError
+from training.logdir import open_logdir
 from training.schedules import Every
 
 ACTIONS = 2
@@ -164,7 +165,7 @@ def test_without_discounts_planners_see_the_features_alone(tiny_config):
 @pytest.mark.parametrize("name", ["ilqr", "gaussian_latco", "image_collocation"])
 def test_nobody_but_the_planner_sees_the_survival(tiny_config, name):
     changes = {"discount_head": True, "ilqr_feedback": True, "warm_start": True, "planning_horizon": 4, "mpc_steps": 4}
-    agent = planning_agent.PLANNERS[name](tiny_config.replace(**changes), OBSERVATIONS, ACTION_SPACE)
+    agent = agents.agent_class(name)(tiny_config.replace(**changes), OBSERVATIONS, ACTION_SPACE)
     agent.planner._compiled = agent.planner._traced  # compiling takes longer than planning
     latent, n = agent.model.dynamics.initial(2), tiny_config.stoch + tiny_config.deter
     idle = np.zeros(2, bool)
@@ -354,7 +355,7 @@ def test_feedback_corrects_for_the_distance_to_the_planned_state(tiny_config):
 def test_rewards_that_are_no_numbers_are_counted_and_survived(tiny_config):
     config = tiny_config.replace(planning_horizon=4, mpc_steps=4)
     for name in ("cem", "latco"):  # the others: tests/test_optimizers.py
-        agent = planning_agent.PLANNERS[name](config, OBSERVATIONS, ACTION_SPACE)
+        agent = agents.agent_class(name)(config, OBSERVATIONS, ACTION_SPACE)
         agent.model.reward.out.bias.assign([np.nan])
         first = np.ones(2, bool)
         action, _, extras = agent.act(agent.model.dynamics.initial(2), first, None, ~first)
@@ -401,18 +402,18 @@ def test_more_executed_steps_than_planned_ones_are_refused(tiny_config):
 
 def test_unknown_planner_names_the_nearest(tiny_config):
     with pytest.raises(UserError, match="'latco'"):
-        planning_agent.make_agent(tiny_config.replace(planner="laco"))
+        agents.make_agent(tiny_config.replace(planner="laco"))
 
 
 def test_log_directory_of_another_model_is_refused_and_left_alone(tiny_config):
-    logdir = planning_agent.open_logdir(tiny_config, [])
+    logdir = open_logdir(tiny_config, [])
     saved = (logdir / "config.yaml").read_bytes()
     with pytest.raises(UserError, match="deter = 8"):
-        planning_agent.open_logdir(tiny_config.replace(deter=16), [])
+        open_logdir(tiny_config.replace(deter=16), [])
     with pytest.raises(UserError, match="cost_head = False"):
-        planning_agent.open_logdir(tiny_config.replace(cost_head=True), [])
+        open_logdir(tiny_config.replace(cost_head=True), [])
     assert (logdir / "config.yaml").read_bytes() == saved
-    planning_agent.open_logdir(tiny_config.replace(steps=999), ["--steps", "999"])
+    open_logdir(tiny_config.replace(steps=999), ["--steps", "999"])
     assert len((logdir / "runs.jsonl").read_text().splitlines()) == 2
 
 
@@ -436,7 +437,7 @@ def test_random_actions_are_uniform_with_the_given_correlation_and_start_anew(ti
 
 
 def test_the_planner_in_the_readme_works_as_it_stands():
-    readme = (Path(planning_agent.__file__).parent / "README.md").read_text()
+    readme = (Path(agents.__file__).parent / "README.md").read_text()
     code = next(block for block in readme.split("```")[1::2] if "Planner)" in block)
     names = {"optimizers": optimizers, "tf": tf, "PlanningAgent": PlanningAgent}
     exec(code.removeprefix("python").split("PLANNERS = ")[0], names)

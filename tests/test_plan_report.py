@@ -8,9 +8,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+import agents
 import plan_report
-import planning_agent
 from tools.config import Config, load_config
+from training.logdir import open_logdir
 
 HORIZON = 5  # of the preset debug
 
@@ -21,8 +22,8 @@ def trained(tmp_path_factory):
     logdir = tmp_path_factory.mktemp("runs") / "latco"
     argv = ["--configs", "defaults", "pointmass", "debug", "--eval_every", "0", "--steps", "80"]
     config = load_config([*argv, "--logdir", str(logdir)]).resolved()
-    agent = planning_agent.make_agent(config)
-    agent.train(planning_agent.open_logdir(config, argv), quiet=True)
+    agent = agents.make_agent(config)
+    agent.train(open_logdir(config, argv), quiet=True)
     return agent, logdir
 
 
@@ -81,8 +82,8 @@ def test_report_of_another_planner_is_the_same_again(trained, tmp_path, capsys):
 def test_agent_has_the_weights_that_training_ended_with(trained):
     agent, logdir = trained
     # With another seed no weight is right by itself.
-    loaded = planning_agent.load_agent(logdir, ["--seed", "5", "--planner", "cem", "--cem_candidates", "7"])
-    assert isinstance(loaded, planning_agent.PLANNERS["cem"]) and loaded.config.cem_candidates == 7
+    loaded = agents.load_agent(logdir, ["--seed", "5", "--planner", "cem", "--cem_candidates", "7"])
+    assert isinstance(loaded, agents.agent_class("cem")) and loaded.config.cem_candidates == 7
     assert loaded.config.latco_iterations == agent.config.latco_iterations == 4
     for own, right in zip(loaded.model.trainable_variables, agent.model.trainable_variables, strict=True):
         np.testing.assert_array_equal(own.numpy(), right.numpy(), err_msg=right.path)
@@ -94,7 +95,7 @@ def test_run_older_than_a_setting_is_loaded_with_its_default(trained, copied):
     saved = Config.load(copied / "config.yaml").as_dict()
     assert saved.pop("latco_iterations") == 4
     Config(saved | {"forgotten": 1}).save(copied / "config.yaml")
-    config = planning_agent.load_agent(copied).config
+    config = agents.load_agent(copied).config
     assert config == trained[0].config.as_dict() | {"latco_iterations": 200, "logdir": str(copied)}
 
 

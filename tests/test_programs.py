@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import agents
 import planning_agent
-from sweeps.experiment import planners
 from tools.config import load_config
 from training.run import TrainingRun
 
@@ -27,7 +27,7 @@ def read_metrics(logdir):
 
 
 SUITES = ["dmc", "metaworld", "pointmass", "gym"]
-PLANNERS = sorted(planning_agent.PLANNERS)
+PLANNERS = sorted(agents.PLANNERS)
 # The others are slow. Below, point masses and a Gymnasium environment are trained on in other ways that are quick, and
 # training/test_several_tasks.py has DM Control.
 QUICK = [("metaworld", "latco"), ("dmc", "cem")]
@@ -79,10 +79,6 @@ def test_every_way_of_planning_trains(words, tmp_path):
         assert {"plan/constraint_violation", "plan/kappa", "model/cost_loss"} <= set().union(*rows)
 
 
-def test_sweeps_know_every_planner():
-    assert planners() == list(planning_agent.PLANNERS)
-
-
 def test_feedback_works_where_episodes_end(tmp_path):
     words = ["--planner", "ilqr", "--ilqr_feedback", "true", "--discount", "0.99"]
     argv = [*DEBUG, "gym", "debug", *words, "--logdir", str(tmp_path)]
@@ -103,7 +99,7 @@ def test_planners_without_constraints_refuse_a_cost_head(tmp_path, capsys):
 def test_nothing_is_traced_again_after_the_first_episodes(tmp_path):
     argv = [*DEBUG, "pointmass", "debug", "--logdir", str(tmp_path), "--discount_head", "true", "--state_probe", "true"]
     config = load_config(argv).resolved()
-    agent = planning_agent.make_agent(config)
+    agent = agents.make_agent(config)
     agent.train(tmp_path, quiet=True)
     counts = [f.experimental_get_tracing_count() for f in (agent.train_step, agent.filter, agent.open_loop)]
     assert counts == [1, 1, 1] and agent.planner.traces == 1
@@ -128,7 +124,7 @@ def test_killed_run_resumes_with_its_steps_replay_and_weights(tmp_path):
     weights = tf.train.load_checkpoint(str(tmp_path / "checkpoints"))
     saved_step = int(weights.get_tensor("step/.ATTRIBUTES/VARIABLE_VALUE"))
     episodes = len(list((tmp_path / "episodes").glob("*.npz")))
-    agent = planning_agent.make_agent(config)
+    agent = agents.make_agent(config)
     fresh = agent.model.reward.out.kernel.numpy()
     run = TrainingRun(agent, tmp_path, quiet=True)
     try:

@@ -8,8 +8,9 @@ import pytest
 
 from episodes.dataset import settings, write_collection
 from episodes.replay import Replay
-from planning_agent import CEMAgent, open_logdir
+from planning_agent import CEMAgent
 from tools.errors import UserError
+from training.logdir import open_logdir
 from training.run import TrainingRun
 
 OBSERVATIONS = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)})

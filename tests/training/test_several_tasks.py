@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+import agents
 import envs
 import plan_report
-import planning_agent
 from base_agent import BaseAgent
 from episodes.replay import Replay
 from tools.config import Config, load_config
 from tools.errors import UserError
+from training.logdir import open_logdir
 from training.run import TrainingRun
 
 IMAGES = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)})
@@ -189,14 +190,14 @@ def test_too_many_tasks_for_the_name_of_a_folder_are_refused_in_one_sentence(tin
     tasks = ",".join(f"dmc_task{number}" for number in range(50))
     many = tiny_config.replace(logdir=f"{tmp_path}/{{task}}", task=tasks)
     with pytest.raises(UserError, match="choose another --logdir"):
-        planning_agent.open_logdir(many.resolved(), [])
+        open_logdir(many.resolved(), [])
 
 
 def train(tasks, logdir, *words):
     argv = ["--configs", "defaults", "debug", "--planner", "cem", "--logdir", str(logdir), "--task", *tasks, *words]
     config = load_config(argv).resolved()
-    agent = planning_agent.make_agent(config)
-    agent.train(planning_agent.open_logdir(config, argv), quiet=True)
+    agent = agents.make_agent(config)
+    agent.train(open_logdir(config, argv), quiet=True)
     # Nothing is traced anew for another task.
     functions = (agent.train_step, agent.filter, agent.open_loop)
     assert [function.experimental_get_tracing_count() for function in functions] in ([1, 1, 1], [1, 1, 0])

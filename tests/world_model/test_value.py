@@ -13,6 +13,7 @@ from tensorflow import keras
 from test_agent import ACTION_SPACE, OBSERVATIONS, make_batch
 from test_optimizers import EAGER, HORIZON, SOLVED
 
+import agents
 import planning_agent
 from base_agent import BaseAgent
 from optimizers import payoffs, rollout
@@ -25,6 +26,7 @@ from planners.latco import LatCo
 from planners.residuals import objective_residuals, softplus_residual
 from tools.config import load_config
 from tools.errors import UserError
+from training.logdir import open_logdir
 from world_model.value import ValueLearner, lambda_returns
 
 
@@ -382,8 +384,8 @@ def trained(argv, logdir):
     """An agent that a command line trained, and the metrics that it left."""
     argv = ["--configs", "defaults", *argv, "--logdir", str(logdir)]
     config = load_config(argv).resolved()
-    agent = planning_agent.make_agent(config)
-    agent.train(planning_agent.open_logdir(config, argv), quiet=True)
+    agent = agents.make_agent(config)
+    agent.train(open_logdir(config, argv), quiet=True)
     return agent, [json.loads(line) for line in (logdir / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -397,10 +399,10 @@ def test_collodreamer_trains_and_what_it_learned_is_restored(tmp_path):
     assert agent.learn_from_plans.experimental_get_tracing_count() == 1 and agent.planner.traces == 1
     updates = int(agent.value.updates)
     assert updates > 0 and updates % agent.config.value_updates == 0
-    again = planning_agent.load_agent(tmp_path)
+    again = agents.load_agent(tmp_path)
     assert int(again.value.updates) == updates
     feat = tf.random.stateless_normal([6, agent.model.dynamics.feat_size], [1, 2])
-    fresh = planning_agent.make_agent(agent.config)
+    fresh = agents.make_agent(agent.config)
     for name in ("net", "target"):
         own, restored, other = (getattr(x.value, name)(feat).numpy() for x in (agent, again, fresh))
         np.testing.assert_array_equal(own, restored)
@@ -408,7 +410,7 @@ def test_collodreamer_trains_and_what_it_learned_is_restored(tmp_path):
     for one, two in zip(agent.value.optimizer.variables, again.value.optimizer.variables, strict=True):
         np.testing.assert_array_equal(one, two)
     with pytest.raises(UserError, match="value_head"):
-        planning_agent.load_agent(tmp_path, ["--value_head", "false"])
+        agents.load_agent(tmp_path, ["--value_head", "false"])
 
 
 @pytest.mark.slow

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 from tensorflow import keras
 
+import agents
 import models
-import planning_agent
 from base_agent import BaseAgent
 from tests.test_agent import ACTION_SPACE, OBSERVATIONS, make_batch, make_noise
 from tools.errors import UserError
@@ -50,7 +50,7 @@ def test_an_update_of_every_variant_changes_every_variable(tiny_config, name):
 # Every planner with one variant; the other pairs are slow.
 PAIRS = [
     pytest.param(planner, name, marks=[] if i % len(VARIANTS) == j else pytest.mark.slow)
-    for i, planner in enumerate(planning_agent.PLANNERS)
+    for i, planner in enumerate(agents.PLANNERS)
     for j, name in enumerate(VARIANTS)
 ]
 
@@ -58,7 +58,7 @@ PAIRS = [
 @pytest.mark.parametrize("planner, name", PAIRS)
 def test_every_planner_plans_with_every_variant(tiny_config, planner, name):
     config = tiny_config.replace(planner=planner, planning_horizon=3, mpc_steps=3, **VARIANTS[name])
-    agent = planning_agent.PLANNERS[planner](config, OBSERVATIONS, ACTION_SPACE)
+    agent = agents.agent_class(planner)(config, OBSERVATIONS, ACTION_SPACE)
     agent.planner._compiled = agent.planner._traced  # compiling sixty pairs would take minutes
     action, plan, extras = agent.act(agent.model.dynamics.initial(2), np.ones(2, bool), None, np.zeros(2, bool))
     assert np.all(np.isfinite(action)) and np.all(np.abs(action) <= 1.0)
@@ -192,7 +192,7 @@ def test_low_precision_computes_nearly_the_same_and_keeps_its_weights_in_float32
 
 def test_collocation_is_float32_in_low_precision(tiny_config):
     config = tiny_config.replace(precision="bfloat16")
-    agent = planning_agent.PLANNERS["latco"](config, OBSERVATIONS, ACTION_SPACE)
+    agent = agents.agent_class("latco")(config, OBSERVATIONS, ACTION_SPACE)
     dynamics = agent.model.dynamics
     z, a = tf.random.stateless_normal([4, dynamics.feat_size], [1, 2]), tf.random.stateless_normal([4, 2], [3, 4])
     mean, jac_z, jac_a = dynamics.linearize(z, a)

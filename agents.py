@@ -1,0 +1,85 @@
+"""The planning agents by the names of their planners, and how to get one: new, or as a run left it.
+
+Importing this module imports neither TensorFlow nor an agent, so that programs can list the planners at no cost.
+"""
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import envs
+from tools.config import Config, load_config
+from tools.errors import UserError, unknown
+from training.logdir import check_fixed_keys
+
+if TYPE_CHECKING:
+    from planning_agent import PlanningAgent
+
+PLANNERS = {
+    "random_shooting": "planning_agent:RandomShootingAgent",
+    "cem": "planning_agent:CEMAgent",
+    "mppi": "planning_agent:MPPIAgent",
+    "icem": "planning_agent:ICEMAgent",
+    "gd": "planning_agent:GDAgent",
+    "gn": "planning_agent:GNAgent",
+    "ilqr": "planning_agent:ILQRAgent",
+    "latco": "planning_agent:LatCoAgent",
+    "gaussian_latco": "planning_agent:GaussianLatCoAgent",
+    "latco_first_order": "planning_agent:FirstOrderLatCoAgent",
+    "image_collocation": "planning_agent:ImageCollocationAgent",
+    "grasp": "planning_agent:GRASPAgent",
+}
+
+
+def agent_class(planner: str) -> type["PlanningAgent"]:
+    """The class of the agent that uses a planner. Raises UserError for an unknown planner."""
+    if planner not in PLANNERS:
+        raise unknown("planner", planner, PLANNERS)
+    module, name = PLANNERS[planner].split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def make_agent(config: Config) -> "PlanningAgent":
+    """The agent of `config.planner` for `config.task`. Raises UserError for an unknown planner or task."""
+    cls = agent_class(config.planner)
+    envs.check_settings(config)
+    return cls(config, *envs.spaces(config))
+
+
+def load_agent(logdir: str | Path, overrides: Sequence[str] = ()) -> "PlanningAgent":
+    """The agent that a run left behind: its settings, and the weights, step and updates of its newest checkpoint.
+
+    Args:
+        logdir: the log directory of the run.
+        overrides: words of a command line, such as ["--planner", "cem"], that change the run's settings; a preset among
+            them does not change the task. A setting that config.yaml got after the run has its default.
+
+    Raises:
+        UserError: there is no run or no checkpoint in the log directory, its checkpoint does not fit its settings, or
+            an override is not valid or changes what episodes or weights depend on.
+    """
+    logdir = Path(logdir).expanduser()
+    if not (logdir / "config.yaml").is_file():
+        raise UserError(f"{logdir} holds no run (it has no config.yaml): give the log directory of one as --logdir.")
+    saved = Config.load(logdir / "config.yaml")
+    # The overrides' presets may name a task, but the run's is the one to plan for.
+    own_task = [] if any(word.partition("=")[0] == "--task" for word in overrides) else ["--task", saved.task]
+    config = load_config([*overrides, *own_task], saved=saved).resolved().replace(logdir=str(logdir))
+    check_fixed_keys(load_config([], saved=saved), config, logdir)
+    return _restored(config, logdir)
+
+
+def _restored(config: Config, logdir: Path) -> "PlanningAgent":
+    import tensorflow as tf
+
+    from training.checkpoints import restore
+
+    newest = tf.train.latest_checkpoint(str(logdir / "checkpoints"))
+    if newest is None:
+        raise UserError(f"{logdir} has no checkpoint yet: wait until the run has made one, or choose another --logdir.")
+    agent = make_agent(config)
+    # The optimizer belongs to it: TensorFlow does not see the layers that a Keras 3 model keeps in lists, so that their
+    # weights are in a checkpoint as variables of the optimizer only.
+    restore(tf.train.Checkpoint(**agent.learned), newest, partial=True)
+    return agent
