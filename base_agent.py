@@ -4,6 +4,8 @@ It trains in the loop of training/run.py. Neither knows which planner runs, or t
 how to act (`act`), what to log about it, and which states it plans to reach (`planned_states`).
 """
 
+import tools.tensorflow_setup
+
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,10 +35,6 @@ from world_model.value import ValueLearner
 
 Batch = dict[str, tf.Tensor]
 Metrics = models.Metrics
-
-# TensorFlow 2.21's remapper breaks on an activation inside a while loop and then skips all optimization of that
-# function.
-tf.config.optimizer.set_experimental_options({"remapping": False})
 
 OPEN_LOOP_CONTEXT = 5
 OPEN_LOOP_ROWS = 4

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress
 
 import envs
 from episodes.dataset import numbers, read_collection, settings, totals, write_collection
@@ -30,6 +29,7 @@ from episodes.replay import Replay, episode_files, read_episode
 from tools.command_line import Parser
 from tools.config import BEFORE, Config, load_config
 from tools.errors import UserError
+from tools.progress import ProgressLine
 from tools.revision import git_revision
 from training.driver import Driver, correlated_actions
 
@@ -193,8 +193,8 @@ def collect(config: Config, out: Path, episodes: int, success_rate: float | None
 def _fill(data: DataSet, driver: Driver, policy: MixedPolicy, quota: Quota) -> None:
     """Plays until the quota is met. Raises UserError where that takes too long."""
     unused = 0
-    with Progress(*Progress.get_default_columns(), "{task.fields[words]}", console=Console(stderr=True)) as progress:
-        bar = progress.add_task("episodes", total=len(data.rows) + quota.left, completed=len(data.rows), words="")
+    with ProgressLine(len(data.rows) + quota.left, "episodes", Console(stderr=True)) as progress:
+        progress.update(len(data.rows))
         while quota.left > 0:
             for episode in driver.step(policy):
                 data.facts["attempts"] += 1
@@ -206,7 +206,7 @@ def _fill(data: DataSet, driver: Driver, policy: MixedPolicy, quota: Quota) -> N
                     scripted = data.facts["scripted_episodes"] + int(episode.extras["scripted"][0])
                     data.add(episode.data, scripted_episodes=scripted)
                 done = data.summary()
-                progress.update(bar, completed=done["episodes"], words=f"success {done['success_rate'] or 0.0:.2f}")
+                progress.update(done["episodes"], {"success": done["success_rate"] or 0.0})
             if quota.left and unused >= PATIENCE:
                 kind = "successful" if quota.successes > 0 else "unsuccessful"
                 raise UserError(

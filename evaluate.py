@@ -22,27 +22,22 @@ the weights depend on.
 Intervals hold with 95%: of a mean by Student's t, of a share of successes by Wilson.
 """
 
+import tools.tensorflow_setup
+
 import argparse
-import contextlib
 import csv
 import json
 import math
-import os
 import re
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-# Before TensorFlow is imported, as in planning_agent.py.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-
 import numpy as np
 import rich.console
-import rich.progress
 import rich.table
 import tensorflow as tf
 from matplotlib.figure import Figure
@@ -54,17 +49,19 @@ import plan_report
 from agents import load_agent
 from analysis.figures import save
 from analysis.runs import method_of
+from analysis.statistics import CONFIDENCE, half_width
 from base_agent import BaseAgent, PolicyState
 from envs.distance import goal_distance
 from tools.command_line import Parser, count, positive
 from tools.config import Config
 from tools.errors import UserError
+from tools.files import append_json
 from tools.logger import write_video
+from tools.progress import ProgressLine
 from tools.revision import git_revision
 from training.collector import EVAL_SEED
 from training.driver import Driver, Episode
 
-CONFIDENCE = 0.95
 BINS = 5  # of the distance to the goal, at most
 LEAST_IN_BIN = 4  # episodes of a bin, at least
 GRID = 8  # episodes in the video
@@ -170,7 +167,7 @@ def evaluate(
             "folder": str(folder),
         }
         write_files(folder, agent, line, rows, episodes, choices.show)
-        append(logdir / "evaluations.jsonl", line)
+        append_json(logdir / "evaluations.jsonl", line)
         show_table(rows, f"{name}, {method}")
         yield line
 
@@ -208,11 +205,10 @@ def run_episodes(
     episodes: list[Episode] = []
     try:
         driver.restart(seeds)
-        with progress(task, len(seeds)) as advance:
+        with ProgressLine(len(seeds), "episodes", rich.console.Console(stderr=True)) as progress:
             while len(episodes) < len(seeds):
-                done = driver.step(policy)
-                episodes += [_lean(episode, show) for episode in done]
-                advance(len(done))
+                episodes += [_lean(episode, show) for episode in driver.step(policy)]
+                progress.update(len(episodes))
     finally:
         driver.close()
     seconds = float(np.median(policy.plan_seconds)) if policy.plan_seconds else None
@@ -225,17 +221,6 @@ def _lean(episode: Episode, show: Collection[int]) -> Episode:
     dropped = () if shown else PLAN_EXTRAS if episode.number < GRID else (*PLAN_EXTRAS, "image")
     data, extras = ({k: v for k, v in part.items() if k not in dropped} for part in (episode.data, episode.extras))
     return replace(episode, data=data, extras=extras)
-
-
-@contextlib.contextmanager
-def progress(task: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows how many episodes are done, on a terminal only; gives a function that adds to them."""
-    console = rich.console.Console(stderr=True)
-    columns = [rich.progress.TextColumn("{task.description}", markup=False), rich.progress.BarColumn()]
-    columns += [rich.progress.MofNCompleteColumn(), rich.progress.TimeRemainingColumn()]
-    with rich.progress.Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        row = bar.add_task(task, total=total)
-        yield lambda count: bar.advance(row, count)
 
 
 # Numbers
@@ -285,7 +270,7 @@ def mean_interval(values: Sequence[float]) -> dict[str, float | None]:
     if count < 2 or not math.isfinite(mean):
         return {"mean": _known(mean), "low": None, "high": None, "std": None}
     std = float(np.std(values, ddof=1))
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1)) * std / math.sqrt(count)
+    half = float(half_width(std, count))
     return {"mean": mean, "low": mean - half, "high": mean + half, "std": std}
 
 
@@ -339,12 +324,6 @@ def check_writable(file: Path, folder: Path | None = None) -> None:
             folder.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}): choose a place where you can write.") from error
-
-
-def append(path: Path, line: Mapping[str, Any]) -> None:
-    """Appends one line of JSON to a file."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, allow_nan=False) + "\n")
 
 
 def new_folder(parent: Path, name: str) -> Path:
@@ -554,7 +533,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_writable(options.out)
         for line in evaluate(options.logdir, overrides, choices, options.task):
             if options.out:
-                append(options.out, line)
+                append_json(options.out, line)
             print(json.dumps(line, allow_nan=False), flush=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -12,18 +12,15 @@ Every setting of the run can be overridden (`python planning_agent.py --help` li
 planners, except those that the weights and episodes depend on. Of an agent of several tasks `--task` chooses one.
 """
 
+import tools.tensorflow_setup
+
 import argparse
 import json
 import math
-import os
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-# Before TensorFlow is imported, as in planning_agent.py.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import numpy as np
 import tensorflow as tf

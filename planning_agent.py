@@ -5,16 +5,12 @@
 `--help` lists every setting. A new planner is one subclass of `PlanningAgent` and one line in agents.py.
 """
 
-import os
+import tools.tensorflow_setup
+
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-
-# Before TensorFlow is imported: its start-up notices would hide the progress line. Set it to 0 to see them.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# TensorFlow's faster convolutions and products, which it leaves off on processors without AVX-512. 0 turns them off.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import gymnasium
 import numpy as np

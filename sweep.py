@@ -15,7 +15,6 @@ paths (a shared file system): that is how a run whose node died goes on on anoth
 
 import argparse
 import contextlib
-import json
 import math
 import shlex
 import signal
@@ -31,6 +30,7 @@ from sweeps.runner import Sweep, connected
 from sweeps.status import Status
 from tools.command_line import Parser, count
 from tools.errors import UserError
+from tools.files import append_json
 from tools.revision import git_revision
 
 REFRESH_SECONDS = 1.0
@@ -133,8 +133,7 @@ def _save(out: Path, argv: Sequence[str], runs: Sequence[Run]) -> None:
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with open(out / "sweep.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_json(out / "sweep.jsonl", line)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror}): choose another --out.") from error
 

@@ -61,9 +61,13 @@ def mean_interval(
     mean = np.where(known, values, 0.0).sum(0) / count
     free = np.maximum(count - 1, 1)
     std = np.sqrt(np.where(known, (values - mean) ** 2, 0.0).sum(0) / free)
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, free) * std / np.sqrt(count)
-    half = np.where(count < max(least, 2), np.nan, half)
+    half = np.where(count < max(least, 2), np.nan, half_width(std, free + 1))
     return mean, np.maximum(mean - half, bounds[0]), np.minimum(mean + half, bounds[1])
+
+
+def half_width(std: np.ndarray | float, count: np.ndarray | int) -> np.ndarray | float:
+    """Of Student's t interval of a mean, from the standard deviation of `count` >= 2 values."""
+    return stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * std / np.sqrt(count)
 
 
 def bootstrap(

@@ -23,10 +23,11 @@ prediction and its error on the held-out chunk whose repeat_last error is the me
 over the horizon.
 """
 
+import checkout
+
 import argparse
 import json
 import math
-import os
 import re
 import shlex
 import sys
@@ -35,10 +36,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import gymnasium
 import numpy as np
@@ -53,6 +50,7 @@ from base_agent import BaseAgent
 from episodes.replay import Episode, Replay, read_episode
 from tools.config import Config, load_config
 from tools.errors import UserError
+from tools.files import append_json
 from tools.revision import git_revision
 
 # label -> words that make it of the settings all variants share.
@@ -451,10 +449,8 @@ def make_folder(out: Path) -> None:
 
 def write(out: Path, row: dict) -> None:
     """Prints a line of JSON and appends it to open_loop.jsonl."""
-    line = json.dumps(row, allow_nan=False)
-    print(line, flush=True)
-    with open(out / "open_loop.jsonl", "a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    print(json.dumps(row, allow_nan=False), flush=True)
+    append_json(out / "open_loop.jsonl", row)
 
 
 def parse_variants(words: Sequence[str]) -> dict[str, list[str]]:

@@ -17,17 +17,13 @@ Starts are the first observations of `--starts` episodes, filtered by the model.
 Where plans discount (`discount_head`, `discount`), all returns do.
 """
 
+import checkout
+
 import argparse
 import json
-import os
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import tensorflow as tf

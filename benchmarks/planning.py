@@ -11,16 +11,11 @@ return stays within 2% of its final value and its dynamics violation below twice
 matrix product timed in the same run. Iterations are the papers' unless `--iterations` says otherwise.
 """
 
+import checkout
+
 import argparse
 import json
-import os
-import sys
 import time
-from pathlib import Path
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import tensorflow as tf

@@ -9,20 +9,18 @@
 products on all cores) waits for its batch.
 """
 
+import checkout
+
 import argparse
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from episodes.replay import Episode, Replay  # noqa: E402  (the project is a folder of programs, not a package)
+from episodes.replay import Episode, Replay
 
 
 def main() -> None:

@@ -7,15 +7,11 @@ means over the episodes of the largest and of the summed cost (`cost_max`, `cost
 have the same starts and no exploration noise; any setting that is no part of the model can be overridden.
 """
 
+import checkout
+
 import argparse
 import json
-import os
 import sys
-from pathlib import Path
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 

@@ -16,6 +16,8 @@ All use oneDNN as the program does, unless TF_ENABLE_ONEDNN_OPTS=0; `plain_defau
 TensorFlow chooses for the processor.
 """
 
+import checkout
+
 import argparse
 import json
 import os
@@ -24,11 +26,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import gymnasium
 import numpy as np
@@ -151,7 +148,7 @@ class Worker:
         command = [sys.executable, __file__, "--serve", variant, "--actions", str(actions), "--config", *words]
         env = dict(os.environ)
         if variant == "plain_default":
-            # Neither 0 nor 1, so that TensorFlow decides, and set, so that `setdefault` above does not.
+            # Neither 0 nor 1, so that TensorFlow decides, and set, so that tools.tensorflow_setup leaves it.
             env["TF_ENABLE_ONEDNN_OPTS"] = "default"
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
         self.ready = self.read()

@@ -15,6 +15,7 @@ import numpy as np
 
 import envs
 from tools.errors import UserError
+from tools.files import replaced
 
 FILE = "collection.json"
 
@@ -46,9 +47,8 @@ def read_collection(folder: str | os.PathLike) -> dict[str, Any] | None:
 
 def write_collection(folder: Path, contents: dict[str, Any]) -> None:
     """Writes a folder's collection.json; a reader sees the old file or the new one."""
-    partial = folder / f".{FILE}.{os.getpid()}"
-    partial.write_text(json.dumps(contents, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, folder / FILE)
+    with replaced(folder / FILE) as file:
+        file.write(json.dumps(contents, indent=2, allow_nan=False) + "\n")
 
 
 def numbers(data: Mapping[str, np.ndarray]) -> tuple[int, float, bool]:

@@ -28,13 +28,13 @@ from minari.data_collector.episode_buffer import EpisodeBuffer
 from minari.dataset.minari_dataset import parse_dataset_id
 from minari.storage import get_dataset_path
 from rich.console import Console
-from rich.progress import Progress
 
 import envs
 from envs.rendering import shrink
 from episodes.dataset import numbers, read_collection, totals, write_collection
 from episodes.replay import Episode, Replay, check_same_kind, episode_files, read_episode
 from tools.errors import UserError, unknown
+from tools.progress import ProgressLine
 
 # Where collection.json stands in the metadata of an exported data set.
 METADATA_KEY = "latent_planning"
@@ -72,8 +72,8 @@ def export_folder(folder: Path, name: str) -> dict[str, Any]:
     if place.exists():
         raise UserError(f"Minari has a {name} already ({place}): choose another name or version.")
     try:
-        with _progress() as progress:
-            rows = _write_dataset(progress.track(files, description="episodes"), name, facts or {})
+        with ProgressLine(len(files), "episodes", Console(stderr=True)) as progress:
+            rows = _write_dataset(progress.track(files), name, facts or {})
     except BaseException as error:
         shutil.rmtree(place, ignore_errors=True)
         if isinstance(error, OSError):
@@ -117,15 +117,11 @@ def import_dataset(name: str, out: Path, task: str = "", image: str = "", replay
     facts["minari"] |= {"image": image, "state": state, "replayed": replay}
     episodes = (_episode(name, one, pictures(one), state, scale) for one in _recorded(name, dataset))
     try:
-        with _progress() as progress:
-            return _fill(out, progress.track(episodes, dataset.total_episodes, description="episodes"), facts)
+        with ProgressLine(dataset.total_episodes, "episodes", Console(stderr=True)) as progress:
+            return _fill(out, progress.track(episodes), facts)
     finally:
         if player:
             player.env.close()
-
-
-def _progress() -> Progress:
-    return Progress(console=Console(stderr=True))
 
 
 def _write_dataset(files: Iterable[Path], name: str, facts: dict[str, Any]) -> list[tuple[int, float, bool]]:

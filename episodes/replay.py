@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tools.errors import UserError
+from tools.files import replaced
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -499,19 +500,5 @@ def _read(path: Path, transitions: int) -> Episode:
 
 
 def _write(path: Path, episode: Episode) -> None:
-    """Write so that `path` is either absent or complete, whenever the process or the machine stops."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez_compressed(file, **episode)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself must survive a power failure, too
-    finally:
-        os.close(folder)
+    with replaced(path, "wb") as file:
+        np.savez_compressed(file, **episode)

@@ -1,10 +1,10 @@
 """One run of a program in its folder: never twice at a time, and never longer than the process that asked for it.
 
-Three processes take part. The *worker* calls `supervise`, holds the folder's lock and starts a *guard* (this file as a
-program, without any import beyond the standard library), which starts the *program* in a process group of its own. The
-guard watches a pipe from the worker: when it closes, because the worker wants to stop or has died in whatever way, the
-program is interrupted and, after some seconds, its whole group is killed, environments included. Should the guard be
-killed, the kernel kills the program.
+Three processes take part. The *worker* calls `supervise`, holds the folder's lock and starts a *guard* (this module as
+a program, which imports nothing but the standard library and `tools.files`), which starts the *program* in a process
+group of its own. The guard watches a pipe from the worker: when it closes, because the worker wants to stop or has died
+in whatever way, the program is interrupted and, after some seconds, its whole group is killed, environments included.
+If the guard is killed, the kernel kills the program.
 
 The lock is a `flock` whose file description worker, guard and program share, so that it is held until the last of them
 is gone: a second worker cannot start the run while its program still trains, even where the first worker is dead.
@@ -17,7 +17,6 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.files import replaced
+
+GUARD = (sys.executable, "-E", "-S", "-m", "sweeps.supervisor")
 BAD_INPUT = 2  # the exit code for what only the user can mend
 LOCK_SECONDS = 300.0  # how long a run waits for another process in its folder; NFS frees a dead node's locks after 90
 GRACE_SECONDS = 10.0  # between the interrupt and the end of all processes
@@ -148,8 +150,8 @@ def run_guarded(
     `done.json` gets the mark, in case of success. The guard writes it: a worker of Ray whose node is cut off may hang.
     """
     guard = subprocess.Popen(
-        [sys.executable, "-I", "-S", __file__, str(folder), json.dumps(mark), str(lock), str(GRACE_SECONDS), *command],
-        cwd=Path(command[1]).parent,
+        [*GUARD, str(folder), json.dumps(mark), str(lock), str(GRACE_SECONDS), *command],
+        cwd=Path(__file__).parent.parent,  # where Python finds this module
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -180,16 +182,6 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def _replace(path: Path, text: str) -> None:
-    """Writes a file at once: a reader, and a crash, see all of it or nothing."""
-    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
 def guard(folder: Path, mark: Mapping[str, object], lock: int, grace: float, command: Sequence[str]) -> None:
     """Starts the program, ends it when the standard input closes, marks success and prints the exit code.
 
@@ -204,6 +196,7 @@ def guard(folder: Path, mark: Mapping[str, object], lock: int, grace: float, com
     with open(folder / "sweep.log", "ab") as output:
         program = subprocess.Popen(
             command,
+            cwd=Path(command[1]).parent,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -223,7 +216,8 @@ def guard(folder: Path, mark: Mapping[str, object], lock: int, grace: float, com
     code = program.wait()
     if code == 0:
         found = {"exit_code": code, "seconds": round(time.monotonic() - start, 3), "time": _now()}
-        _replace(folder / "done.json", json.dumps({**mark, **found}, indent=2) + "\n")
+        with replaced(folder / "done.json") as file:
+            file.write(json.dumps({**mark, **found}, indent=2) + "\n")
     with contextlib.suppress(BrokenPipeError):  # the worker is gone
         print(code, flush=True)
 

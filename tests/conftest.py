@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("MUJOCO_GL", "egl")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 # Tests that start the program beside this process share a GPU with it.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
-from tools.config import Config, load_config  # noqa: E402 - the variables above must be set first
+import tools.tensorflow_setup  # noqa: E402 - the variables above must be set first
+
+from tools.config import Config, load_config  # noqa: E402
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from tools.errors import UserError, unknown
+from tools.files import replaced
 
 CONFIG_FILE = Path(__file__).parent.parent / "config.yaml"
 
@@ -130,16 +131,11 @@ class Config(Mapping[str, Value]):
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
         yaml = _yaml()
         yaml.default_flow_style = False
         yaml.sort_base_mapping_type_on_output = False
-        try:
-            with partial.open("w", encoding="utf-8") as file:
-                yaml.dump(self.as_dict(), file)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replaced(path) as file:
+            yaml.dump(self.as_dict(), file)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Config":

@@ -6,21 +6,18 @@ Steps are environment steps everywhere (agent decisions times action repeat), ex
 steps are updates.
 """
 
-import json
 import math
 import os
 import re
 import time
 import warnings
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import imageio.v3 as imageio
 import numpy as np
-import rich.console
-import rich.progress
 import tensorflow as tf
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as custom_scalar_metadata
@@ -28,6 +25,8 @@ from tensorboard.plugins.image import metadata as image_metadata
 
 from analysis.runs import own_name
 from tools.errors import UserError
+from tools.files import append_json
+from tools.progress import ProgressLine
 
 # What TensorBoard's "Custom Scalars" page shows, in this order: (group, chart, metrics drawn into the chart).
 # One more line is one more chart; a metric that a run never logs leaves its chart empty.
@@ -58,9 +57,6 @@ DASHBOARDS: Dashboards = (
     ("Speed", "seconds a plan", ("speed/plan_seconds",)),
     ("Speed", "seconds a policy step", ("speed/policy_seconds",)),
 )
-
-RATE_WINDOW = 60.0  # seconds over which the progress line measures its speed; the time left counts from the start
-PLAIN_LINE_EVERY = 30.0  # seconds between progress lines where the output is not a terminal
 
 
 class Logger:
@@ -99,7 +95,7 @@ class Logger:
         self._writer = tf.summary.create_file_writer(str(self.logdir))
         with self._writer.as_default():
             _write_layout(tasks)
-        self._progress = None if quiet else _ProgressLine(total_steps, unit=unit)
+        self._progress = None if quiet else ProgressLine(total_steps, unit)
         self._scalars: dict[str, list[Any]] = defaultdict(list)
         self._images: dict[str, np.ndarray] = {}
         self._videos: dict[str, tuple[np.ndarray, float]] = {}
@@ -161,8 +157,7 @@ class Logger:
         if metrics:
             line: dict[str, Any] = {"step": int(step), "time": round(time.time(), 3)}
             line |= {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-            with open(self._metrics, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line, allow_nan=False) + "\n")
+            append_json(self._metrics, line)
         with self._writer.as_default(step=int(step)):
             for name, value in metrics.items():
                 tf.summary.scalar(name, value)
@@ -198,67 +193,6 @@ class Logger:
         path = self.logdir / folder / f"{plain}-{int(step):09d}{suffix}"
         path.parent.mkdir(exist_ok=True)
         return path
-
-
-class _ProgressLine:
-    """A live bar on a terminal; elsewhere (a file, a pipe) a plain line now and then."""
-
-    def __init__(self, total_steps: int, console: rich.console.Console | None = None, unit: str = "steps") -> None:
-        self._total, self._unit = total_steps, unit
-        self._console = console or rich.console.Console()
-        self._fields: dict[str, float] = {}
-        self._marks: deque[tuple[float, int]] = deque()  # (time, step) of the last `RATE_WINDOW` seconds
-        self._first: tuple[float, int] | None = None  # the mark before all others
-        self._printed = -math.inf
-        self._bar: rich.progress.Progress | None = None
-        if self._console.is_terminal:
-            columns = (rich.progress.BarColumn(20), rich.progress.TextColumn("{task.description}", markup=False))
-            self._bar = rich.progress.Progress(*columns, console=self._console, refresh_per_second=2)
-            self._task = self._bar.add_task("", total=total_steps)
-
-    def update(self, step: int, fields: Mapping[str, float | None]) -> None:
-        self._fields |= fields
-        now = time.monotonic()
-        self._marks.append((now, step))
-        self._first = self._first or self._marks[0]
-        while len(self._marks) > 2 and self._marks[0][0] < now - RATE_WINDOW:
-            self._marks.popleft()
-        if self._bar:
-            self._bar.start()  # here rather than at construction: the set-up before the first step may still print
-            self._bar.update(self._task, completed=step, description=self._describe())
-        elif now - self._printed >= PLAIN_LINE_EVERY:
-            self._print()
-            self._printed = now
-
-    def close(self) -> None:
-        if self._bar:
-            self._bar.stop()
-        elif self._marks:
-            self._print()
-
-    def _print(self) -> None:
-        self._console.print(self._describe(), highlight=False, markup=False, soft_wrap=True)
-
-    def _describe(self) -> str:
-        now, step = self._marks[-1]
-        parts = [f"{step:,}/{self._total:,} {self._unit}"]
-        for name, value in self._fields.items():
-            if value is not None and not math.isnan(value):
-                parts.append(f"{name} {value:,}" if isinstance(value, int) else f"{name} {value:.4g}")
-        rate = self._rate(self._marks[0])
-        if rate:
-            parts.append(f"{rate:.1f} {self._unit}/s")
-        # Within the last minute there may be nothing but a training phase, or nothing but the collecting between two.
-        overall = self._rate(self._first)
-        if overall:
-            minutes, seconds = divmod(round(max(0, self._total - step) / overall), 60)
-            parts.append(f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d} left")
-        return " · ".join(parts)
-
-    def _rate(self, since: tuple[float, int]) -> float:
-        """Steps a second from a mark to the last one, 0 where that cannot be known."""
-        (start, first), (now, step) = since, self._marks[-1]
-        return (step - first) / (now - start) if step > first and now > start else 0.0
 
 
 def dashboards(tasks: Sequence[str] = ()) -> Dashboards:

@@ -1,6 +1,5 @@
 """The log directory of a run: what a resumed run may not change, and what is noted about each start."""
 
-import json
 import platform
 import time
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from tools.config import Config, load_config
 from tools.errors import UserError
+from tools.files import append_json
 from tools.revision import git_revision
 
 # What a log directory's episodes and weights depend on: a resumed run must agree with the first one in these.
@@ -42,8 +42,7 @@ def open_logdir(config: Config, argv: Sequence[str]) -> Path:
                 "directories of their own, choose another --logdir."
             )
     config.save(saved)
-    with open(logdir / "runs.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(_describe_start(argv)) + "\n")
+    append_json(logdir / "runs.jsonl", _describe_start(argv))
     return logdir
 
 

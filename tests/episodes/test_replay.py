@@ -1,4 +1,5 @@
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -346,7 +347,7 @@ def test_file_with_another_name_is_refused(tmp_path):
 
 def test_leftover_temporary_file_is_ignored(tmp_path):
     path = make_replay(tmp_path).add(make_episode(1, 4))
-    (tmp_path / f".{path.name}.tmp").write_bytes(b"half an epis")
+    (tmp_path / f".{path.name}.host.1").write_bytes(b"half an epis")
     again = make_replay(tmp_path)
     assert (again.episodes, again.steps) == (1, 4)
 
@@ -360,7 +361,7 @@ def test_crash_while_writing_leaves_no_half_episode(tmp_path, monkeypatch, momen
         raise OSError("the disk is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(replay_module.os, moment, crash)
+        patch.setattr(f"os.{moment}", crash)
         with pytest.raises(OSError, match="the disk is gone"):
             replay.add(make_episode(2, 4))
     assert (replay.episodes, replay.steps, replay.entries) == (1, 4, 5)
@@ -371,7 +372,7 @@ def test_crash_while_writing_leaves_no_half_episode(tmp_path, monkeypatch, momen
 
 def test_file_appears_only_when_complete(tmp_path, monkeypatch):
     seen = []
-    replace = replay_module.os.replace
+    replace = os.replace
 
     def look(temporary, path):
         seen.append((list(tmp_path.glob("*.npz")), Path(temporary).parent == Path(path).parent))
@@ -379,7 +380,7 @@ def test_file_appears_only_when_complete(tmp_path, monkeypatch):
             seen.append(sorted(arrays.files))
         replace(temporary, path)
 
-    monkeypatch.setattr(replay_module.os, "replace", look)
+    monkeypatch.setattr("os.replace", look)
     path = make_replay(tmp_path).add(make_episode(1, 4))
     assert seen == [([], True), sorted(make_episode(1, 4))]
     assert path.exists() and path.name.endswith("-000004.npz")

@@ -1,4 +1,3 @@
-import io
 import json
 import math
 import re
@@ -10,7 +9,6 @@ from pathlib import Path
 import imageio.v3 as imageio
 import numpy as np
 import pytest
-import rich.console
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
@@ -278,81 +276,6 @@ def test_wrong_pictures_are_refused(log, picture):
         log.video("a", picture, fps=10)
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    class Clock:
-        now = 100.0
-
-        def monotonic(self):
-            return self.now
-
-        def time(self):
-            return self.now
-
-    clock = Clock()
-    monkeypatch.setattr(logger_module, "time", clock)
-    return clock
-
-
-def test_plain_progress_lines_come_now_and_then(tmp_path, capsys, clock):
-    logger = Logger(tmp_path, total_steps=15_000)
-    logger.progress(1_000, episodes=3, success=None)  # a resumed run: its speed does not count what was done before
-    for step in range(1_100, 2_100, 100):
-        clock.now += 5
-        logger.progress(step, **{"return": 1.23456})
-    logger.close()
-    assert capsys.readouterr().out.splitlines() == [
-        "1,000/15,000 steps · episodes 3",
-        "1,600/15,000 steps · episodes 3 · return 1.235 · 20.0 steps/s · 0:11:10 left",
-        "2,000/15,000 steps · episodes 3 · return 1.235 · 20.0 steps/s · 0:10:50 left",
-    ]
-
-
-def test_speed_is_that_of_the_last_minute(tmp_path, capsys, clock):
-    logger = Logger(tmp_path, total_steps=100_000)
-    step = 0
-    for second in range(200):
-        clock.now += 1
-        step += 1 if second < 100 else 50
-        logger.progress(step)
-    logger.close()
-    assert "50.0 steps/s" in capsys.readouterr().out.splitlines()[-1]
-
-
-def test_time_left_counts_training_phases_that_are_longer_than_the_window(tmp_path, capsys, clock):
-    """Each 100 steps take 10 s to collect and 190 s to train on: half a step a second, so 5.5 hours at the start."""
-    logger = Logger(tmp_path, total_steps=10_000)
-    logger.progress(0)
-    for phase in range(1, 6):
-        for part in range(10):
-            clock.now += 1
-            logger.progress(100 * phase - 90 + 10 * part)
-        for update in range(19):
-            clock.now += 10
-            logger.progress(100 * phase, updates=19 * phase + update - 18)
-    logger.close()
-    lines = capsys.readouterr().out.splitlines()
-    # 9,500 steps at 2 s each; there were none in the last minute.
-    assert lines[-1] == "500/10,000 steps · updates 95 · 5:16:40 left"
-    assert all("updates" in line for line in lines[1:])
-    # After two phases it is off by less than a third, whether collecting or training is under way.
-    hours = {int(line.split(" · ")[-1].split(":")[0]) for line in lines if re.match("[345]00/", line)}
-    assert hours == {3, 4, 5}
-
-
 def test_quiet_prints_nothing(tmp_path, capfd, log):
     log.progress(10, episodes=1)
     assert capfd.readouterr().out == ""
-
-
-def test_terminal_shows_a_live_bar(clock):
-    screen = io.StringIO()
-    console = rich.console.Console(file=screen, force_terminal=True, width=120)
-    line = logger_module._ProgressLine(1000, console)
-    line.update(100, {"episodes": 2})
-    clock.now += 10
-    line.update(600, {"success": float("nan"), "return": 7.0})
-    line.close()
-    last = screen.getvalue().splitlines()[-2]  # the very last shows the cursor again
-    assert "600/1,000 steps · episodes 2 · return 7 · 50.0 steps/s · 0:00:08 left" in last
-    assert "success" not in last and "━" in last

@@ -1,0 +1,47 @@
+"""TensorFlow as every program here has it. Import this before anything that imports TensorFlow.
+
+TF_CPP_MIN_LOG_LEVEL=0 shows all start-up notices again, and TF_ENABLE_ONEDNN_OPTS=0 turns oneDNN off.
+"""
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+
+# TensorFlow reads both at import. Its notices would hide the progress line.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Faster convolutions and products, which TensorFlow leaves off on processors without AVX-512.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+# The log level holds only once the logger runs. Before, TensorFlow says this; warnings (W), errors (E) and what is not
+# TensorFlow's looks different.
+NOTICE = re.compile(rb"I\d{4} |WARNING: All log messages before absl::InitializeLog\(\) is called")
+
+
+@contextlib.contextmanager
+def without_notices() -> Iterator[None]:
+    """Keeps TensorFlow's notices, which are written by C++, off the standard error output; other lines come late."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        screen = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(screen, 2)
+            held.seek(0)
+            for line in held:
+                if not NOTICE.match(line):
+                    os.write(screen, line)
+            os.close(screen)
+
+
+with without_notices() if os.environ["TF_CPP_MIN_LOG_LEVEL"] != "0" else contextlib.nullcontext():
+    import tensorflow as tf
+
+# TensorFlow 2.21's remapper breaks on an activation inside a while loop and then skips all optimization of that
+# function.
+tf.config.optimizer.set_experimental_options({"remapping": False})
