@@ -147,16 +147,16 @@ def spaces(config: Any) -> tuple["gym.spaces.Dict", "gym.spaces.Box"]:
     Raises:
         UserError: as `make_env`.
     """
-    return copy.deepcopy(_found_out(_make_spaces, _values(config)))
+    return copy.deepcopy(_ask_new_process(_make_spaces, _values(config)))
 
 
 def reports_cost(config: Any) -> bool:
-    """Whether the `info` of a step holds a cost, of several tasks that of each; found out elsewhere like `spaces`.
+    """Whether the `info` of a step holds a cost, for several tasks that of each; asked in another process as `spaces`.
 
     Raises:
         UserError: as `make_env`.
     """
-    return _found_out(_play_for_cost, _values(config))
+    return _ask_new_process(_play_for_cost, _values(config))
 
 
 def scripted_policy(task: str) -> Callable[["np.ndarray"], "np.ndarray"]:
@@ -181,19 +181,6 @@ def action_repeat(config: Any) -> int:
     words = f"{suite}_{name}".split("_")
     prefixes = ("_".join(words[:length]) for length in range(len(words), 0, -1))
     return next((PAPER_ACTION_REPEAT[prefix] for prefix in prefixes if prefix in PAPER_ACTION_REPEAT), 1)
-
-
-def task_names(suite: str) -> list[str]:
-    """Every task of a suite, each as `<suite>_<name>`, found out in another process.
-
-    Raises:
-        UserError: an unknown suite.
-    """
-    from envs.workers import elsewhere
-
-    if suite not in SUITES:
-        raise UserError(f"Unknown suite '{suite}': choose one of {', '.join(SUITES)}.")
-    return elsewhere(_names, suite)
 
 
 def split_tasks(text: str) -> list[str]:
@@ -232,11 +219,6 @@ def _import_mujoco() -> None:
         raise UserError(HELP) from error
 
 
-def _names(suite: str) -> list[str]:
-    module = importlib.import_module(SUITES[suite].split(":")[0])
-    return [f"{suite}_{name}" for name in module.names()]
-
-
 def _values(config: Any) -> tuple:
     return tuple(getattr(config, key) for key in KEYS)
 
@@ -252,11 +234,11 @@ def _single(config: Any, task: str) -> types.SimpleNamespace:
 
 
 @functools.lru_cache
-def _found_out(function: Callable, values: tuple) -> Any:
+def _ask_new_process(function: Callable, values: tuple) -> Any:
     """The answer of a function of the settings, which may make environments: it runs in another process, once."""
-    from envs.workers import elsewhere
+    from envs.workers import in_new_process
 
-    return elsewhere(function, types.SimpleNamespace(**dict(zip(KEYS, values, strict=True))))
+    return in_new_process(function, types.SimpleNamespace(**dict(zip(KEYS, values, strict=True))))
 
 
 def _make_spaces(config: Any) -> tuple["gym.spaces.Dict", "gym.spaces.Box"]:

@@ -18,7 +18,7 @@ from tools.errors import UserError
 STEP_TIMEOUT = 300.0
 
 
-def elsewhere(function: Callable, *args: Any) -> Any:
+def in_new_process(function: Callable, *args: Any) -> Any:
     """Calls a function of a module in a new process, without TensorFlow, and returns or raises what it does."""
     with _hidden_main(), ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *args).result()

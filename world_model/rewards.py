@@ -27,11 +27,6 @@ class RewardTransform(tf.Module):
                 tf.Variable(0.0, dtype=tf.float64, trainable=False, name=name) for name in ("count", "mean", "squares")
             )
 
-    @property
-    def changes_nothing(self) -> bool:
-        """Whether rewards pass unchanged."""
-        return self.kind == "none" and not self.normalize
-
     def add(self, rewards: np.ndarray) -> None:
         """Takes the rewards [T] of an episode's transitions into the running mean and standard deviation.
 

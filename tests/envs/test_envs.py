@@ -14,6 +14,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+from suites import task_names
 
 import envs
 from envs import workers
@@ -47,13 +48,13 @@ def make_config(task: str, **changes) -> types.SimpleNamespace:
 
 
 @pytest.fixture(scope="module")
-def elsewhere() -> Iterator[Callable]:
+def in_worker() -> Iterator[Callable]:
     """Calls a function of this file in a process without TensorFlow."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield lambda function, *args, **kwargs: pool.submit(function, *args, **kwargs).result(timeout=300)
 
 
-# What runs elsewhere --------------------------------------------------------------------------------------------------
+# What runs in the worker --------------------------------------------------------------------------------------------------
 
 
 def rollout(config, seed: int, actions: np.ndarray, starts: int = 1) -> dict[str, np.ndarray]:
@@ -202,8 +203,8 @@ def play_camera_roll() -> tuple[dict, list[np.ndarray], gym.Space, list[dict], b
 
 
 @pytest.mark.parametrize("task", EXAMPLES)
-def test_environments_keep_gymnasium_s_contract(task, elsewhere):
-    elsewhere(check_contract, task)
+def test_environments_keep_gymnasium_s_contract(task, in_worker):
+    in_worker(check_contract, task)
     observation_space, action_space = envs.spaces(make_config(task))
     assert observation_space["image"] == gym.spaces.Box(0, 255, (64, 64, 3), np.uint8)
     assert observation_space["state"].dtype == np.float32 and observation_space["state"].shape[0] > 0
@@ -211,20 +212,20 @@ def test_environments_keep_gymnasium_s_contract(task, elsewhere):
 
 
 @pytest.mark.parametrize("task", EXAMPLES)
-def test_one_seed_one_course_of_events(task, elsewhere):
+def test_one_seed_one_course_of_events(task, in_worker):
     actions = np.random.default_rng(0).uniform(-1, 1, (8, 4)).astype(np.float32)
     # Two resets before and others in between: the random stream goes on from episode to episode.
     config = make_config(task, time_limit=3, action_repeat=1)
-    first, second = (elsewhere(rollout, config, 7, actions, starts=2) for _ in range(2))
-    other = elsewhere(rollout, config, 8, actions, starts=2)
+    first, second = (in_worker(rollout, config, 7, actions, starts=2) for _ in range(2))
+    other = in_worker(rollout, config, 8, actions, starts=2)
     for key, value in first.items():
         np.testing.assert_array_equal(value, second[key], err_msg=key)
     assert (first["image"][0] != other["image"][0]).any() and (first["state"][0] != other["state"][0]).any()
     assert (first["state"][0] != first["state"][1]).any()
 
 
-def test_reset_with_a_seed_restarts_the_stream(elsewhere):
-    states = elsewhere(states_of_resets, "metaworld_push", [None, 3, None, 3, None])
+def test_reset_with_a_seed_restarts_the_stream(in_worker):
+    states = in_worker(states_of_resets, "metaworld_push", [None, 3, None, 3, None])
     np.testing.assert_array_equal(states[1], states[3])
     np.testing.assert_array_equal(states[2], states[4])
     assert (states[1] != states[2]).any() and (states[0] != states[1]).any()
@@ -237,9 +238,9 @@ def states_of_resets(task: str, seeds: list[int | None]) -> list[np.ndarray]:
     return states
 
 
-def test_the_first_picture_shows_the_new_episode_not_the_last_one(elsewhere):
+def test_the_first_picture_shows_the_new_episode_not_the_last_one(in_worker):
     """Meta-World moves the window after its last forward pass, so that a stale picture would be easy to get."""
-    ended = elsewhere(rollout, make_config("metaworld_window-close"), 5, np.zeros((1, 4)), starts=1)
+    ended = in_worker(rollout, make_config("metaworld_window-close"), 5, np.zeros((1, 4)), starts=1)
     assert np.abs(ended["image"][0].astype(int) - ended["image"][1]).max(axis=2).mean() < 3.0
     np.testing.assert_allclose(ended["state"][0][4:7], ended["state"][1][4:7], atol=0.01)
 
@@ -301,11 +302,11 @@ def test_environments_beside_tensorflow_are_an_error_not_a_crash(monkeypatch):
 
 
 @pytest.mark.parametrize("task", ["dmc_cartpole_swingup", "metaworld_reach", "pointmass_obstacle"])
-def test_action_repeat_equals_a_slow_loop(task, elsewhere):
+def test_action_repeat_equals_a_slow_loop(task, in_worker):
     actions = np.random.default_rng(1).uniform(-1, 1, (3, 4)).astype(np.float32)
     settings = {"time_limit": 7, "reward": "dense"}
-    repeated = elsewhere(rollout, make_config(task, action_repeat=3, **settings), 4, actions)
-    slow = elsewhere(rollout, make_config(task, action_repeat=1, **settings), 4, np.repeat(actions, 3, axis=0)[:7])
+    repeated = in_worker(rollout, make_config(task, action_repeat=3, **settings), 4, actions)
+    slow = in_worker(rollout, make_config(task, action_repeat=1, **settings), 4, np.repeat(actions, 3, axis=0)[:7])
     # Seven simulator steps are two decisions of three steps and one of a single step; then both start again.
     expected = [slow["reward"][1:4].sum(), slow["reward"][4:7].sum(), slow["reward"][7]]
     np.testing.assert_allclose(repeated["reward"][1:4], expected, rtol=1e-12)
@@ -314,8 +315,8 @@ def test_action_repeat_equals_a_slow_loop(task, elsewhere):
     assert not repeated["terminated"].any()
 
 
-def test_terminal_states_terminate(elsewhere):
-    falling = elsewhere(rollout, make_config("gym_InvertedPendulum-v5"), 0, np.ones((40, 1)))
+def test_terminal_states_terminate(in_worker):
+    falling = in_worker(rollout, make_config("gym_InvertedPendulum-v5"), 0, np.ones((40, 1)))
     end = int(np.argmax(falling["terminated"]))
     assert 0 < end < 40 and not falling["truncated"][end] and np.isnan(falling["success"]).all()
 
@@ -324,9 +325,9 @@ def test_terminal_states_terminate(elsewhere):
     ("task", "decisions"),
     [("dmc_cartpole_balance", 125), ("metaworld_hammer", 75), ("pointmass_lottery", 30)],
 )
-def test_a_suite_s_own_time_limit_truncates(task, decisions, elsewhere):
+def test_a_suite_s_own_time_limit_truncates(task, decisions, in_worker):
     """DM Control's 1000, Meta-World's 150, the point mass's 30 environment steps over the papers' action repeats."""
-    course = elsewhere(rollout, make_config(task), 0, np.zeros((decisions, 4)))
+    course = in_worker(rollout, make_config(task), 0, np.zeros((decisions, 4)))
     assert np.flatnonzero(course["truncated"]).tolist() == [decisions]
     assert not course["terminated"].any()
 
@@ -354,7 +355,7 @@ def test_a_masked_reset_starts_new_episodes_only_where_it_says():
         batch.close()
 
 
-def test_batches_of_one_seed_are_identical_and_their_environments_differ(elsewhere):
+def test_batches_of_one_seed_are_identical_and_their_environments_differ(in_worker):
     config = make_config("dmc_reacher_easy")
     results = []
     for num_envs in (2, 1):
@@ -364,7 +365,7 @@ def test_batches_of_one_seed_are_identical_and_their_environments_differ(elsewhe
         results.append((obs, reward))
         batch.close()
     (two, _), (one, _) = results
-    alone = elsewhere(rollout, config, envs.stream_seed(5, 0), np.ones((1, 4)))
+    alone = in_worker(rollout, config, envs.stream_seed(5, 0), np.ones((1, 4)))
     for key in ("image", "state"):
         np.testing.assert_array_equal(two[key][0], one[key][0])
         np.testing.assert_array_equal(two[key][0], alone[key][1])
@@ -424,9 +425,9 @@ def test_several_tasks_share_pictures_and_the_largest_action():
 
 
 @pytest.mark.parametrize(("task", "size"), [("gym_InvertedPendulum-v5", 1), ("pointmass_obstacle", 2)])
-def test_a_task_ignores_the_entries_of_an_action_that_it_has_not(task, size, elsewhere):
+def test_a_task_ignores_the_entries_of_an_action_that_it_has_not(task, size, in_worker):
     actions = np.random.default_rng(2).uniform(-1, 1, (3, 4)).astype(np.float32)
-    results = elsewhere(shared_rollout, task, actions)
+    results = in_worker(shared_rollout, task, actions)
     keys, shape, images, rewards = results["shared"]
     assert keys == ["image"] and shape == (4,)
     assert results["alone"][:2] == [["image", "state"], (size,)]
@@ -470,12 +471,14 @@ def test_importing_envs_is_light():
     assert result.stdout == "[]\n", result.stderr
 
 
-def test_task_names_list_whole_suites():
-    metaworld = envs.task_names("metaworld")
+def test_suites_list_all_their_tasks(in_worker):
+    metaworld, dmc, pointmass, gym_tasks = (
+        in_worker(task_names, suite) for suite in ("metaworld", "dmc", "pointmass", "gym")
+    )
     assert len(metaworld) == 50 and "metaworld_stick-push" in metaworld
-    assert "dmc_ball_in_cup_catch" in envs.task_names("dmc") and len(envs.task_names("dmc")) >= 28
-    assert envs.task_names("pointmass") == ["pointmass_obstacle", "pointmass_lottery"]
-    assert "gym_HalfCheetah-v5" in envs.task_names("gym")
+    assert "dmc_ball_in_cup_catch" in dmc and len(dmc) >= 28
+    assert pointmass == ["pointmass_obstacle", "pointmass_lottery"]
+    assert "gym_HalfCheetah-v5" in gym_tasks
 
 
 @pytest.mark.parametrize(
@@ -514,39 +517,37 @@ def test_action_repeats_are_the_papers_unless_set(task, repeat):
         (make_config("dmc_quadruped_walk", camera="Egocentric"), "egocentric"),
     ],
 )
-def test_bad_tasks_and_cameras_are_refused_in_one_sentence(config, sentence, elsewhere):
+def test_bad_tasks_and_cameras_are_refused_in_one_sentence(config, sentence, in_worker):
     with pytest.raises(UserError, match=sentence):
-        elsewhere(envs.make_env, config, 0)
+        in_worker(envs.make_env, config, 0)
 
 
 def test_a_refusal_in_another_process_reaches_the_user():
     with pytest.raises(UserError, match="metaworld_reach"):
         envs.make_vector_env(make_config("metaworld_reech"), 2, 0)
-    with pytest.raises(UserError, match="dmc, metaworld, pointmass, gym"):
-        envs.task_names("atari")
 
 
-def test_sparse_reward_is_success_and_a_scripted_policy_earns_it(elsewhere):
-    sparse = elsewhere(scripted_episode, make_config("metaworld_reach"), 1)
+def test_sparse_reward_is_success_and_a_scripted_policy_earns_it(in_worker):
+    sparse = in_worker(scripted_episode, make_config("metaworld_reach"), 1)
     np.testing.assert_array_equal(sparse["reward"], sparse["success"])
     assert len(sparse["reward"]) == 150 and not sparse["terminated"]
     assert sparse["reward"][0] == 0 and 0 < sparse["reward"].sum() < 150
-    dense = elsewhere(scripted_episode, make_config("metaworld_reach", reward="dense"), 1)
+    dense = in_worker(scripted_episode, make_config("metaworld_reach", reward="dense"), 1)
     np.testing.assert_array_equal(dense["success"], sparse["success"])
     # Meta-World's reward lies in [0, 10] and is 10 at the goal.
     assert dense["reward"][0] < dense["reward"][-1] and 9.0 < dense["reward"].max() <= 10.0
 
 
 @pytest.mark.parametrize("task", ["metaworld_push", "metaworld_button-press", "metaworld_thermos"])
-def test_metaworld_randomizes_hand_and_object_but_not_the_goal(task, elsewhere):
-    drawn = elsewhere(rollout, make_config(task), 0, np.zeros((0, 4)), starts=6)["state"]
+def test_metaworld_randomizes_hand_and_object_but_not_the_goal(task, in_worker):
+    drawn = in_worker(rollout, make_config(task), 0, np.zeros((0, 4)), starts=6)["state"]
     hand, thing, goal = drawn[:, :3], drawn[:, 4:7], drawn[:, -3:]
     assert np.ptp(hand, axis=0).max() > 0.05 and np.ptp(hand, axis=0).max() < 0.25
     assert np.ptp(thing, axis=0).max() > 0.01
     if task != "metaworld_button-press":  # whose goal is on the button
         assert np.ptp(goal, axis=0).max() < 1e-4
     config = make_config(task, randomize=False)
-    fixed = [elsewhere(rollout, config, seed, np.zeros((0, 4)), starts=2)["state"] for seed in (0, 1)]
+    fixed = [in_worker(rollout, config, seed, np.zeros((0, 4)), starts=2)["state"] for seed in (0, 1)]
     np.testing.assert_allclose(fixed, np.broadcast_to(fixed[0][0], (2, *fixed[0].shape)), atol=1e-6)
 
 
@@ -562,8 +563,8 @@ def test_metaworld_randomizes_hand_and_object_but_not_the_goal(task, elsewhere):
         ("thermos", (0.0, 0.6, 0.2), (0.0, 0.6, 0.2), (-0.1, 0.6, 0.02), (-0.1, 0.6, 0.02)),
     ],
 )
-def test_metaworld_starts_are_the_papers(task, hand_low, hand_high, thing_low, thing_high, elsewhere):
-    drawn = elsewhere(rollout, make_config(f"metaworld_{task}", starts="paper"), 0, np.zeros((0, 4)), starts=30)
+def test_metaworld_starts_are_the_papers(task, hand_low, hand_high, thing_low, thing_high, in_worker):
+    drawn = in_worker(rollout, make_config(f"metaworld_{task}", starts="paper"), 0, np.zeros((0, 4)), starts=30)
     for found, low, high in (
         (drawn["state"][:, :3], hand_low, hand_high),
         (drawn["state"][:, 4:7], thing_low, thing_high),
@@ -576,8 +577,8 @@ def test_metaworld_starts_are_the_papers(task, hand_low, hand_high, thing_low, t
     assert np.ptp(drawn["state"][:, -3:], axis=0).max() < 2e-3, "one goal"
 
 
-def test_distances_are_those_of_the_simulator(elsewhere):
-    found, expected = elsewhere(metaworld_distances, "metaworld_push")
+def test_distances_are_those_of_the_simulator(in_worker):
+    found, expected = in_worker(metaworld_distances, "metaworld_push")
     assert found == pytest.approx(expected, abs=1e-6) and found > 0.05
 
 
@@ -590,43 +591,43 @@ def metaworld_distances(task: str) -> tuple[float, float]:
     return goal_distance(task, state), np.linalg.norm(thing - hand) + np.linalg.norm(goal - thing)
 
 
-def test_metaworld_episodes_may_be_longer_than_meta_world_s_own(elsewhere):
-    assert elsewhere(lengthy_episode, 520) == [False] * 519 + [True]
+def test_metaworld_episodes_may_be_longer_than_meta_world_s_own(in_worker):
+    assert in_worker(lengthy_episode, 520) == [False] * 519 + [True]
 
 
-def test_latco_cameras_hang_the_right_way_up(elsewhere):
-    picture = elsewhere(first_observations, ["metaworld_reach"])["metaworld_reach"][0]["image"].astype(int)
+def test_latco_cameras_hang_the_right_way_up(in_worker):
+    picture = in_worker(first_observations, ["metaworld_reach"])["metaworld_reach"][0]["image"].astype(int)
     wall, table = picture[:6, :20].mean((0, 1)), picture[-6:, 20:40].mean((0, 1))
     assert np.ptp(wall) < 15, "grey background above"
     assert table[0] - table[2] > 20, "brown table below"
 
 
 @pytest.mark.parametrize(("domain", "task", "camera"), [("walker", "walk", 0), ("quadruped", "escape", 2)])
-def test_full_quality_is_the_suite_s_own_picture(domain, task, camera, elsewhere):
-    ours, theirs = elsewhere(dm_control_pictures, domain, task, camera)
+def test_full_quality_is_the_suite_s_own_picture(domain, task, camera, in_worker):
+    ours, theirs = in_worker(dm_control_pictures, domain, task, camera)
     np.testing.assert_array_equal(ours, theirs)
     assert ours.std() > 5
 
 
-def test_fast_quality_shows_the_same_scene(elsewhere):
+def test_fast_quality_shows_the_same_scene(in_worker):
     fast, full = (
-        elsewhere(rollout, make_config("dmc_cheetah_run", render_quality=quality), 0, np.zeros((0, 6)))["image"][0]
+        in_worker(rollout, make_config("dmc_cheetah_run", render_quality=quality), 0, np.zeros((0, 6)))["image"][0]
         for quality in ("fast", "full")
     )
     difference = np.abs(fast.astype(int) - full)
     assert difference.max() > 0 and difference.mean() < 12
 
 
-def test_gym_environments_are_rescaled_and_shrunk(elsewhere):
-    obs, actions, space, *_ = elsewhere(play_camera_roll)
+def test_gym_environments_are_rescaled_and_shrunk(in_worker):
+    obs, actions, space, *_ = in_worker(play_camera_roll)
     assert list(space) == ["image"], "a picture is no state"
     np.testing.assert_allclose(actions, [[0, 10], [0.5, 20], [1, 30]])
     # 192 columns become 64, of which 32 are white; each is an average of three.
     assert (obs["image"][:, :32] == 255).all() and (obs["image"][:, 32:] == 0).all()
 
 
-def test_gym_environments_that_report_a_cost_at_steps_only_pass_it_on(elsewhere):
-    *_, infos, reported = elsewhere(play_camera_roll)
+def test_gym_environments_that_report_a_cost_at_steps_only_pass_it_on(in_worker):
+    *_, infos, reported = in_worker(play_camera_roll)
     assert infos == [{}, {"cost": 1.0}, {"cost": 2.0}, {"cost": 3.0}] and reported
     assert all(type(info["cost"]) is float for info in infos[1:])
 
@@ -641,10 +642,10 @@ def test_whether_a_task_reports_a_cost_is_known_without_its_environment(task, ex
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suite", ["metaworld", "dmc"])
-def test_every_task_of_a_suite_runs(suite, elsewhere):
-    tasks = envs.task_names(suite)
+def test_every_task_of_a_suite_runs(suite, in_worker):
+    tasks = in_worker(task_names, suite)
     for task in tasks:
-        obs, space, reward = elsewhere(first_observations, [task])[task]
+        obs, space, reward = in_worker(first_observations, [task])[task]
         assert space.contains(obs) and np.isfinite(reward), task
         assert obs["image"].std() > 3, f"{task} shows next to nothing"
 
@@ -760,9 +761,9 @@ def test_the_lottery_pays_once_and_as_advertised():
     assert set(draws) == {20.0, -40.0}
 
 
-def test_a_taken_goal_shows_in_picture_and_state_until_the_reset(elsewhere):
+def test_a_taken_goal_shows_in_picture_and_state_until_the_reset(in_worker):
     towards_top = np.tile([1.0, 0.9], (7, 1))
-    course = elsewhere(rollout, make_config("pointmass_lottery", time_limit=7), 0, towards_top)
+    course = in_worker(rollout, make_config("pointmass_lottery", time_limit=7), 0, towards_top)
     assert course["reward"].sum() == 1.0 and course["state"][-2, -1] == 1.0 and course["state"][-1, -1] == 0.0
     bottom_goal = course["image"][:, 42:45, 35:38].astype(int).mean((1, 2))  # yellow, then grey, then yellow again
     yellow = bottom_goal[:, 0] - bottom_goal[:, 2]
