@@ -54,7 +54,7 @@ def in_worker() -> Iterator[Callable]:
         yield lambda function, *args, **kwargs: pool.submit(function, *args, **kwargs).result(timeout=300)
 
 
-# What runs in the worker --------------------------------------------------------------------------------------------------
+# What runs in the worker ----------------------------------------------------------------------------------------------
 
 
 def rollout(config, seed: int, actions: np.ndarray, starts: int = 1) -> dict[str, np.ndarray]:
