@@ -308,7 +308,7 @@ class LatCo(Planner):
 
 
 # The condensed step costs O(H^2 n^2 + H^3) in float32, the block-tridiagonal one O(H n^3) in float64: at n = 32 the
-# curves cross at a horizon of about 190, at n = 230 well beyond 200 (README, "Measured").
+# curves cross at a horizon of about 190, at n = 230 well beyond 200 (results/performance.md).
 CROSSOVER = 6.0
 
 

@@ -436,9 +436,9 @@ def test_random_actions_are_uniform_with_the_given_correlation_and_start_anew(ti
     assert correlation(slice(0, 2000), 2) == pytest.approx(0.0, abs=0.08)
 
 
-def test_the_planner_in_the_readme_works_as_it_stands():
-    readme = (Path(agents.__file__).parent / "README.md").read_text()
-    code = next(block for block in readme.split("```")[1::2] if "Planner)" in block)
+def test_the_planner_in_the_guide_for_contributors_works_as_it_stands():
+    guide = (Path(agents.__file__).parent / "CONTRIBUTING.md").read_text()
+    code = next(block for block in guide.split("```")[1::2] if "Planner)" in block)
     names = {"optimizers": optimizers, "tf": tf, "PlanningAgent": PlanningAgent}
     exec(code.removeprefix("python").split("PLANNERS = ")[0], names)
     problem = optimizers.LatentProblem(lambda z, a: z + a, lambda z: -tf.abs(z[..., 0]), 1, 1)

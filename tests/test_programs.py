@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from documentation import read_metrics
 
 import agents
 import planning_agent
@@ -20,10 +21,6 @@ from training.run import TrainingRun
 
 ROOT = Path(__file__).parent.parent
 DEBUG = ["--configs", "defaults"]
-
-
-def read_metrics(logdir):
-    return [json.loads(line) for line in (logdir / "metrics.jsonl").read_text().splitlines()]
 
 
 SUITES = ["dmc", "metaworld", "pointmass", "gym"]

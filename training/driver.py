@@ -18,7 +18,7 @@ class Episode:
 
     Attributes:
       env: index of its environment in the batch.
-      data: the T+1 entries of the replay (README, "Conventions").
+      data: the T+1 entries of the replay (docs/data.md).
       extras: what the policy recorded of its T actions, name -> [T]; 'metrics' holds such a dictionary itself.
       number: which of the seeds given to `Driver.restart` it started from, None without such a list.
     """

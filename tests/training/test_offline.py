@@ -1,10 +1,9 @@
 """Runs that start from a folder of episodes, or train on it alone (`offline_dir`)."""
 
-import json
-
 import gymnasium
 import numpy as np
 import pytest
+from documentation import read_metrics
 
 from episodes.dataset import settings, write_collection
 from episodes.replay import Replay
@@ -48,7 +47,7 @@ def offline_config(tiny_config, tmp_path):
 def train(config, logdir):
     agent = CEMAgent(config, OBSERVATIONS, ACTION_SPACE)
     agent.train(logdir, quiet=True)
-    rows = [json.loads(line) for line in (logdir / "metrics.jsonl").read_text().splitlines()]
+    rows = read_metrics(logdir)
     return agent, rows
 
 

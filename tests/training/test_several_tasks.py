@@ -5,6 +5,7 @@ import json
 import gymnasium
 import numpy as np
 import pytest
+from documentation import read_metrics
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import agents
@@ -202,7 +203,7 @@ def train(tasks, logdir, *words):
     functions = (agent.train_step, agent.filter, agent.open_loop)
     assert [function.experimental_get_tracing_count() for function in functions] in ([1, 1, 1], [1, 1, 0])
     assert agent.planner.traces == 1
-    rows = [json.loads(line) for line in (logdir / "metrics.jsonl").read_text().splitlines()]
+    rows = read_metrics(logdir)
     names = set().union(*rows)
     for task in tasks:
         assert {f"train/{task}/return", f"eval/{task}/return", f"eval/{task}/length"} <= names

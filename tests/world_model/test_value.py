@@ -1,12 +1,12 @@
 """The value network: plans that end in a terminal value, lambda-returns, what is learned, stored and refused."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from documentation import read_metrics
 from problems import BUILDERS, SEED, curved, linear_quadratic, linear_quadratic_optimum, root_residual, with_value
 from ruamel.yaml import YAML
 from tensorflow import keras
@@ -386,7 +386,7 @@ def trained(argv, logdir):
     config = load_config(argv).resolved()
     agent = agents.make_agent(config)
     agent.train(open_logdir(config, argv), quiet=True)
-    return agent, [json.loads(line) for line in (logdir / "metrics.jsonl").read_text().splitlines()]
+    return agent, read_metrics(logdir)
 
 
 def test_collodreamer_trains_and_what_it_learned_is_restored(tmp_path):
