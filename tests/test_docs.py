@@ -248,7 +248,8 @@ def shrink(words: list[str]) -> list[str]:
         shown = ["--show", "0"] if "--show" in words else []
         rows = ["--rows", "0", "2"] if "--rows" in words else []
         return [*words, *extra, *shown, *rows]
-    count = ["--episodes", "2"] if program == "collect.py" else []
+    # No scripted policy succeeds in the few steps of an episode in debug.
+    count = ["--episodes", "2", "--success_rate", "0"] if program == "collect.py" else []
     return [*words, "--configs", "debug", *extra, *count]
 
 
