@@ -17,7 +17,7 @@ from documentation import PAGES, ROOT, code_blocks, commands, documented_metrics
 import envs
 import plot
 import sweep
-from planning_agent import PLANNERS
+from agents import PLANNERS
 from tools.config import load_config, read_schema
 
 SCHEMA = read_schema()
