@@ -1,8 +1,10 @@
-"""Compares planners on one trained model: the return of their plans under that model, from the same start states.
+"""Compares planners on one trained model: what their plans are worth under that model and, with --execute, in truth.
 
     python benchmarks/plan_quality.py --logdir logdir/metaworld_reach/latco/0
     python benchmarks/plan_quality.py --logdir logdir/metaworld_reach/latco/0 --variants latco cem --starts 50 \\
         --n_parallel_plans 4                      # any setting that is no part of the model can be overridden
+    python benchmarks/plan_quality.py --logdir logdir/metaworld_reach/latco/0 --variants latco cem --execute --envs 4 \\
+        --variant "latco5: --planner latco --mpc_steps 5 --warm_start true" --figure losses.png --out losses.jsonl
 
 Starts are the first observations of `--starts` episodes, filtered by the model. One JSON line per variant:
 
@@ -10,33 +12,56 @@ Starts are the first observations of `--starts` episodes, filtered by the model.
     rolled out through the mean dynamics, one yardstick for all planners;
 `return_sampled`: the same through sampled dynamics, mean of 20 rollouts a plan;
 `return_own`: what the planner itself believes in the end (collocation: on states that may violate the dynamics);
-`dynamics_violation`: squared, summed over the plan's steps, mean over the starts;
+`dynamics_violation`, `action_violation`: squared, summed over the plan's steps, mean over the starts, the actions
+    before they are clipped; where the planner has them;
 `converged_at`: median over the starts of the first iteration from which `return_own` stays within 2% of its end;
 `seconds`: one call for all starts together, after a first call that compiles.
 
 Where plans discount (`discount_head`, `discount`), all returns do.
+
+`--execute` tells apart where a planner loses (LatCo ICLR 2021, table 3), from the starts of `evaluate.py --seed S` with
+S = `--start_seed`. Means over the starts, each with its standard error (`..._se`):
+
+search       `return_best`: the best plan known for a start, by return under the mean dynamics, of all variants of this
+             call, of LatCo from N = `--best_of` random starts, GD from N / 2 and CEM with N / 8 times its candidates,
+             and of the task's scripted policy, played in the simulator, where there is one. `search_loss`: what the
+             variant's plans are worth less than it; `search_gap`: found / best, if that is above 0
+model noise  `noise_loss`: `return_mean` less `return_sampled`
+model error  `achieved_open_loop`: what all H actions of the plan bring in the environment, without feedback, in the
+             units that the model learned; 0 after the end of an episode. `model_loss`: `return_mean` less that
+closed loop  whole episodes with the variant's `mpc_steps`, `warm_start` and so on: `episode_predicted`, the rewards
+             predicted of the executed actions; `episode_achieved`, those that came, in the model's units and weighted
+             alike; `success` with Wilson's interval; `plan_seconds`, median of a call for `--envs` plans together
+
+With a terminal value (`value_head`) best and search loss include it, and `return_mean` does not. `per_start` holds the
+same start by start, so that variants can be paired. Two lines come first: "scripted", the actions of the scripted
+policy, which calibrate the model where it has data, and "best_known", the best plans; with variants of several horizons
+or discounts there are two of each kind, since only returns of a kind can be compared.
 """
 
 import checkout
 
 import argparse
 import json
+import re
+import shlex
 import sys
-import time
-from typing import TYPE_CHECKING
-
-import numpy as np
-import tensorflow as tf
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import envs
-import models
+import plan_report
 from agents import load_agent
-from optimizers import Plan, Planner, rollout
+from analysis import figures
+from benchmarks import plan_losses
+from benchmarks.execution import play_scripted
+from benchmarks.plan_figure import draw
+from evaluate import check_writable, episode_seeds
+from tools.command_line import Parser, count, positive
 from tools.errors import UserError, unknown
+from tools.files import append_json
 from tools.revision import git_revision
-
-if TYPE_CHECKING:
-    from planning_agent import PlanningAgent
 
 # label -> words that make it of the run's own settings. Image collocation gets a fraction of its 5000 iterations.
 VARIANTS = {
@@ -58,85 +83,127 @@ VARIANTS = {
     "image_collocation": ["--planner", "image_collocation", "--first_order_iterations", "100"],
     "grasp": ["--planner", "grasp"],
 }
-SAMPLED_ROLLOUTS = 20
+START_SEED = 2_000_000  # without --execute
+RESERVED = ("scripted", "best_known")
 
 
-def start_states(agent: "PlanningAgent", count: int, seed: int) -> tf.Tensor:
-    """Features [count, n] of the first observations of `count` episodes."""
-    batch = envs.make_vector_env(agent.config, 1, seed)
-    feats = []
+def parse_variants(options: argparse.Namespace, overrides: Sequence[str]) -> dict[str, list[str]]:
+    """Label -> words that make a variant of the run's own settings. The overrides of the command line are stronger than
+    the words of `VARIANTS`, and weaker than those of a variant that was given in words.
+
+    Raises:
+        UserError: an unknown label, one that is there twice, or words that cannot be read.
+    """
+    names = options.variants if options.variants is not None else [] if options.variant else list(VARIANTS)
+    for label in names:
+        if label not in VARIANTS:
+            raise unknown("variant", label, VARIANTS)
+    variants = {label: [*VARIANTS[label], *overrides] for label in names}
+    for text in options.variant:
+        label, colon, words = text.partition(":")
+        if not colon or not re.fullmatch(r"[\w.,+-]+", label) or label in (*variants, *RESERVED):
+            raise UserError(
+                f"--variant {text!r} is not 'NAME: --KEY VALUE ...' with a NAME of its own made of letters, digits and "
+                ". , + - _ (not scripted or best_known)."
+            )
+        try:
+            variants[label] = [*overrides, *shlex.split(words)]
+        except ValueError as error:
+            raise UserError(f"--variant {text!r} cannot be split into words ({error}): close its quotes.") from error
+    return variants
+
+
+def plans_only(options: argparse.Namespace, variants: dict[str, list[str]]) -> Iterator[dict[str, Any]]:
+    """The lines of a call without --execute."""
+    z0, seed = None, START_SEED if options.start_seed is None else options.start_seed
+    for label, words in variants.items():
+        agent = load_agent(options.logdir, words)
+        if z0 is None:
+            batch = envs.make_vector_env(agent.config, 1, seed)
+            try:
+                z0 = plan_losses.start_states(agent, batch, [seed + index for index in range(options.starts)])
+            finally:
+                batch.close()
+        row = {"benchmark": "plan_quality", "variant": label, "step": int(agent.step), "starts": options.starts}
+        row |= {"horizon": agent.planner.horizon}
+        yield row | plan_losses.measure(agent.planner, agent.planner_start(z0), seed)[0]
+
+
+def executed(
+    options: argparse.Namespace, variants: dict[str, list[str]], overrides: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """The lines of a call with --execute."""
+    seed = options.start_seed or 0
+    own = ["--seed", str(seed)]  # as in evaluate.py, where the same seed gives the same episodes
+    agents = {
+        label: (words, load_agent(options.logdir, [*own, *words])) for label, words in variants.items()
+    }
+    agent = next(iter(agents.values()))[1]
+    for label, (_, other) in agents.items():
+        for key in envs.KEYS:
+            if other.config[key] != agent.config[key]:
+                raise UserError(f"{label} has another {key} than {next(iter(agents))}: their starts would differ.")
+    task = plan_report.task_of_run(agent, options.logdir, options.task or envs.split_tasks(agent.config.task)[0])
+    seeds = episode_seeds(seed, options.starts)
+    steps = max(other.config.planning_horizon for _, other in agents.values())
+    scripted = play_scripted(agent.config, task, seeds, steps, agent.action_size)
+    batch = envs.make_vector_env(agent.config, min(options.envs, options.starts), seed, task)
     try:
-        for index in range(count):
-            obs, _ = batch.reset(seed=seed + index)
-            action = np.zeros([1, agent.action_size], np.float32)
-            latent = agent.filter(obs["image"], np.ones(1, bool), agent.model.dynamics.initial(1), action)
-            feats.append(models.get_feat(latent))
+        features = plan_losses.start_states(agent, batch, seeds)
+        starts = plan_losses.Starts(task, seed, seeds, features, batch, scripted)
+        yield from plan_losses.gauge(
+            options.logdir, agents, starts, options.best_of, [*own, *overrides], options.envs
+        )  # fmt: skip
     finally:
         batch.close()
-    return tf.concat(feats, 0)
 
 
-def sampled_return(planner: Planner, z0: tf.Tensor, actions: tf.Tensor, seed: int) -> float:
-    """Mean return of sampled rollouts of plans with actions [B, H, m] from z0 [B, n]."""
-    problem = planner.problem
-    z0, actions = (tf.repeat(x[:, None], SAMPLED_ROLLOUTS, 1) for x in (z0, actions))
-    noise = tf.random.stateless_normal([*actions.shape[:3], problem.noise_size], [seed, 1])
-    m = problem.action_size
-    states = rollout(lambda z, x: problem.sample_step(z, x[..., :m], x[..., m:]), z0, tf.concat([actions, noise], -1))
-    return float(tf.reduce_mean(tf.reduce_sum(problem.reward(states), -1)))
+def parse_options(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """The options of this program, and the words that override settings of the run. Raises UserError."""
+    parser = Parser(
+        prog="python benchmarks/plan_quality.py", description=__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--logdir", type=Path, required=True, metavar="DIR", help="of a run of planning_agent.py")
+    add("--variants", nargs="+", metavar="NAME", help=f"{', '.join(VARIANTS)} (default: all, or none with --variant)")
+    add(
+        "--variant", action="append", default=[], metavar="'NAME: --KEY VALUE ...'",
+        help="a variant of your own, as often as you like",
+    )  # fmt: skip
+    add("--starts", type=positive, default=20, metavar="N", help="starts, and episodes (default: 20)")
+    add("--start_seed", type=count, metavar="S", help=f"default: {START_SEED}, with --execute 0")
+    add("--out", type=Path, metavar="FILE", help="append the lines to this file, too")
+    add("--execute", action="store_true", help="find the best plans, execute plans, and play whole episodes")
+    add("--best_of", type=count, default=32, metavar="N", help="size of the search for the best plans (default: 32)")
+    add("--envs", type=positive, default=4, metavar="N", help="environments at a time (default: 4)")
+    add("--task", metavar="NAME", help="which of the run's tasks (default: the first)")
+    add("--figure", type=Path, metavar="FILE", help="draw the lines of --execute into this picture (.png, .pdf)")
+    parser.add_argument_group("--KEY VALUE", "any setting of config.yaml that is no part of the model")
+    options, overrides = parser.parse_known_args(argv)
+    if options.figure and not options.execute:
+        raise UserError("--figure draws what --execute finds out: give both.")
+    if options.figure and options.figure.suffix not in (".png", ".pdf"):
+        raise UserError(f"--figure {options.figure} is neither a .png nor a .pdf: choose one of these.")
+    return options, overrides
 
 
-def converged_at(plan: Plan) -> float:
-    """Median over the batch of the first iteration (from 1) after which the plan's own return changes by at most 2%."""
-    reward = plan.curves["reward"].numpy()
-    off = np.abs(reward - reward[:, -1:]) > 0.02 * np.abs(reward[:, -1:])
-    return float(np.median([np.flatnonzero(row)[-1] + 2 if row.any() else 1 for row in off]))
-
-
-def measure(planner: Planner, z0: tf.Tensor, seed: int) -> dict:
-    """One line of figures for a planner and its first states z0 (`PlanningAgent.planner_start`)."""
-    plan = planner(z0, [seed, 0])
-    start = time.perf_counter()
-    plan = planner(z0, [seed, 0])
-    returns = tf.reduce_sum(plan.rewards, 1).numpy()
-    seconds = time.perf_counter() - start
-    row = {
-        "return_mean": float(returns.mean()),
-        "return_se": float(returns.std(ddof=1) / np.sqrt(len(returns))),
-        "return_sampled": sampled_return(planner, z0, plan.actions, seed),
-        "return_own": float(np.mean(plan.curves["reward"][:, -1])),
-    }
-    if "dynamics_violation" in plan.curves:
-        row["dynamics_violation"] = float(np.mean(plan.curves["dynamics_violation"][:, -1]))
-    row = {key: float(f"{value:.4g}") for key, value in row.items()}
-    return row | {
-        "iterations": planner.iterations,
-        "converged_at": converged_at(plan),
-        "non_finite": int(tf.reduce_sum(plan.non_finite)),
-        "seconds": round(seconds, 2),
-    }
-
-
-def main() -> int:
-    """Parses the variants and prints one JSON line for each; exit code 2 for bad input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--logdir", required=True, help="of a run of planning_agent.py")
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), help=", ".join(VARIANTS))
-    parser.add_argument("--starts", type=int, default=20)
-    parser.add_argument("--start_seed", type=int, default=2_000_000)
-    args, overrides = parser.parse_known_args()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints one JSON line for each variant; exit code 2 for bad input."""
     try:
-        for label in args.variants:
-            if label not in VARIANTS:
-                raise unknown("variant", label, VARIANTS)
-        z0 = None
-        for label in args.variants:
-            agent = load_agent(args.logdir, [*VARIANTS[label], *overrides])
-            if z0 is None:
-                z0 = start_states(agent, args.starts, args.start_seed)
-            row = {"benchmark": "plan_quality", "variant": label, "step": int(agent.step), "starts": args.starts}
-            row |= {"horizon": agent.planner.horizon} | measure(agent.planner, agent.planner_start(z0), args.start_seed)
-            print(json.dumps(row | git_revision()), flush=True)
+        options, overrides = parse_options(argv)
+        variants = parse_variants(options, overrides)
+        for path in filter(None, (options.out, options.figure)):
+            check_writable(path)
+        rows, revision = [], git_revision()  # now: commits may be made meanwhile
+        for line in executed(options, variants, overrides) if options.execute else plans_only(options, variants):
+            row = line | revision
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+            if options.out:
+                append_json(options.out, row)
+            if options.figure:  # anew after each line: what was measured is not lost
+                figures.save(draw(rows), options.figure)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

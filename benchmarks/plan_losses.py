@@ -1,0 +1,364 @@
+"""What planning in a learned model loses, and where: the parts of plan_quality.py that measure.
+
+Shapes: N starts, horizon H, state size n, action size m. Returns are in the units that the model learned; where plans
+discount, those of plans and of their execution do.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import rich.console
+import tensorflow as tf
+
+import evaluate
+import models
+from agents import load_agent
+from benchmarks.execution import Played, chunks, play_blind
+from optimizers import LatentProblem, Plan, Planner, rollout
+from planning_agent import PlanningAgent
+from tools.progress import ProgressLine
+from training.driver import Episode
+
+SAMPLED_ROLLOUTS = 20
+DIGITS = 5  # of every number in a line
+
+
+class Plans(NamedTuple):
+    """Plans from N starts and what the mean dynamics say of them.
+
+    Attributes:
+        actions: [N, H, m].
+        returns: [N], summed rewards.
+        score: [N], what planners maximize: the returns, with the terminal value where the problem has one.
+    """
+
+    actions: np.ndarray
+    returns: np.ndarray
+    score: np.ndarray
+
+
+@dataclass(frozen=True)
+class Starts:
+    """What all variants start from.
+
+    Attributes:
+        task: of the episodes.
+        seed: decides the starts and the random numbers of the planners.
+        seeds: of the N episodes.
+        features: [N, n], inferred from their first images.
+        batch: environments for the blind execution.
+        scripted: the scripted policy from these starts, None where the task has none.
+    """
+
+    task: str
+    seed: int
+    seeds: Sequence[int]
+    features: tf.Tensor
+    batch: Any
+    scripted: Played | None
+
+
+# Plans under the model
+
+
+def start_states(agent: PlanningAgent, batch: Any, seeds: Sequence[int]) -> tf.Tensor:
+    """Features [N, n] of the first observations of the episodes that start from the seeds."""
+    feats, zero = [], np.zeros([1, agent.action_size], np.float32)
+    for rows in chunks(len(seeds), batch.num_envs):
+        images = batch.reset(seed=[seeds[row] for row in rows])[0]["image"]
+        for image in images[: len(set(rows))]:  # one by one: the samples of the posterior do not depend on the batch
+            latent = agent.filter(image[None], np.ones(1, bool), agent.model.dynamics.initial(1), zero)
+            feats.append(models.get_feat(latent))
+    return tf.concat(feats, 0)
+
+
+def sampled_returns(problem: LatentProblem, z0: tf.Tensor, actions: tf.Tensor, seed: int) -> np.ndarray:
+    """Mean returns [N] of sampled rollouts of plans with actions [N, H, m] from z0 [N, n]."""
+    z0, actions = (tf.repeat(x[:, None], SAMPLED_ROLLOUTS, 1) for x in (z0, actions))
+    noise = tf.random.stateless_normal([*actions.shape[:3], problem.noise_size], [seed, 1])
+    m = problem.action_size
+    states = rollout(lambda z, x: problem.sample_step(z, x[..., :m], x[..., m:]), z0, tf.concat([actions, noise], -1))
+    return tf.reduce_mean(tf.reduce_sum(problem.reward(states), -1), 1).numpy()
+
+
+def converged_at(plan: Plan) -> float:
+    """Median over the batch of the first iteration (from 1) after which the plan's own return changes by at most 2%."""
+    reward = plan.curves["reward"].numpy()
+    off = np.abs(reward - reward[:, -1:]) > 0.02 * np.abs(reward[:, -1:])
+    return float(np.median([np.flatnonzero(row)[-1] + 2 if row.any() else 1 for row in off]))
+
+
+def measure(planner: Planner, z0: tf.Tensor, seed: int) -> tuple[dict[str, Any], Plan, np.ndarray]:
+    """A line of figures for a planner and its first states z0 (`PlanningAgent.planner_start`), the plans, and their
+    mean returns [N] under sampled dynamics."""
+    plan = planner(z0, [seed, 0])
+    start = time.perf_counter()
+    plan = planner(z0, [seed, 0])
+    returns = tf.reduce_sum(plan.rewards, 1).numpy()
+    seconds = time.perf_counter() - start
+    sampled = sampled_returns(planner.problem, z0, plan.actions, seed)
+    row = {
+        "return_mean": float(returns.mean()),
+        "return_se": standard_error(returns),
+        "return_sampled": float(sampled.mean()),
+        "return_own": float(np.mean(plan.curves["reward"][:, -1])),
+    }
+    for name in ("dynamics_violation", "action_violation"):
+        if name in plan.curves:
+            row[name] = float(np.mean(plan.curves[name][:, -1]))
+    row = {key: value if value is None else float(f"{value:.4g}") for key, value in row.items()}
+    row |= {
+        "iterations": planner.iterations,
+        "converged_at": converged_at(plan),
+        "non_finite": int(tf.reduce_sum(plan.non_finite)),
+        "seconds": round(seconds, 2),
+    }
+    return row, plan, sampled
+
+
+def standard_error(values: np.ndarray) -> float | None:
+    """Of the mean; None of a single value."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+
+
+def found(plan: Plan) -> Plans:
+    """What a planner found."""
+    returns = tf.reduce_sum(plan.rewards, 1).numpy()
+    value = 0.0 if plan.value is None else plan.value.numpy()
+    return Plans(plan.actions.numpy(), returns, returns + value)
+
+
+def judged(problem: LatentProblem, z0: tf.Tensor, actions: np.ndarray) -> Plans:
+    """What the mean dynamics say of actions that no planner found."""
+    states = rollout(problem.step, z0, tf.constant(actions))
+    returns = tf.reduce_sum(problem.reward(states), 1).numpy()
+    value = 0.0 if problem.value is None else problem.value(states[:, -1]).numpy()
+    return Plans(actions, returns, returns + value)
+
+
+# The best plans known
+
+
+def pool(agent: PlanningAgent, best_of: int) -> dict[str, list[str]]:
+    """Label -> words of the searches that look for the best plans: LatCo and GD from many starts, CEM with many
+    candidates under the mean dynamics, which is what plans are compared by."""
+    if not best_of:
+        return {}
+    c, half, times = agent.config, max(1, best_of // 2), max(1, best_of // 8)
+    words = {f"latco x {best_of}": ["--planner", "latco", "--latco_solver", "auto", "--n_parallel_plans", str(best_of)]}
+    if not c.cost_head:  # only collocation keeps state constraints
+        words[f"gd x {half}"] = ["--planner", "gd", "--n_parallel_plans", str(half)]
+        words[f"cem, {times} x candidates"] = [
+            "--planner", "cem", "--cem_candidates", str(times * c.cem_candidates), "--sample_states", "false",
+            "--n_parallel_plans", "1",
+        ]  # fmt: skip
+    shared = ["--planning_horizon", str(c.planning_horizon), "--discount", repr(c.discount), "--mpc_steps", "1"]
+    return {label: [*chosen, *shared] for label, chosen in words.items()}
+
+
+def search(agent: PlanningAgent, starts: Starts, label: str) -> Plans:
+    """The agent's plans from one start after the other, which bounds the memory of many restarts."""
+    z0, plans = agent.planner_start(starts.features), []
+    with ProgressLine(len(z0), f"starts, {label}", rich.console.Console(stderr=True)) as progress:
+        for row in progress.track(range(len(z0))):
+            plans.append(found(agent.planner(z0[row : row + 1], [starts.seed, 1 + row])))
+    return Plans(*map(np.concatenate, zip(*plans, strict=True)))
+
+
+def best_known(candidates: Mapping[str, Plans]) -> tuple[Plans, list[str]]:
+    """The plan with the best score from each start, and whose it is; of equal ones the first."""
+    names, plans = list(candidates), list(candidates.values())
+    scores = np.stack([plan.score for plan in plans])
+    winner = np.argmax(np.where(np.isfinite(scores), scores, -np.inf), 0)
+    rows = np.arange(len(winner))
+    best = Plans(*(np.stack(parts)[winner, rows] for parts in zip(*plans, strict=True)))
+    return best, [names[index] for index in winner]
+
+
+# Execution
+
+
+def achieved(agent: PlanningAgent, played: Played) -> np.ndarray:
+    """What actions brought from each start [N], as the model would have it: its units, and the plans' discount."""
+    rewards = agent.rewards(tf.constant(played.rewards)).numpy() * played.alive
+    return rewards @ agent.config.discount ** np.arange(1, rewards.shape[1] + 1)
+
+
+def episode_returns(agent: PlanningAgent, episode: Episode) -> tuple[float, float]:
+    """The rewards that plans promised of the executed actions, and those that came, weighted alike."""
+    steps = np.arange(episode.length)
+    since = steps - np.maximum.accumulate(np.where(episode.extras["planned"], steps, 0))
+    rewards = agent.rewards(tf.constant(episode.data["reward"][1:])).numpy()
+    return float(episode.extras["predicted_reward"].sum()), float(rewards @ agent.config.discount ** (since + 1))
+
+
+# Lines
+
+
+def estimate(name: str, values: np.ndarray) -> dict[str, float | None]:
+    """Mean over the starts and its standard error."""
+    return {name: float(np.mean(values)), f"{name}_se": standard_error(values)}
+
+
+def losses(plans: Plans, best: Plans, sampled: np.ndarray, came: np.ndarray) -> dict[str, Any]:
+    """The three losses of plans, each with its standard error over the starts.
+
+    Args:
+        plans: what was found.
+        best: the best plans known.
+        sampled: [N], returns of the plans under sampled dynamics.
+        came: [N], what they brought when executed blind.
+    """
+    top = float(best.score.mean())
+    return {
+        **estimate("return_best", best.score),
+        "search_gap": float(plans.score.mean()) / top if top > 0 else None,
+        **estimate("search_loss", best.score - plans.score),
+        "return_sampled_se": standard_error(sampled),
+        **estimate("noise_loss", plans.returns - sampled),
+        **estimate("achieved_open_loop", came),
+        **estimate("model_loss", plans.returns - came),
+    }
+
+
+def blind(
+    agent: PlanningAgent, starts: Starts, plans: Plans, best: tuple[Plans, list[str]], sampled: np.ndarray,
+    played: Played,
+) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
+    """The part of a line about the first plans, and what it says of each start."""
+    came = achieved(agent, played)
+    line = losses(plans, best[0], sampled, came)
+    each = {"seed": list(starts.seeds), "found": plans.score, "best": best[0].score, "best_by": best[1]}
+    each |= {"sampled": sampled, "achieved_open_loop": came}
+    if played.success is not None:
+        each["success_open_loop"] = played.success.any(1).astype(int)
+        line["success_open_loop"] = evaluate.share_interval(each["success_open_loop"])
+    return line, each
+
+
+def closed_loop(agent: PlanningAgent, starts: Starts, num_envs: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The part of a line about whole episodes, and what it says of each."""
+    episodes, seconds = evaluate.run_episodes(agent, starts.task, starts.seeds, num_envs)
+    rows = [evaluate.describe(episode, starts.seeds, starts.task) for episode in episodes]
+    predicted, came = np.array([episode_returns(agent, episode) for episode in episodes]).T
+    line = estimate("episode_predicted", predicted) | estimate("episode_achieved", came)
+    line |= {"plan_seconds": seconds, "envs": min(num_envs, len(rows))}
+    each = {"episode_predicted": predicted, "episode_achieved": came}
+    for name in ("distance", "success", "return", "length"):
+        if name in rows[0]:
+            each[name] = [row[name] for row in rows]
+    if "success" in each:
+        line["success"] = evaluate.share_interval(each["success"])
+    return line, each
+
+
+def settings(agent: PlanningAgent) -> dict[str, Any]:
+    """What a line says of the agent before anything is measured."""
+    c = agent.config
+    names = ("planner", "mpc_steps", "warm_start", "n_parallel_plans", "discount")
+    return {
+        "step": int(agent.step), "updates": int(agent.updates), "horizon": c.planning_horizon,
+        **{name: c[name] for name in names},
+    }  # fmt: skip
+
+
+def objective(agent: PlanningAgent) -> tuple[int, float]:
+    """What returns of plans must share to be compared: horizon and discount."""
+    return agent.config.planning_horizon, agent.config.discount
+
+
+def rounded(value: Any) -> Any:
+    """A value as JSON knows it, numbers with `DIGITS` digits, None for what is not finite."""
+    if isinstance(value, Mapping):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [rounded(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+@dataclass
+class Variant:
+    """A variant whose plans are known.
+
+    Attributes:
+        label: its name.
+        words: that made it of the run's own settings.
+        agent: plays it.
+        row: the line so far.
+        plans: from all starts.
+        sampled: [N], their returns under sampled dynamics.
+    """
+
+    label: str
+    words: Sequence[str]
+    agent: PlanningAgent
+    row: dict[str, Any]
+    plans: Plans
+    sampled: np.ndarray
+
+
+def plan_variant(label: str, words: Sequence[str], agent: PlanningAgent, starts: Starts) -> Variant:
+    """Plans from all starts."""
+    row, plan, sampled = measure(agent.planner, agent.planner_start(starts.features), starts.seed)
+    return Variant(label, words, agent, settings(agent) | row, found(plan), sampled)
+
+
+def reference(label: str, agent: PlanningAgent, starts: Starts, plans: Plans) -> Variant:
+    """Plans that no variant made, to be compared with them; the agent lends its model."""
+    sampled = sampled_returns(agent.planner.problem, agent.planner_start(starts.features), plans.actions, starts.seed)
+    row = {key: settings(agent)[key] for key in ("step", "updates", "horizon", "discount")}
+    row |= {**estimate("return_mean", plans.returns), "return_sampled": float(sampled.mean())}
+    row["return_se"] = row.pop("return_mean_se")
+    return Variant(label, [], agent, row, plans, sampled)
+
+
+def gauge(
+    logdir: str, agents: Mapping[str, tuple[Sequence[str], PlanningAgent]], starts: Starts, best_of: int,
+    overrides: Sequence[str], num_envs: int,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """Yields the line of every variant, after those of the scripted actions and of the best plans known.
+
+    Args:
+        logdir: of the run.
+        agents: label -> the words of a variant and its agent.
+        starts: of all of them.
+        best_of: size of the search for the best plans, 0 for none beside the variants.
+        overrides: words for the agents of that search.
+        num_envs: environments that play episodes in parallel.
+    """
+    variants = [plan_variant(label, words, agent, starts) for label, (words, agent) in agents.items()]
+    best = {}
+    for kind in dict.fromkeys(objective(variant.agent) for variant in variants):
+        own = [variant for variant in variants if objective(variant.agent) == kind]
+        agent, candidates = own[0].agent, {variant.label: variant.plans for variant in own}
+        if starts.scripted:
+            played = starts.scripted.first(agent.config.planning_horizon)
+            plans = judged(agent.planner.problem, agent.planner_start(starts.features), played.actions)
+            candidates["scripted"] = plans
+        for label, words in pool(agent, best_of).items():
+            candidates[label] = search(load_agent(logdir, [*overrides, *words]), starts, label)
+        best[kind] = best_known(candidates)
+        if starts.scripted:
+            yield finish(reference("scripted", agent, starts, plans), starts, best[kind], played)
+        yield finish(reference("best_known", agent, starts, best[kind][0]), starts, best[kind])
+    for variant in variants:
+        yield finish(variant, starts, best[objective(variant.agent)], num_envs=num_envs)
+
+
+def finish(
+    variant: Variant, starts: Starts, best: tuple[Plans, list[str]], played: Played | None = None, num_envs: int = 0
+) -> dict[str, Any]:
+    """The whole line: after the plan its execution, unless that is known, and with `num_envs` whole episodes."""
+    played = played or play_blind(starts.batch, starts.seeds, variant.plans.actions)
+    line, each = blind(variant.agent, starts, variant.plans, best, variant.sampled, played)
+    if num_envs:
+        for part, more in zip((line, each), closed_loop(variant.agent, starts, num_envs), strict=True):
+            part.update(more)
+    head = {"benchmark": "plan_quality", "variant": variant.label, "task": starts.task, "starts": len(starts.seeds)}
+    head |= {"start_seed": starts.seed, "words": list(variant.words)}
+    return rounded(head | variant.row | line | {"per_start": each})
