@@ -37,6 +37,9 @@ With a terminal value (`value_head`) best and search loss include it, and `retur
 same start by start, so that variants can be paired. Two lines come first: "scripted", the actions of the scripted
 policy, which calibrate the model where it has data, and "best_known", the best plans; with variants of several horizons
 or discounts there are two of each kind, since only returns of a kind can be compared.
+
+Where a sparse reward is further away than a plan reaches, blind execution brings 0 whatever the model is like: give a
+longer `--planning_horizon` until "scripted" achieves something.
 """
 
 import checkout
