@@ -106,9 +106,12 @@ def measure(planner: Planner, z0: tf.Tensor, seed: int) -> tuple[dict[str, Any],
         "return_sampled": float(sampled.mean()),
         "return_own": float(np.mean(plan.curves["reward"][:, -1])),
     }
+    finish = getattr(planner, "finish", 0)
     for name in ("dynamics_violation", "action_violation"):
         if name in plan.curves:
             row[name] = float(np.mean(plan.curves[name][:, -1]))
+            if finish:
+                row[f"search_{name}"] = float(np.mean(plan.curves[name][:, -1 - finish]))
     row = {key: value if value is None else float(f"{value:.4g}") for key, value in row.items()}
     row |= {
         "iterations": planner.iterations,
@@ -156,6 +159,7 @@ def pool(agent: PlanningAgent, best_of: int) -> dict[str, list[str]]:
             "--n_parallel_plans", "1",
         ]  # fmt: skip
     shared = ["--planning_horizon", str(c.planning_horizon), "--discount", repr(c.discount), "--mpc_steps", "1"]
+    shared += ["--restart_samples", "0"]
     return {label: [*chosen, *shared] for label, chosen in words.items()}
 
 
@@ -258,7 +262,7 @@ def closed_loop(agent: PlanningAgent, starts: Starts, num_envs: int) -> tuple[di
 def settings(agent: PlanningAgent) -> dict[str, Any]:
     """What a line says of the agent before anything is measured."""
     c = agent.config
-    names = ("planner", "mpc_steps", "warm_start", "n_parallel_plans", "discount")
+    names = ("planner", "mpc_steps", "warm_start", "n_parallel_plans", "restart_samples", "discount")
     return {
         "step": int(agent.step), "updates": int(agent.updates), "horizon": c.planning_horizon,
         **{name: c[name] for name in names},

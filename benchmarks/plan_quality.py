@@ -13,7 +13,8 @@ Starts are the first observations of `--starts` episodes, filtered by the model.
 `return_sampled`: the same through sampled dynamics, mean of 20 rollouts a plan;
 `return_own`: what the planner itself believes in the end (collocation: on states that may violate the dynamics);
 `dynamics_violation`, `action_violation`: squared, summed over the plan's steps, mean over the starts, the actions
-    before they are clipped; where the planner has them;
+    before they are clipped; where the planner has them. After LatCo's finish both are 0 by construction, and
+    `search_dynamics_violation`, `search_action_violation` are those before it;
 `converged_at`: median over the starts of the first iteration from which `return_own` stays within 2% of its end;
 `seconds`: one call for all starts together, after a first call that compiles.
 

@@ -25,7 +25,7 @@ from training.logdir import open_logdir
 from training.run import TrainingRun
 
 DEBUG = ["--configs", "defaults", "pointmass", "debug"]
-STARTS, HORIZON = 3, 5
+STARTS, HORIZON = 2, 5
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +90,20 @@ def test_pool_is_as_large_as_wanted():
     assert list(pool) == ["latco x 32", "gd x 16", "cem, 4 x candidates"]
     made = load_config([*DEBUG, *pool["cem, 4 x candidates"]])
     assert (made.cem_candidates, made.sample_states, made.discount, made.planning_horizon) == (200, False, 0.9, 5)
-    assert load_config([*DEBUG, *pool["gd x 16"]]).n_parallel_plans == 16
+    many = load_config([*DEBUG, "--restart_samples", "9", *pool["gd x 16"]])
+    assert (many.n_parallel_plans, many.restart_samples) == (16, 0)
     assert plan_losses.pool(agent, 0) == {}
     agent.config = config.replace(cost_head=True)
     assert list(plan_losses.pool(agent, 4)) == ["latco x 4"]
+
+
+def test_violations_before_the_finish_are_told():
+    planner = BUILDERS["latco"][0](linear_quadratic(), 4, finish=2, jit_compile=False)
+    row, plan, _ = plan_losses.measure(planner, np.array([[9.0, -0.5, 0.0]], np.float32), 3)
+    for name in ("dynamics_violation", "action_violation"):
+        assert row[name] == 0.0
+        assert row[f"search_{name}"] == pytest.approx(float(plan.curves[name][0, -3]), rel=1e-3)
+    assert row["search_dynamics_violation"] > 0.0 and row["return_se"] is None
 
 
 # Losses
