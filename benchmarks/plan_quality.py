@@ -139,9 +139,7 @@ def executed(
     """The lines of a call with --execute."""
     seed = options.start_seed or 0
     own = ["--seed", str(seed)]  # as in evaluate.py, where the same seed gives the same episodes
-    agents = {
-        label: (words, load_agent(options.logdir, [*own, *words])) for label, words in variants.items()
-    }
+    agents = {label: (words, load_agent(options.logdir, [*own, *words])) for label, words in variants.items()}
     agent = next(iter(agents.values()))[1]
     for label, (_, other) in agents.items():
         for key in envs.KEYS:
