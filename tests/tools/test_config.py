@@ -292,6 +292,10 @@ def test_a_saved_run_from_before_a_key_existed_does_what_it_did_then(tmp_path: P
     assert load("").starts == "paper"
     assert load_config([], saved=Config({"steps": 7})).starts == "near"
     assert load_config([], saved=Config({"starts": "paper"})).starts == "paper"
+    assert load("").latco_finish > 0
+    assert load_config([], saved=Config({"steps": 7})).latco_finish == 0
+    assert load_config([], saved=Config({"latco_finish": 3})).latco_finish == 3
+    assert load_config(["--latco_finish", "4"], saved=Config({"steps": 7})).latco_finish == 4
 
 
 SEVERAL = SMALL_FILE.replace("what it is called", "what they are called [...]").replace("'a # b'", "ann")
