@@ -145,6 +145,7 @@ class Planner(abc.ABC):
     CURVES: tuple[str, ...] = ("reward",)
     KEEPS_CONSTRAINTS = False
     sequences = 1  # C of `Plan.kept`
+    finish = 0  # how many of the last iterations only polish a plan that already keeps its bounds and the dynamics
 
     def __init__(
         self,

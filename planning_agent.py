@@ -183,7 +183,10 @@ class PlanningAgent(BaseAgent):
         batch = len(plan.actions.numpy())  # waits for the plan
         # A call that compiles says nothing about the speed of planning.
         seconds = time.perf_counter() - start if self.planner.traces == traces else np.nan
-        metrics = {f"plan/{name}": curve[:, -1].numpy() for name, curve in plan.curves.items() if name != "reward"}
+        # A finish leaves no violation, so the search's own are logged.
+        row = {name: -1 - self.planner.finish for name in ("dynamics_violation", "action_violation")}
+        curves = {name: curve for name, curve in plan.curves.items() if name != "reward"}
+        metrics = {f"plan/{name}": curve[:, row.get(name, -1)].numpy() for name, curve in curves.items()}
         if plan.value is not None:
             metrics["plan/value"] = plan.value.numpy()
         metrics |= {

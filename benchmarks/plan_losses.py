@@ -106,12 +106,11 @@ def measure(planner: Planner, z0: tf.Tensor, seed: int) -> tuple[dict[str, Any],
         "return_sampled": float(sampled.mean()),
         "return_own": float(np.mean(plan.curves["reward"][:, -1])),
     }
-    finish = getattr(planner, "finish", 0)
     for name in ("dynamics_violation", "action_violation"):
         if name in plan.curves:
             row[name] = float(np.mean(plan.curves[name][:, -1]))
-            if finish:
-                row[f"search_{name}"] = float(np.mean(plan.curves[name][:, -1 - finish]))
+            if planner.finish:
+                row[f"search_{name}"] = float(np.mean(plan.curves[name][:, -1 - planner.finish]))
     row = {key: value if value is None else float(f"{value:.4g}") for key, value in row.items()}
     row |= {
         "iterations": planner.iterations,

@@ -314,6 +314,24 @@ def test_environments_that_idle_ask_for_no_plans(tiny_config):
     assert agent.planner.calls == 2 and not extras["planned"].any()
 
 
+@pytest.mark.parametrize(("name", "finish"), [("latco", 0), ("latco", 3), ("gaussian_latco", 3)])
+def test_violations_are_logged_from_before_the_finish(tiny_config, monkeypatch, name, finish):
+    sizes = {"latco_iterations": 2, "gaussian_iterations": 2, "gaussian_samples": 3}
+    config = tiny_config.replace(planning_horizon=3, mpc_steps=3, latco_finish=finish, **sizes)
+    agent = agents.agent_class(name)(config, OBSERVATIONS, ACTION_SPACE)
+    agent.planner._compiled = agent.planner._traced  # compiling takes longer than planning
+    plans, plan_from = [], agent.plan_from
+    monkeypatch.setattr(agent, "plan_from", lambda *args: plans.append(plan_from(*args)) or plans[-1])
+    metrics = agent.plan(tf.random.stateless_normal([2, agent.model.dynamics.feat_size], [1, 2])).metrics
+    curve = plans[0].curves["dynamics_violation"].numpy()
+    assert np.all(curve[:, -1] == 0.0) == (finish > 0)
+    last = max(np.flatnonzero(curve[0]))  # of the search
+    np.testing.assert_array_equal(metrics["plan/dynamics_violation"], curve[:, last])
+    bounds = plans[0].curves["action_violation"].numpy()
+    np.testing.assert_array_equal(metrics["plan/action_violation"], bounds[:, last])
+    np.testing.assert_array_equal(metrics["plan/lam"], plans[0].curves["lam"][:, -1])
+
+
 def test_an_episode_taken_over_from_another_policy_gets_a_plan_at_once(tiny_config):
     agent = CountingAgent(tiny_config.replace(planning_horizon=5, mpc_steps=3), OBSERVATIONS, ACTION_SPACE)
     actions, _, extras = act(agent, [False, True], None)

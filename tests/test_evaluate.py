@@ -173,7 +173,7 @@ def test_line_and_table_say_the_same(evaluation):
         assert np.mean(column(folder, name)) == line[name]["mean"]
     assert np.mean(column(folder, "length")) == line["length"] == 20.0
     assert column(folder, "plans").tolist() == [5, 5, 5]  # after 0, 4, 8, 12 and 16 of the 20 decisions
-    assert (column(folder, "dynamics_violation") == 0.0).all()  # LatCo's finish follows the dynamics
+    assert (column(folder, "dynamics_violation") > 0.0).all()  # of LatCo's search, before the finish
     (only,) = line["by_distance"]
     distances = column(folder, "distance")
     assert (only["low"], only["high"], only["episodes"]) == (distances.min(), distances.max(), EPISODES)
