@@ -89,7 +89,9 @@ def known_options() -> set[str]:
     sources = [
         path for folder in (".", "analysis", "sweeps", "benchmarks", "envs") for path in ROOT.glob(f"{folder}/*.py")
     ]
-    added = {name for path in sources for name in re.findall(r"add_argument\(\s*\"--(\w+)\"", path.read_text("utf-8"))}
+    added = {
+        name for path in sources for name in re.findall(r"\badd(?:_argument)?\(\s*\"--(\w+)\"", path.read_text("utf-8"))
+    }
     tensorboard = {"samples_per_plugin"}
     return {*SCHEMA.settings, *added, *tensorboard, "configs", "help", "key"}
 
