@@ -9,7 +9,7 @@ RENDER := MUJOCO_GL=$${MUJOCO_GL:-$$(cat .venv/.rendering)}
 export DEBIAN_FRONTEND := noninteractive
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help train test slow lint install gpu rendering
+.PHONY: help train test slow lint format lock install gpu rendering
 
 help: ## List the targets
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -23,17 +23,25 @@ test: rendering ## Run the tests that take seconds; ARGS="-k replay" goes to pyt
 slow: rendering ## Run the tests that take minutes
 	$(RENDER) $(PYTHON) -m pytest -m slow --timeout 7200 $(ARGS)
 
-lint: install ## Check style and formatting
+lint: install ## Check style, formatting and spelling
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m codespell_lib
 
-install: .venv/.installed ## Make .venv with the pinned dependencies
+format: install ## Format the code and repair what ruff can repair
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+install: .venv/.installed ## Make .venv with the tested version of every package (requirements.lock)
+
+lock: install ## Write the versions in .venv to requirements.lock
+	$(PYTHON) -m pip freeze --exclude-editable >requirements.lock
 
 gpu: install ## Add TensorFlow's CUDA libraries to .venv
-	$(PYTHON) -m pip install --editable '.[dev,gpu]'
+	$(PYTHON) -m pip install --constraint requirements.lock --editable '.[dev,gpu]'
 
 # `python -m venv` leaves a half-made folder behind where pip is missing, so pip is what decides.
-.venv/.installed: pyproject.toml
+.venv/.installed: pyproject.toml requirements.lock
 	@$(PYTHON) -m pip --version >/dev/null 2>&1 && exit 0; \
 	for python in python3.11 python3 python; do \
 		if $$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then \
@@ -43,7 +51,7 @@ gpu: install ## Add TensorFlow's CUDA libraries to .venv
 	done; \
 	echo "Python 3.11 is needed and was not found: install it (with its venv module) and try again." >&2; \
 	exit 2
-	$(PYTHON) -m pip install --editable '.[dev]'
+	$(PYTHON) -m pip install --constraint requirements.lock --editable '.[dev]'
 	@touch $@
 
 # The check itself says what is wrong; as root on Debian this mends it.

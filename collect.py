@@ -219,20 +219,20 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of this program, and the words that are settings of config.yaml."""
     parser = Parser(prog="python collect.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="kind", required=True, parser_class=Parser)
-    plain = {"allow_abbrev": False, "formatter_class": argparse.ArgumentDefaultsHelpFormatter}
+    options: dict[str, Any] = {"allow_abbrev": False, "formatter_class": argparse.ArgumentDefaultsHelpFormatter}
     make = kinds.add_parser(
-        "episodes", help="play episodes", **plain,
+        "episodes", help="play episodes", **options,
         usage="%(prog)s --out DIR [--episodes N] [--success_rate P] [--noise STD] [--configs PRESET ...] "
         "[--KEY VALUE ...]",
         epilog="Settings of config.yaml follow as --KEY VALUE: task, action_repeat, time_limit, render_quality, "
         "camera, reward, randomize, starts, envs, seed and prefill_correlation (of random actions) are read.",
     )  # fmt: skip
     _add_episodes_options(make)
-    export = kinds.add_parser("export", help="make a Minari data set of a folder", **plain)
+    export = kinds.add_parser("export", help="make a Minari data set of a folder", **options)
     export.add_argument("folder", type=Path, metavar="DIR", help="folder of the episodes")
     export.add_argument("dataset", metavar="NAME", help="of the new data set, [namespace/]name-v0")
     export.set_defaults(run=_export)
-    _add_import_options(kinds.add_parser("import", help="make a folder of a Minari data set", **plain))
+    _add_import_options(kinds.add_parser("import", help="make a folder of a Minari data set", **options))
     return parser.parse_known_args(argv)
 
 

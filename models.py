@@ -9,6 +9,7 @@ nothing.
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
@@ -247,7 +248,7 @@ class WorldModel(keras.Model):
         )  # fmt: skip
         feat_size = self.dynamics.feat_size
         self.decoder = Decoder(feat_size, cnn_depth, cnn_act)
-        head = {"layers": reward_layers, "units": reward_units, "act": act}
+        head: dict[str, Any] = {"layers": reward_layers, "units": reward_units, "act": act}
         self.reward = DenseHead(feat_size, **head, name="reward")
         self.discount = DenseHead(feat_size, **head, name="discount") if discount_head else None
         self.cost = DenseHead(feat_size, **head, name="cost") if cost_head else None

@@ -45,11 +45,11 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     """The options of this program. Raises UserError."""
     parser = Parser(prog="python plot.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    shared = argparse.ArgumentParser(add_help=False)
+    shared = Parser(add_help=False)
     shared.add_argument(
         "--out", type=Path, default=Path("plots"), metavar="DIR", help="folder for the files (default: plots)"
     )
-    steps = argparse.ArgumentParser(add_help=False)
+    steps = Parser(add_help=False)
     steps.add_argument("dirs", type=Path, nargs="+", metavar="DIR", help="folder at or below which there are runs")
     steps.add_argument(
         "--bins", type=positive, metavar="N",

@@ -38,7 +38,7 @@ class Curve(NamedTuple):
     mean: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    count: np.ndarray
+    count: np.ndarray  # type: ignore[assignment]  # hides tuple.count
 
 
 def curves(directories: Sequence[Path], metrics: Sequence[str] | None, bins: int | None, out: Path) -> list[str]:
@@ -142,7 +142,7 @@ def draw_panel(axis: Axes, methods: Mapping[str, Curve], style: Mapping[str, Map
     """One task: means, dotted where not all seeds have a value; bands, or the seeds where they are few."""
     for method, curve in methods.items():
         color, seeds = style[method]["color"], len(curve.seeds)
-        marker = {"marker": ".", "markersize": 5} if len(curve.steps) <= 25 else {}
+        marker: dict[str, Any] = {"marker": ".", "markersize": 5} if len(curve.steps) <= 25 else {}
         if 1 < seeds < SEEDS_FOR_BAND:
             for values in curve.values:
                 axis.plot(curve.steps, values, color=color, linewidth=0.8, alpha=0.6)

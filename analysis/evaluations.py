@@ -117,16 +117,20 @@ def _settings(overrides: Sequence[str]) -> str:
 
 def table_rows(lines: Sequence[Mapping[str, Any]]) -> list[Row]:
     """A row for each task, method, planner and settings, by their names; several log directories are its seeds."""
-    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, str, str, str, str], list[Mapping[str, Any]]] = {}
     for line in lines:
         groups.setdefault(_group(line), []).append(line)
     rows = []
-    for group in sorted(groups):
-        own = groups[group]
+    for group, own in sorted(groups.items(), key=lambda item: item[0]):
+        task, model, method, planner, settings = group
         success = [line["success"] for line in own if line.get("success") is not None]
         rows.append(
             Row(
-                *group,
+                task,
+                model,
+                method,
+                planner,
+                settings,
                 seeds=len(own),
                 episodes=sum(line["episodes"] for line in own),
                 score=over_seeds([line["return"] or {} for line in own]),

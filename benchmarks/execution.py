@@ -1,15 +1,10 @@
 """Plays actions without feedback and a task's scripted policy. No TensorFlow here, which crashes beside a simulator."""
 
-import sys
 import types
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-
-# A worker that finds this module from its own folder has to find the project, too.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import envs
 from envs.workers import in_new_process

@@ -35,7 +35,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -61,7 +61,7 @@ EVAL_BATCH = 20  # chunks predicted in one call
 KEYS = ("image", "action", "reward", "is_first")  # of a chunk
 
 # How the kinds of errors are drawn, in this order.
-STYLES = {
+STYLES: dict[str, tuple[Any, str]] = {
     "mean_dynamics": ("-", "mean dynamics"),
     "sampled_average": ("--", "average of sampled rollouts"),
     "posterior": (":", "filtered (floor)"),
@@ -521,7 +521,8 @@ def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--chunks", type=_at_least(1), default=60, help="held-out chunks at most")
     parser.add_argument("--samples", type=_at_least(0), default=10, help="rollouts with noise")
     parser.add_argument("--seed", type=_at_least(0), default=0, help="of the weights, the batches and the noise")
-    args, args.overrides = parser.parse_known_args(argv)
+    args, overrides = parser.parse_known_args(argv)
+    args.overrides = overrides
     args.variants, args.data = parse_variants(args.variants), parse_data(args.data)
     return args
 

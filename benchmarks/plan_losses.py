@@ -234,7 +234,7 @@ def blind(
     """The part of a line about the first plans, and what it says of each start."""
     came = achieved(agent, played)
     line = losses(plans, best[0], sampled, came)
-    each = {"seed": list(starts.seeds), "found": plans.score, "best": best[0].score, "best_by": best[1]}
+    each: dict[str, Any] = {"seed": list(starts.seeds), "found": plans.score, "best": best[0].score, "best_by": best[1]}
     each |= {"sampled": sampled, "achieved_open_loop": came}
     if played.success is not None:
         each["success_open_loop"] = played.success.any(1).astype(int)
@@ -249,7 +249,7 @@ def closed_loop(agent: PlanningAgent, starts: Starts, num_envs: int) -> tuple[di
     predicted, came = np.array([episode_returns(agent, episode) for episode in episodes]).T
     line = estimate("episode_predicted", predicted) | estimate("episode_achieved", came)
     line |= {"plan_seconds": seconds, "envs": min(num_envs, len(rows))}
-    each = {"episode_predicted": predicted, "episode_achieved": came}
+    each: dict[str, Any] = {"episode_predicted": predicted, "episode_achieved": came}
     for name in ("distance", "success", "return", "length"):
         if name in rows[0]:
             each[name] = [row[name] for row in rows]

@@ -84,7 +84,7 @@ def make_planners(args: argparse.Namespace, problem: optimizers.LatentProblem):
                 yield name, solver, build(problem, H, solver, iterations=args.iterations or iterations)
 
 
-def iterations_to_final(plan: optimizers.Plan, planner: optimizers.Planner) -> float | None:
+def iterations_to_final(plan: optimizers.Plan, planner: LatCo) -> float | None:
     """Median over the batch of the first iteration from which on the plan is as good as the final one.
 
     None if it never met the dynamics.

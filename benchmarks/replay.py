@@ -12,6 +12,7 @@ products on all cores) waits for its batch.
 import checkout
 
 import argparse
+import functools
 import json
 import tempfile
 import time
@@ -29,7 +30,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         replay = Replay(folder, options.batch_size, options.batch_length, capacity=10**9, seed=0)
         episodes = [make_episode(options, seed) for seed in range(options.episodes)]
-        report(options, "add", [timed(lambda episode=episode: replay.add(episode)) for episode in episodes])
+        report(options, "add", [timed(functools.partial(replay.add, episode)) for episode in episodes])
         load = timed(lambda: Replay(folder, options.batch_size, options.batch_length, capacity=10**9, seed=0))
         report(options, "load", [load / options.episodes])
 

@@ -30,10 +30,10 @@ from collections.abc import Iterator
 import gymnasium
 import numpy as np
 import tensorflow as tf
-from plain_update import PlainUpdate
 from tensorflow import keras
 
 from base_agent import BaseAgent
+from benchmarks.plain_update import PlainUpdate
 from tools.config import load_config
 
 # The command line of each variant of the world model.
@@ -144,7 +144,8 @@ class Worker:
     """The process that `serve`s a variant."""
 
     def __init__(self, variant: str, words: list[str], actions: int):
-        self.variant, self.answers = variant, []
+        self.variant = variant
+        self.answers: list[dict[str, float]] = []
         command = [sys.executable, __file__, "--serve", variant, "--actions", str(actions), "--config", *words]
         env = dict(os.environ)
         if variant == "plain_default":

@@ -57,7 +57,7 @@ def scripted(name: str) -> Callable[[np.ndarray], np.ndarray]:
     Raises:
         UserError: an unknown task.
     """
-    policy = ENV_POLICY_MAP[f"{_known(name)}-v3"]()
+    policy = ENV_POLICY_MAP[f"{_known(name)}-v3"]()  # type: ignore[abstract]  # declared as its base class
     # It warns that its actions leave [-1, 1], which is what we say above.
     warnings.filterwarnings("ignore", "Constant\\(s\\) may be too high", UserWarning)
     return policy.get_action

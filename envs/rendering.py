@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -88,7 +89,7 @@ class Camera:
         model.vis.global_.offwidth = model.vis.global_.offheight = IMAGE_SIZE
         if quality == "fast":
             simplify(model)
-        self._renderer = None
+        self._renderer: Any = None  # mujoco is imported at the first picture
 
     def render(self) -> np.ndarray:
         """The picture of the current state, uint8 [64, 64, 3].

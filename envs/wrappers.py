@@ -44,7 +44,8 @@ class ActionRepeat(gym.Wrapper):
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict]:
         """One agent decision: up to `repeat` simulator steps."""
-        total, largest = 0.0, {}
+        total = 0.0
+        largest: dict[str, float] = {}
         for _ in range(self._repeat):
             obs, reward, terminated, truncated, info = self.env.step(action)
             total += float(reward)

@@ -149,7 +149,7 @@ class Replay:
         same, the batches are not.
         """
         with self._lock:
-            return self._rng.bit_generator.state
+            return dict(self._rng.bit_generator.state)
 
     @random_state.setter
     def random_state(self, state: Mapping[str, Any]) -> None:
@@ -161,11 +161,11 @@ class Replay:
                     f"The saved random state of the replay is unusable ({error}); restore another checkpoint."
                 ) from error
 
-    def add(self, episode: Mapping[str, np.ndarray | Sequence]) -> Path:
+    def add(self, arrays: Mapping[str, np.ndarray | Sequence]) -> Path:
         """Write one whole episode to disk and put it in memory.
 
         Args:
-            episode: the arrays of `KEYS`, all with the same number of entries T + 1 >= 2; they are copied.
+            arrays: those of `KEYS`, all with the same number of entries T + 1 >= 2; they are copied.
 
         Returns:
             The file, complete on disk.
@@ -174,7 +174,7 @@ class Replay:
             UserError: when the episode breaks the conventions at the top of this file; nothing is written then.
         """
         # Without order='C' a transposed view would keep its strides, and sampling from it be twenty times slower.
-        episode = {key: np.array(value, order="C") for key, value in episode.items()}
+        episode = {key: np.array(value, order="C") for key, value in arrays.items()}
         try:
             check_episode(episode)
             if self._memory:
@@ -211,7 +211,7 @@ class Replay:
         self.fill(batch, range(self.batch_size))
         return batch
 
-    def fill(self, batch: Episode, rows: Sequence[int]) -> None:
+    def fill(self, batch: Episode, rows: Sequence[int] | np.ndarray) -> None:
         """Draw chunks as `sample` does into some rows of a batch of zeros, for each key that the batch has.
 
         Raises:
@@ -501,4 +501,4 @@ def _read(path: Path, transitions: int) -> Episode:
 
 def _write(path: Path, episode: Episode) -> None:
     with replaced(path, "wb") as file:
-        np.savez_compressed(file, **episode)
+        np.savez_compressed(file, **episode)  # type: ignore[arg-type]  # no entry is called allow_pickle

@@ -89,7 +89,7 @@ class LatCo(Planner):
         **options: those of `Planner`.
     """
 
-    CURVES = ("reward", "dynamics_violation", "action_violation", "lam", "nu")
+    CURVES: tuple[str, ...] = ("reward", "dynamics_violation", "action_violation", "lam", "nu")
     KEEPS_CONSTRAINTS = True
 
     def __init__(

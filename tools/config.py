@@ -133,7 +133,7 @@ class Config(Mapping[str, Value]):
         path.parent.mkdir(parents=True, exist_ok=True)
         yaml = _yaml()
         yaml.default_flow_style = False
-        yaml.sort_base_mapping_type_on_output = False
+        yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # ruamel declares it None
         with replaced(path) as file:
             yaml.dump(self.as_dict(), file)
 
@@ -183,7 +183,7 @@ class Setting:
         """
         value = _cast(label, value, self.kind)
         if self.several:
-            value = _join_names(label, value)
+            value = _join_names(label, str(value))
         if self.choices and value not in self.choices:
             raise unknown(f"{label} value", str(value), map(str, self.choices))
         return value
@@ -257,7 +257,7 @@ def load_config(
         raise SystemExit(0)
     presets, overrides = _split_arguments(argv, schema)
     values = dict(schema.presets["defaults"].values)
-    for key, value in ({} if saved is None else BEFORE | dict(saved)).items():
+    for key, value in ({} if saved is None else {**BEFORE, **saved}).items():
         if key in schema.settings:
             values[key] = schema.settings[key].check(value, f"the saved {key}")
     for name in presets:

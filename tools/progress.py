@@ -27,7 +27,7 @@ class ProgressLine:
     def __init__(self, total: int, unit: str = "steps", console: Console | None = None) -> None:
         self._unit = unit
         self._console = console or Console()
-        self._fields: dict[str, float] = {}
+        self._fields: dict[str, float | None] = {}
         self._start: int | None = None  # a resumed run does not start at 0
         self._printed = -math.inf
         self._live = self._console.is_terminal

@@ -90,7 +90,7 @@ def correlated_actions(
     if previous is not None:
         kept = correlation * previous + np.sqrt(1.0 - correlation**2) * gaussian
         gaussian = np.where(is_first[:, None], gaussian, kept)
-    return np.float32(2.0 * special.ndtr(gaussian) - 1.0), gaussian
+    return (2.0 * special.ndtr(gaussian) - 1.0).astype(np.float32), gaussian
 
 
 class Driver:
@@ -110,6 +110,7 @@ class Driver:
         self.envs = envs
         self.policy_state: Any = None
         self.waiting = np.zeros(envs.num_envs, bool)
+        self._is_first = np.zeros(envs.num_envs, bool)
         self._obs: dict[str, np.ndarray] | None = None
 
     def restart(self, seed: int | Sequence[int] | None = None) -> None:
@@ -120,12 +121,12 @@ class Driver:
             Or the seed of every episode to come: each environment takes the next one whenever it starts an episode, and
             one that finds none left waits for the next restart.
         """
-        everyone, listed = np.ones(self.envs.num_envs, bool), isinstance(seed, Sequence)
-        self._seeds = deque(enumerate(seed)) if listed else None
+        everyone = np.ones(self.envs.num_envs, bool)
+        self._seeds = deque(enumerate(seed)) if isinstance(seed, Sequence) else None
         self.policy_state = None
         self.waiting[:] = False
         self._recorders = [_Recorder(None) for _ in everyone]
-        self._start(everyone, self._take_seeds(everyone) if listed else seed)
+        self._start(everyone, self._take_seeds(everyone) if isinstance(seed, Sequence) else seed)
 
     def step(self, policy: Policy) -> list[Episode]:
         """One decision in every environment. Returns the episodes that this ended."""
