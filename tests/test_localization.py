@@ -1,0 +1,85 @@
+"""The localization benchmark on features whose errors are known."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+from benchmarks import localization
+
+RNG = np.random.default_rng(0)
+HORIZON = max(localization.STEPS)
+
+
+def test_a_probe_reads_what_the_features_hold_and_no_more():
+    state = RNG.uniform(-0.5, 0.5, (3000, 3)).astype(np.float32)
+    mixed = state @ RNG.normal(size=(3, 8)).astype(np.float32)
+    whole = localization.Probe(mixed[:2500], state[:2500], epochs=20)
+    assert np.median(whole.error(mixed[2500:], state[2500:])) < 0.02
+    # Features that tell nothing: the error of the mean, 0.48 for a cube of side 1.
+    blind = localization.Probe(np.zeros_like(mixed[:2500]), state[:2500], epochs=2)
+    assert np.median(blind.error(np.zeros_like(mixed[2500:]), state[2500:])) == pytest.approx(0.48, abs=0.05)
+
+
+class Line:
+    """Dynamics of a point that moves by its action, seen through features with an error of 0.1 in the first entry."""
+
+    noise_size = 1
+
+    def mean_step(self, z, a):
+        return z + tf.pad(a, [[0, 0], [0, z.shape[1] - a.shape[1]]])
+
+
+def test_open_loop_predictions_follow_the_recorded_actions():
+    steps = HORIZON + 15
+    action = RNG.uniform(-1, 1, (steps + 1, 1)).astype(np.float32)
+    action[0] = 0.0
+    position = np.cumsum(action, 0)
+    agent = SimpleNamespace(model=SimpleNamespace(dynamics=Line()))
+    feat, starts = localization.open_loop_features(agent, np.pad(position, [[0, 0], [0, 1]]), action)
+    assert feat.shape == (2, HORIZON, 2) and list(starts) == [0, 10]
+    for row, start in enumerate(starts):
+        np.testing.assert_allclose(feat[row, :, 0], position[start + 1 : start + HORIZON + 1, 0], atol=1e-5)
+    short, none = localization.open_loop_features(agent, np.zeros((5, 2), np.float32), action)
+    assert short.shape[0] == 0 and none.size == 0
+
+
+def test_errors_are_sorted_by_pictures_seen_distance_and_steps(monkeypatch):
+    def episode():
+        # The first picture misplaces the hand by 0.2 m, later ones do not; actions move it by 1 cm a step.
+        state = np.zeros((HORIZON + 1, 39), np.float32)
+        state[:, 0] = 0.3 + 0.01 * np.arange(HORIZON + 1)
+        return {"state": state, "action": np.full((HORIZON + 1, 1), 0.01, np.float32)}
+
+    def features(agent, episodes):
+        seen = [episode["state"][:, :3].copy() for episode in episodes]
+        for feat in seen:
+            feat[0, 1] += 0.2
+        return seen
+
+    class Identity:
+        def __init__(self, feat, state, seed):
+            pass
+
+        def error(self, feat, state):
+            return np.linalg.norm(feat - state, axis=-1)
+
+    monkeypatch.setattr(localization, "posterior_features", features)
+    monkeypatch.setattr(localization, "Probe", Identity)
+    config = SimpleNamespace(task="metaworld_reach", seed=0)
+    agent = SimpleNamespace(config=config, model=SimpleNamespace(dynamics=Line()))
+    row = localization.measure(agent, [episode() for _ in range(10)], [0, 1, 2], near=0.1)
+    assert row["posterior"] == {"1": pytest.approx(0.2), "2": 0.0, "5": 0.0, "20": 0.0, "rest": 0.0}
+    assert row["posterior_near"] is None and row["posterior_far"] == 0.0
+    assert row["open_loop"] == {str(step): pytest.approx(0.2) for step in localization.STEPS}
+    assert row["still"] == {str(step): pytest.approx(0.01 * step, abs=1e-4) for step in localization.STEPS}
+    assert (row["episodes"], row["held_out"]) == (10, 2)
+
+
+def test_bad_input_is_refused(capsys, tmp_path):
+    assert localization.main(["--logdir", str(tmp_path)]) == 2
+    assert "holds no run" in capsys.readouterr().err
