@@ -16,9 +16,9 @@ from tensorflow import keras
 
 from world_model import convolution
 from world_model.convolution import block_bias, block_kernel
-from world_model.dynamics import State as State
-from world_model.dynamics import get_feat as get_feat
 from world_model.dynamics import make_dynamics
+from world_model.ssm import State as State
+from world_model.ssm import get_feat as get_feat
 
 IMAGE_SHAPE = (64, 64, 3)
 CHUNK = 64  # images in memory at a time, as activations of the encoder or the decoder, at most

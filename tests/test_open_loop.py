@@ -147,7 +147,8 @@ def slow_rollout(model, chunk, noise):
         start = state if t == CONTEXT - 1 else start
     imagined, state = [], start
     for t in range(CONTEXT, len(chunk["image"])):
-        state = dynamics.img_step(state, chunk["action"][t][None], noise[t][None])
+        steps = dynamics.imagine(state, chunk["action"][None, t : t + 1], noise[None, t : t + 1])
+        state = {key: value[:, 0] for key, value in steps.items()}
         imagined.append(state)
     feats = [[models.get_feat(state) for state in states] for states in (filtered, imagined)]
     return [[(model.decoder(z)[0].numpy(), model.reward(z)[0].numpy()) for z in zs] for zs in feats]

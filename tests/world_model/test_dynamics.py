@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tools.errors import UserError
 from world_model import dynamics, latents
+from world_model.ssm import get_feat
 
 STOCH, DETER, HIDDEN, ACTIONS, EMBED = 5, 7, 6, 3, 9
 
@@ -44,6 +45,11 @@ def feature(model, *lead, seed=0):
     return tf.concat([stoch, normal(*lead, model.deter, seed=seed + 2)], -1)
 
 
+def img_step(model, state, action, noise=None):
+    """One step of the prior, [N, ...] to [N, ...]."""
+    return model._predict(state, model.action_in(action), noise)
+
+
 def split(model, z):
     return {"stoch": z[..., : model.latent.size], "deter": z[..., model.latent.size :]}
 
@@ -80,7 +86,7 @@ def test_prior_step_equals_numpy():
     action, noise = normal(4, ACTIONS, seed=2), normal(4, STOCH, seed=3)
     deter = numpy_step(rssm, state["stoch"], state["deter"], action)
     mean, std = numpy_gaussian(rssm.prior_in, rssm.prior_out, deter)
-    prior = rssm.img_step(state, action, noise)
+    prior = img_step(rssm, state, action, noise)
     np.testing.assert_allclose(prior["deter"], deter, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(prior["mean"], mean, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(prior["std"], std, rtol=1e-4, atol=1e-5)
@@ -117,7 +123,7 @@ def test_observe_is_a_fold_of_single_steps_with_resets_in_mid_batch(variant):
             act = np.zeros([1, ACTIONS], np.float32) if is_first[b, t] else action[b : b + 1, t]
             before = state
             state = model.obs_step(before, act, embed[b : b + 1, t], np.zeros(1, bool), noise[b : b + 1, t])
-            expected = model.img_step(before, act)
+            expected = img_step(model, before, act)
             for key in state:
                 np.testing.assert_allclose(post[key][b, t], state[key][0], rtol=1e-4, atol=1e-5)
             for key in prior:
@@ -132,7 +138,7 @@ def test_imagine_is_a_fold_of_prior_steps(variant):
     for numbers in (noise, None):
         states, state = model.imagine(start, tf.constant(action), numbers), start
         for t in range(4):
-            state = model.img_step(state, action[:, t], None if numbers is None else numbers[:, t])
+            state = img_step(model, state, action[:, t], None if numbers is None else numbers[:, t])
             for key in state:
                 np.testing.assert_allclose(states[key][:, t], state[key], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(states["stoch"], model.latent.mean(states), rtol=1e-4, atol=1e-6)
@@ -144,10 +150,10 @@ def test_planner_steps_agree_with_prior_and_posterior(variant):
     z, a = feature(model, 2, 5), normal(2, 5, ACTIONS, seed=1)
     flat = split(model, tf.reshape(z, [10, -1]))
     noise, embed = normal(2, 5, model.noise_size, seed=2), normal(2, 5, EMBED, seed=3)
-    join = lambda state: tf.reshape(dynamics.get_feat(state), z.shape)  # noqa: E731
-    prior = model.img_step(flat, a.reshape(10, -1))
+    join = lambda state: tf.reshape(get_feat(state), z.shape)  # noqa: E731
+    prior = img_step(model, flat, a.reshape(10, -1))
     np.testing.assert_allclose(model.mean_step(z, a), join(prior), rtol=1e-4, atol=1e-5)
-    sample = model.img_step(flat, a.reshape(10, -1), noise.reshape(10, -1))
+    sample = img_step(model, flat, a.reshape(10, -1), noise.reshape(10, -1))
     np.testing.assert_allclose(model.sample_step(z, a, noise), join(sample), rtol=1e-4, atol=1e-5)
     post = model.obs_step(flat, a.reshape(10, -1), embed.reshape(10, -1), np.zeros(10, bool))
     np.testing.assert_allclose(model.post_step(z, a, embed), join(post), rtol=1e-4, atol=1e-5)
@@ -174,10 +180,10 @@ def test_ssm_prior_equals_numpy():
     (ws, bs), (wa,) = model.stoch_in.get_weights(), model.action_in.get_weights()
     stoch, action = normal(4, STOCH), normal(4, ACTIONS, seed=1)
     mean, std = numpy_gaussian(model.prior_in, model.prior_out, np.maximum(stoch @ ws + bs + action @ wa, 0.0))
-    prior = model.img_step({"stoch": stoch, "deter": np.zeros([4, 0], np.float32)}, action)
+    prior = img_step(model, {"stoch": stoch, "deter": np.zeros([4, 0], np.float32)}, action)
     np.testing.assert_allclose(prior["mean"], mean, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(prior["std"], std, rtol=1e-4, atol=1e-5)
-    assert dynamics.get_feat(prior).shape == (4, STOCH) and model.feat_size == STOCH
+    assert get_feat(prior).shape == (4, STOCH) and model.feat_size == STOCH
 
 
 def slow_overshooting(model, post, action, is_first, mask, distances, noise):
@@ -194,7 +200,7 @@ def slow_overshooting(model, post, action, is_first, mask, distances, noise):
                 for t in range(start + 1, end + 1):
                     # The sample of the state at t that was predicted over t - start steps; the last one needs none.
                     eps = noise[b : b + 1, t, t - start - 1] if t < end else None
-                    state = model.img_step(state, action[b : b + 1, t], eps)
+                    state = img_step(model, state, action[b : b + 1, t], eps)
                 target = {key: value[b : b + 1, end] for key, value in post.items()}
                 sums[d - 2] += float(model.kl(target, state)[0])
                 counts[d - 2] += 1
