@@ -30,13 +30,14 @@ from training.data_parallel import (
     total,
 )
 from training.driver import correlated_actions
+from world_model.image_loss import chunked_image_error
+from world_model.open_loop import predict_open_loop
 from world_model.rewards import RewardTransform
 from world_model.value import ValueLearner
 
 Batch = dict[str, tf.Tensor]
 Metrics = models.Metrics
 
-OPEN_LOOP_CONTEXT = 5
 OPEN_LOOP_ROWS = 4
 WORKER_SEED = 10_000_000  # added to the seed of a run, for each host before this one
 
@@ -157,9 +158,8 @@ class BaseAgent:
             model.embed(batch["image"]), batch["action"], batch["is_first"], noise[..., :size]
         )
         feat = models.get_feat(post)
-        # Of the mean over all entries, so that the weights are constants, and in the size of the scaled loss.
-        image_error = model.image_error(feat, batch["image"], mask / total(tf.reduce_sum(mask)), self.loss_scale)
-        image_loss = 0.5 * image_error
+        weights = mask / total(tf.reduce_sum(mask))
+        image_loss = 0.5 * chunked_image_error(model.decoder, feat, batch["image"], weights, self.loss_scale)
         reward_error = tf.square(model.reward(feat) - self.rewards(batch["reward"]))
         reward_loss = 0.5 * masked_mean(reward_error, mask)
         kl_loss, metrics = self._kl_loss(post, prior, batch, noise[..., size:])
@@ -349,18 +349,11 @@ class BaseAgent:
     def _open_loop(self, batch: Batch) -> tf.Tensor:
         """Truth, model and error side by side, uint8 [L, rows * 64, 3 * 64, 3].
 
-        `OPEN_LOOP_CONTEXT` filtered frames, then imagination, both of means.
+        The frames of the context are filtered, the others predicted from the actions, both without noise.
         """
         batch = {key: value[:OPEN_LOOP_ROWS] for key, value in batch.items()}
         batch["image"] = models.reduce_bits(batch["image"], self.config.image_bits)
-        model, k = self.model, OPEN_LOOP_CONTEXT
-        post, _ = model.dynamics.observe(
-            model.embed(batch["image"][:, :k]), batch["action"][:, :k], batch["is_first"][:, :k]
-        )
-        start = {key: value[:, -1] for key, value in post.items()}
-        prior = model.dynamics.imagine(start, batch["action"][:, k:])
-        decoded = model.decode(tf.concat([models.get_feat(post), models.get_feat(prior)], 1))
-        truth = models.preprocess(batch["image"])
+        decoded, truth = self.model.decode(predict_open_loop(self.model, batch)), models.preprocess(batch["image"])
         video = tf.concat([truth, decoded, (decoded - truth) / 2.0], 3)
         return models.postprocess(tf.concat(tf.unstack(video), 1))
 

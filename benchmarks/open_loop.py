@@ -45,13 +45,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 import models
-from base_agent import OPEN_LOOP_CONTEXT as CONTEXT
 from base_agent import BaseAgent
 from episodes.replay import Episode, Replay, read_episode
 from tools.config import Config, load_config
 from tools.errors import UserError
 from tools.files import append_json
 from tools.revision import git_revision
+from world_model.open_loop import CONTEXT, predict_open_loop
 
 # label -> words that make it of the settings all variants share.
 VARIANTS = {name: ["--dynamics", name] for name in ("rssm", "ssm", "deterministic")}
@@ -124,26 +124,21 @@ class OpenLoop:
         """Standard normal numbers for all steps of a batch."""
         return tf.random.stateless_normal([*batch["reward"].shape, self.model.dynamics.noise_size], seed)
 
-    def _predict(self, state: models.State) -> tuple[tf.Tensor, tf.Tensor]:
-        feat = models.get_feat(state)
+    def _decode(self, feat: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return self.model.decode(feat), self.model.reward(feat)
 
-    def _observe(self, batch: Episode, noise: tf.Tensor | None, steps: int) -> models.State:
-        image, action, is_first = (batch[key][:, :steps] for key in ("image", "action", "is_first"))
-        noise = None if noise is None else noise[:, :steps]
-        embed = self.model.embed(models.reduce_bits(image, self.bits))
-        return self.model.dynamics.observe(embed, action, is_first, noise)[0]
+    def _reduced(self, batch: Episode) -> Episode:
+        return {**batch, "image": models.reduce_bits(batch["image"], self.bits)}
 
     def _filter(self, batch: Episode, noise: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         """Images [B, L, 64, 64, 3] and rewards [B, L] of the posterior at all steps."""
-        return self._predict(self._observe(batch, noise, batch["reward"].shape[1]))
+        embed = self.model.embed(self._reduced(batch)["image"])
+        post, _ = self.model.dynamics.observe(embed, batch["action"], batch["is_first"], noise)
+        return self._decode(models.get_feat(post))
 
     def _imagine(self, batch: Episode, noise: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         """Images [B, K, 64, 64, 3] and rewards [B, K] predicted for the steps after the context."""
-        post = self._observe(batch, noise, CONTEXT)
-        start = {key: value[:, -1] for key, value in post.items()}
-        noise = None if noise is None else noise[:, CONTEXT:]
-        return self._predict(self.model.dynamics.imagine(start, batch["action"][:, CONTEXT:], noise))
+        return self._decode(predict_open_loop(self.model, self._reduced(batch), noise)[:, CONTEXT:])
 
     def errors(self, chunks: Episode, samples: int, seed: int) -> tuple[Errors, Errors]:
         """Squared errors of images (mean over pixels) and of rewards on chunks [N, L, ...]: kind -> [N, K] each."""

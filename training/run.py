@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import envs
 import models
-from base_agent import OPEN_LOOP_CONTEXT, OPEN_LOOP_ROWS, BaseAgent, PolicyState
+from base_agent import OPEN_LOOP_ROWS, BaseAgent, PolicyState
 from episodes.replay import MixedReplay
 from tools.errors import UserError
 from tools.logger import Logger
@@ -17,6 +17,7 @@ from training.checkpoints import restore
 from training.collector import Collector
 from training.driver import Episode, Policy
 from training.schedules import Every
+from world_model.open_loop import CONTEXT
 
 PRETRAIN_SLICE = 50  # updates between looks at the clock and the schedules
 
@@ -208,7 +209,7 @@ class TrainingRun:
 
     def open_loop_video(self, collector: Collector) -> None:
         """Predictions of the model on replayed chunks of a task, if chunks are longer than the context."""
-        if self.config.batch_length <= OPEN_LOOP_CONTEXT or self.config.batch_size < OPEN_LOOP_ROWS:
+        if self.config.batch_length <= CONTEXT or self.config.batch_size < OPEN_LOOP_ROWS:
             return
         if not self.can_train():
             return

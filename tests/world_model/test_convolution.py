@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 import models
-from world_model import convolution
+from world_model import convolution, images
+from world_model.image_loss import chunked_image_error, image_error
 
 FEAT, DEPTH = 7, 3
 
@@ -43,12 +44,6 @@ def plain_decoder(decoder, feat):
     for deconv in decoder.deconvs:
         x = deconv(x)
     return x
-
-
-def plain_image_error(model, feat, image, weights):
-    decoded = plain_decoder(model.decoder, tf.reshape(feat, [-1, FEAT]))
-    target = models.preprocess(tf.reshape(image, [-1, *models.IMAGE_SHAPE]))
-    return tf.reduce_sum(tf.reshape(weights, [-1]) * tf.reduce_sum(tf.square(decoded - target), [1, 2, 3]))
 
 
 def value_and_grads(function, x, variables):
@@ -127,7 +122,7 @@ def test_decoder_equals_its_layers(act):
     assert_close(fast, plain)
 
 
-def images(batch, length):
+def random_images(batch, length):
     return tf.constant(np.random.default_rng(0).integers(0, 256, [batch, length, 64, 64, 3], np.uint8))
 
 
@@ -135,8 +130,8 @@ def images(batch, length):
 @pytest.mark.parametrize(("batch", "length", "limit"), [(2, 3, 64), (2, 6, 4), (3, 5, 7), (1, 5, 3)])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_embedding_in_chunks_equals_the_whole_batch(monkeypatch, batch, length, limit, compiled):
-    monkeypatch.setattr(models, "CHUNK", limit)
-    model, image = make_model(), images(batch, length)
+    monkeypatch.setattr(images, "CHUNK", limit)
+    model, image = make_model(), random_images(batch, length)
 
     def grads(embed):
         with tf.GradientTape() as tape:
@@ -155,8 +150,8 @@ def test_embedding_in_chunks_equals_the_whole_batch(monkeypatch, batch, length, 
 @pytest.mark.parametrize(("batch", "length", "limit"), [(2, 3, 64), (2, 6, 4), (3, 5, 7), (1, 5, 3)])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_image_error_in_chunks_equals_the_whole_batch(monkeypatch, batch, length, limit, compiled):
-    monkeypatch.setattr(models, "CHUNK", limit)
-    model, image, feat = make_model(), images(batch, length), normal(batch, length, FEAT)
+    monkeypatch.setattr(images, "CHUNK", limit)
+    model, image, feat = make_model(), random_images(batch, length), normal(batch, length, FEAT)
     mask = np.random.default_rng(1).uniform(size=[batch, length]).astype(np.float32)
     mask[-1, -2:] = 0.0  # padding
     weights = tf.constant(mask / mask.sum())
@@ -166,15 +161,23 @@ def test_image_error_in_chunks_equals_the_whole_batch(monkeypatch, batch, length
         loss = lambda x: 3.0 * error(x, image, weights)  # noqa: E731
         return value_and_grads(loss, feat, model.decoder.trainable_variables)
 
-    fast = lambda: grads(model.image_error)  # noqa: E731
+    fast = lambda: grads(lambda *args: chunked_image_error(model.decoder, *args))  # noqa: E731
     fast = tf.function(fast)() if compiled else fast()
-    assert_close(fast, grads(lambda *args: plain_image_error(model, *args)))
+    assert_close(fast, grads(lambda *args: image_error(model.decoder, *args)))
     np.testing.assert_array_equal(fast[1][-1, -2:], 0.0)
 
 
 def test_image_error_without_a_tape():
-    model, image, feat = make_model(), images(2, 3), normal(2, 3, FEAT)
+    model, image, feat = make_model(), random_images(2, 3), normal(2, 3, FEAT)
     weights = tf.fill([2, 3], 1.0 / 6.0)
-    expected = plain_image_error(model, feat, image, weights)
-    np.testing.assert_allclose(model.image_error(feat, image, weights), expected, rtol=1e-4)
-    np.testing.assert_allclose(tf.function(model.image_error)(feat, image, weights), expected, rtol=1e-4)
+    expected = image_error(model.decoder, feat, image, weights)
+    for function in (chunked_image_error, tf.function(chunked_image_error)):
+        np.testing.assert_allclose(function(model.decoder, feat, image, weights), expected, rtol=1e-4)
+
+
+def test_image_error_by_hand():
+    image = tf.constant(np.full([1, 2, 64, 64, 3], 255, np.uint8))  # 0.5 in the units of the decoder
+    decoder = lambda feat: tf.broadcast_to(feat[:, :1, None, None], [2, 64, 64, 3])  # noqa: E731
+    feat, weights = tf.constant([[[0.25], [1.5]]]), tf.constant([[2.0, 0.5]])
+    expected = 64 * 64 * 3 * (2.0 * 0.25**2 + 0.5 * 1.0**2)
+    assert float(image_error(decoder, feat, image, weights)) == pytest.approx(expected)

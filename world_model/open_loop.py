@@ -1,0 +1,26 @@
+"""Open-loop prediction: what the model makes of the future from the first images and the actions alone."""
+
+import tensorflow as tf
+
+from world_model.ssm import get_feat
+
+CONTEXT = 5  # images that are filtered before the prediction
+
+
+def predict_open_loop(model, batch: dict[str, tf.Tensor], noise: tf.Tensor | None = None) -> tf.Tensor:
+    """Filters the first `CONTEXT` images of sequences, then rolls the prior out under their actions.
+
+    Args:
+        model: a `models.WorldModel`.
+        batch: 'image' uint8 [B, L, 64, 64, 3], 'action' [B, L, A] and 'is_first' [B, L].
+        noise: standard normal [B, L, noise_size]; None takes means instead of samples.
+
+    Returns:
+        features [B, L, n], filtered up to the context and predicted after it.
+    """
+    image, action, is_first = (batch[key][:, :CONTEXT] for key in ("image", "action", "is_first"))
+    first, later = (None, None) if noise is None else (noise[:, :CONTEXT], noise[:, CONTEXT:])
+    post, _ = model.dynamics.observe(model.embed(image), action, is_first, first)
+    start = {key: value[:, -1] for key, value in post.items()}
+    prior = model.dynamics.imagine(start, batch["action"][:, CONTEXT:], later)
+    return tf.concat([get_feat(post), get_feat(prior)], 1)
