@@ -81,5 +81,5 @@ def _restored(config: Config, logdir: Path) -> "PlanningAgent":
     agent = make_agent(config)
     # The optimizer belongs to it: TensorFlow does not see the layers that a Keras 3 model keeps in lists, so that their
     # weights are in a checkpoint as variables of the optimizer only.
-    restore(tf.train.Checkpoint(**agent.learned), newest, partial=True)
+    restore(tf.train.Checkpoint(**agent.checkpointed), newest, partial=True)
     return agent

@@ -30,15 +30,15 @@ from training.data_parallel import (
     total,
 )
 from training.driver import correlated_actions
+from training.run import TrainingRun
 from world_model.image_loss import chunked_image_error
-from world_model.open_loop import predict_open_loop
+from world_model.open_loop import open_loop_video
 from world_model.rewards import RewardTransform
 from world_model.value import ValueLearner
 
 Batch = dict[str, tf.Tensor]
 Metrics = models.Metrics
 
-OPEN_LOOP_ROWS = 4
 WORKER_SEED = 10_000_000  # added to the seed of a run, for each host before this one
 
 
@@ -217,8 +217,8 @@ class BaseAgent:
         return models.loss_scale(self.optimizer)
 
     @property
-    def learned(self) -> dict[str, Any]:
-        """What was learned, by its names in a checkpoint."""
+    def checkpointed(self) -> dict[str, Any]:
+        """The parts of the agent that a checkpoint holds, by their names in it."""
         parts = {
             "model": self.model, "optimizer": self.optimizer, "rewards": self.rewards, "step": self.step,
             "updates": self.updates,
@@ -344,26 +344,11 @@ class BaseAgent:
         rho = self.config.prefill_correlation
         return *correlated_actions(state, is_first, self.action_size, rho, self.noise), {}
 
-    # Pictures
-
     def _open_loop(self, batch: Batch) -> tf.Tensor:
-        """Truth, model and error side by side, uint8 [L, rows * 64, 3 * 64, 3].
-
-        The frames of the context are filtered, the others predicted from the actions, both without noise.
-        """
-        batch = {key: value[:OPEN_LOOP_ROWS] for key, value in batch.items()}
-        batch["image"] = models.reduce_bits(batch["image"], self.config.image_bits)
-        decoded, truth = self.model.decode(predict_open_loop(self.model, batch)), models.preprocess(batch["image"])
-        video = tf.concat([truth, decoded, (decoded - truth) / 2.0], 3)
-        return models.postprocess(tf.concat(tf.unstack(video), 1))
+        return open_loop_video(self.model, batch, self.config.image_bits)
 
     # The training loop
 
     def train(self, logdir: Path, quiet: bool = False) -> None:
-        """Runs until `steps` environment steps are collected.
-
-        Prefill, pretraining, then acting and training in turn. Resumes from `logdir`.
-        """
-        from training.run import TrainingRun  # it imports this module
-
+        """Trains until `steps` environment steps are collected; goes on from the last checkpoint in `logdir`."""
         TrainingRun(self, logdir, quiet).run()

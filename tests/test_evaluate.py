@@ -28,7 +28,7 @@ def make_run(logdir, *words):
     argv = [*DEBUG, *words, "--logdir", str(logdir)]
     config = load_config(argv).resolved()
     run = TrainingRun(agents.make_agent(config), open_logdir(config, argv), quiet=True)
-    run.save()
+    run.checkpoints.save()
     run.close()
     return logdir
 

@@ -6,11 +6,11 @@ import tensorflow as tf
 
 import envs
 from analysis.runs import own_name
-from base_agent import BaseAgent
 from episodes.dataset import check_collection
 from episodes.replay import Replay
 from tools.errors import UserError
-from training.driver import Driver
+from training.agent import Agent
+from training.driver import Driver, Episode, Policy
 
 EVAL_SEED = 1_000_000  # added to the seed of a run
 
@@ -19,23 +19,26 @@ class Collector:
     """The environments and episodes of one task of a run.
 
     Attributes:
-      task: its name.
-      repeat: simulator steps of a decision.
-      replay: its episodes.
-      decisions: of all its training environments so far.
-      driver: of its training environments, None before `start`.
-      eval_driver: of its evaluation environments, None before the first evaluation.
+        task: its name.
+        repeat: simulator steps of a decision.
+        replay: its episodes.
+        decisions: of all its training environments so far.
+        driver: of its training environments, None before `start`.
+        eval_driver: of its evaluation environments, None before the first evaluation.
     """
 
-    def __init__(self, agent: BaseAgent, task: str, logdir: Path):
+    def __init__(self, agent: Agent, task: str, folder: Path):
         config, tasks = agent.config, envs.split_tasks(agent.config.task)
-        self.config, self.task, self.alone, self.seed = config, task, len(tasks) == 1, agent.worker_seed
+        self.config, self.task, self.only_task, self.seed = config, task, len(tasks) == 1, agent.worker_seed
         self.repeat = envs.action_repeat(config.replace(task=task))
-        folder = logdir / "episodes" if self.alone else logdir / "episodes" / task
         self.replay = Replay(
-            folder, agent.device_batch_size, config.batch_length, config.replay_capacity // len(tasks),
-            self.seed + tasks.index(task), self._offline_folder(),
-        )  # fmt: skip
+            folder / "episodes" if self.only_task else folder / "episodes" / task,
+            agent.device_batch_size,
+            config.batch_length,
+            config.replay_capacity // len(tasks),
+            self.seed + tasks.index(task),
+            self._offline_folder(),
+        )
         if config.offline_dir:
             self._check_offline(agent.action_size)
         self.decisions = tf.Variable(0, dtype=tf.int64, trainable=False, name="decisions")
@@ -43,17 +46,17 @@ class Collector:
         self.eval_driver: Driver | None = None
 
     def _offline_folder(self) -> Path | None:
-        """Where the episodes of this task are that the run starts with, checked against its settings."""
+        """The folder of the episodes that the run starts with, checked against its settings."""
         if not self.config.offline_dir:
             return None
-        if not self.alone:
+        if not self.only_task:
             raise UserError(f"offline_dir holds episodes of one task, this run has {self.config.task}: leave it out.")
         folder = Path(self.config.offline_dir).expanduser()
         check_collection(folder, self.config)
         return folder
 
     def _check_offline(self, action_size: int) -> None:
-        """Raises UserError where episodes of another origin lack what the model learns from."""
+        """Raises UserError where offline episodes lack what the model learns from."""
         for episode in self.replay.memory[:1]:
             found = episode["action"].shape[1]
             if found != action_size:
@@ -66,20 +69,28 @@ class Collector:
                     raise UserError(f"Episodes in {self.config.offline_dir} have no {key} to learn: turn {name} off.")
 
     def start(self) -> None:
-        """Starts the training environments. A resumed run must not replay the episodes it already has."""
+        """Starts the training environments, whose seeds differ from those of the episodes that a resumed run has."""
         self.driver = self._make_driver(self.seed + 1000 * self.replay.episodes)
 
+    def collect(self, policy: Policy) -> list[Episode]:
+        """One decision in every training environment; returns the finished episodes, which are in the replay too."""
+        episodes = self.driver.step(policy)
+        self.decisions.assign_add(self.config.envs)
+        for episode in episodes:
+            self.replay.add(episode.data)
+        return episodes
+
     def start_evaluation(self) -> Driver:
-        """The evaluation environments at the start of episodes that are the same in every evaluation."""
+        """The evaluation environments at the starts that every evaluation has."""
         seed = self.config.seed + EVAL_SEED
         if self.eval_driver is None:
             self.eval_driver = self._make_driver(seed)
         self.eval_driver.restart(seed)
         return self.eval_driver
 
-    def name(self, name: str) -> str:
-        """How a metric of this task is called."""
-        return name if self.alone else own_name(name, self.task)
+    def metric_name(self, name: str) -> str:
+        """The name of this task's own metric: of several tasks it holds the task."""
+        return name if self.only_task else own_name(name, self.task)
 
     def close(self) -> None:
         """Closes all environments."""

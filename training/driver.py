@@ -1,7 +1,7 @@
 """Steps a vector environment with a policy and cuts the stream of transitions into episodes."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +18,9 @@ class Episode:
 
     Attributes:
       env: index of its environment in the batch.
-      data: the T+1 entries of the replay (docs/data.md).
-      extras: what the policy recorded of its T actions, name -> [T]; 'metrics' holds such a dictionary itself.
-      number: which of the seeds given to `Driver.restart` it started from, None without such a list.
+      data: the T + 1 entries that a replay stores (docs/data.md).
+      extras: what the policy recorded of its T actions, name -> [T]; 'metrics' is such a dictionary itself.
+      number: which seed of the list given to `Driver.restart` it started from, None without a list.
     """
 
     env: int
@@ -46,7 +46,7 @@ class Episode:
 
 @dataclass
 class _Recorder:
-    """The entries of an episode in progress."""
+    """An episode in progress."""
 
     number: int | None
     entries: list[dict[str, np.ndarray]] = field(default_factory=list)
@@ -77,9 +77,9 @@ def correlated_actions(
     """Uniform actions float32 [B, size] in [-1, 1] whose underlying Gaussian has a correlation in time.
 
     Args:
-      previous: the Gaussian [B, size] of the actions before, None at the start.
-      is_first: bool [B], which environments start an episode and thus afresh.
-      size: entries of an action.
+      previous: the Gaussian [B, size] of the last actions, None at the start.
+      is_first: bool [B], which environments start an episode, where nothing is kept.
+      size: numbers of an action.
       correlation: from 0, independent actions, up to 1.
       rng: of the draws.
 
@@ -94,16 +94,16 @@ def correlated_actions(
 
 
 class Driver:
-    """Drives every environment of a batch with one policy.
+    """Drives a batch of environments with one policy.
 
-    A policy maps (observations, is_first [B], policy state) to (actions [B, A], policy state, extras name -> [B]); its
-    state is None at the start and is kept here between steps. An environment that finishes is reset at once, so that
-    its next observation is the first of a new episode; the others go on undisturbed.
+    A policy maps (observations, is_first [B], policy state) to (actions [B, A], policy state, extras name -> [B]). Its
+    state is None at the start and is kept here between steps. An environment whose episode ends is reset at once: its
+    next observation is the first of a new episode.
 
     Attributes:
       policy_state: what the policy returned last.
-      waiting: bool [B], which environments found no seed left (see `restart`). They are stepped with the others, and
-        what they do is part of no episode.
+      waiting: bool [B], which environments found no seed left (see `restart`). They are stepped with the others, but
+        nothing of it is recorded.
     """
 
     def __init__(self, envs: gymnasium.vector.VectorEnv):
@@ -117,9 +117,9 @@ class Driver:
         """Drops the episodes in progress and starts new ones.
 
         Args:
-          seed: of the first environment, the others' follow; later episodes go on with the environments' own streams.
-            Or the seed of every episode to come: each environment takes the next one whenever it starts an episode, and
-            one that finds none left waits for the next restart.
+          seed: of the first environment, from which those of the others follow; later episodes go on with the random
+            streams of the environments. Or a list with a seed for each episode to come: an environment that starts an
+            episode takes the next one, and waits for the next restart where none is left.
         """
         everyone = np.ones(self.envs.num_envs, bool)
         self._seeds = deque(enumerate(seed)) if isinstance(seed, Sequence) else None
@@ -150,7 +150,7 @@ class Driver:
         self.envs.close()
 
     def _take_seeds(self, done: np.ndarray) -> list[int | None]:
-        """The next seeds for the environments in `done`, which have new recorders then or wait."""
+        """The next seeds for the environments in `done`, which get new recorders, or wait where there is none."""
         seeds: list[int | None] = [None] * len(done)
         for env in np.flatnonzero(done):
             self._recorders[env] = _Recorder(None)
@@ -185,5 +185,11 @@ class Driver:
 
     @staticmethod
     def _copy(obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        # The vector environment reuses its buffers, and the entries of an episode must not change under it.
+        # The vector environment reuses its buffers, and recorded entries must not change.
         return {key: np.array(value) for key, value in obs.items()}
+
+
+def play(driver: Driver, policy: Policy) -> Iterator[Episode]:
+    """Episodes without end, each as it ends. `itertools.islice` takes some."""
+    while True:
+        yield from driver.step(policy)

@@ -1,10 +1,12 @@
-"""Open-loop prediction: what the model makes of the future from the first images and the actions alone."""
+"""Open-loop prediction: what the model predicts from the first images and the actions alone."""
 
 import tensorflow as tf
 
+from world_model.images import postprocess, preprocess, reduce_bits
 from world_model.ssm import get_feat
 
 CONTEXT = 5  # images that are filtered before the prediction
+ROWS = 4  # sequences in a video
 
 
 def predict_open_loop(model, batch: dict[str, tf.Tensor], noise: tf.Tensor | None = None) -> tf.Tensor:
@@ -24,3 +26,18 @@ def predict_open_loop(model, batch: dict[str, tf.Tensor], noise: tf.Tensor | Non
     start = {key: value[:, -1] for key, value in post.items()}
     prior = model.dynamics.imagine(start, batch["action"][:, CONTEXT:], later)
     return tf.concat([get_feat(post), get_feat(prior)], 1)
+
+
+def open_loop_video(model, batch: dict[str, tf.Tensor], bits: int) -> tf.Tensor:
+    """Truth, model and error side by side for the first `ROWS` sequences, uint8 [L, ROWS * 64, 3 * 64, 3].
+
+    Args:
+        model: a `models.WorldModel`.
+        batch: as for `predict_open_loop`.
+        bits: of the images' colours that the model sees.
+    """
+    batch = {key: value[:ROWS] for key, value in batch.items()}
+    batch["image"] = reduce_bits(batch["image"], bits)
+    decoded, truth = model.decode(predict_open_loop(model, batch)), preprocess(batch["image"])
+    video = tf.concat([truth, decoded, (decoded - truth) / 2.0], 3)
+    return postprocess(tf.concat(tf.unstack(video), 1))

@@ -79,7 +79,7 @@ def test_normalization_knows_the_offline_rewards(offline_config, tmp_path):
         run = TrainingRun(agent, tmp_path / "run", quiet=True)
         assert float(agent.rewards.mean) == pytest.approx(1.0)
         assert float(agent.rewards.count) == EPISODES * LENGTH
-        run.save()
+        run.checkpoints.save()
         run.close()
 
 
@@ -156,7 +156,7 @@ def test_pretraining_is_saved_on_the_way(offline_config, tmp_path, monkeypatch):
     run = TrainingRun(agent, tmp_path / "run", quiet=True)
     saved = []
     monkeypatch.setattr(run, "update", lambda count: agent.updates.assign_add(count))
-    monkeypatch.setattr(run, "save", lambda: saved.append(int(agent.updates)))
+    monkeypatch.setattr(run.checkpoints, "save", lambda: saved.append(int(agent.updates)))
     run.pretrain()
     run.close()
     assert saved == [2, 4, 5]

@@ -64,17 +64,17 @@ def collect(run: TrainingRun, decisions: int) -> list[str]:
     """The task of each decision."""
     tasks = []
     for _ in range(decisions):
-        tasks.append(run.collector.task)
+        tasks.append(run.turns.current.task)
         run.collect(run.agent.random_policy)
     return tasks
 
 
 def episodes(run: TrainingRun) -> list[int]:
-    return [collector.replay.episodes for collector in run.collectors]
+    return [collector.replay.episodes for collector in run.turns.collectors]
 
 
 def decisions(run: TrainingRun) -> list[int]:
-    return [int(collector.decisions) for collector in run.collectors]
+    return [int(collector.decisions) for collector in run.turns.collectors]
 
 
 def last_line(logdir) -> dict:
@@ -87,7 +87,7 @@ def test_a_round_is_one_episode_of_each_task_and_steps_count_its_own_repeat(cloc
     assert tasks == [PENDULUM] * 3 + [CARTPOLE] * 2 + [REACHER] * 4 + [PENDULUM]
     assert episodes(run) == [1, 1, 1] and decisions(run) == [4, 2, 4]
     assert int(run.agent.step) == 4 * 1 + 2 * 8 + 4 * 4
-    run.write()
+    run.metrics.write()
     run.close()
     line = last_line(tmp_path)
     assert (line["step"], line["train/decisions"], line["replay/episodes"]) == (36, 10, 3)
@@ -102,18 +102,18 @@ def test_a_round_is_one_episode_of_each_task_and_steps_count_its_own_repeat(cloc
 def test_resumed_run_counts_and_takes_turns_where_it_stopped(clocks, tiny_config, tmp_path):
     run = make_run(tiny_config, tmp_path, log_every=0)
     collect(run, 10)
-    run.save()
+    run.checkpoints.save()
     mixed = run.replay.sample()
     run.close()
     # The checkpoint knows of the decision in the episode that was lost, and where the samples were.
     run = make_run(tiny_config, tmp_path, log_every=0)
-    assert (int(run.agent.step), decisions(run), run.collector.task) == (36, [4, 2, 4], PENDULUM)
+    assert (int(run.agent.step), decisions(run), run.turns.current.task) == (36, [4, 2, 4], PENDULUM)
     np.testing.assert_array_equal(run.replay.sample()["reward"].sum(), mixed["reward"].sum())
     # Killed two episodes later: these are on disk, and more than the checkpoint knows.
     assert collect(run, 6) == [PENDULUM] * 3 + [CARTPOLE] * 2 + [REACHER]
     run.close()
     run = make_run(tiny_config, tmp_path, log_every=0)
-    assert (episodes(run), run.collector.task) == ([2, 2, 1], REACHER)
+    assert (episodes(run), run.turns.current.task) == ([2, 2, 1], REACHER)
     assert decisions(run) == [6, 4, 4] and int(run.agent.step) == 6 * 1 + 4 * 8 + 4 * 4
     run.close()
 
@@ -138,9 +138,9 @@ def test_prefill_goes_on_until_each_task_has_an_episode(clocks, tiny_config, tmp
     run = make_run(tiny_config, tmp_path, prefill=10, steps=1000, log_every=0)
     count = 0
     while run.prefilling():
-        assert not run.can_train()
+        assert not run.turns.can_train
         count += len(collect(run, 1))
-    assert count == 9 and run.can_train()
+    assert count == 9 and run.turns.can_train
     run.close()
     short = make_run(tiny_config, tmp_path / "short", prefill=10, steps=12, log_every=0)
     while short.prefilling():
@@ -151,7 +151,7 @@ def test_prefill_goes_on_until_each_task_has_an_episode(clocks, tiny_config, tmp
     alone = make_run(tiny_config, tmp_path / "alone", task=REACHER, prefill=8, log_every=0)
     while alone.prefilling():
         collect(alone, 1)
-    assert decisions(alone) == [2] and not alone.can_train()
+    assert decisions(alone) == [2] and not alone.turns.can_train
     alone.close()
 
 
@@ -159,9 +159,9 @@ def test_one_task_keeps_its_folder_metrics_and_checkpoints(clocks, tiny_config, 
     run = make_run(tiny_config, tmp_path, task=REACHER, log_every=0, envs=2)
     assert isinstance(run.replay, Replay)
     collect(run, 6)
-    run.write()
-    run.save()
-    saved = [name for name, _ in run.manager.checkpoint.__dict__.items()]
+    run.metrics.write()
+    run.checkpoints.save()
+    saved = [name for name, _ in run.checkpoints.manager.checkpoint.__dict__.items()]
     assert "decisions" not in saved
     run.close()
     assert len(list((tmp_path / "episodes").glob("*.npz"))) == 2
@@ -173,7 +173,7 @@ def test_one_task_keeps_its_folder_metrics_and_checkpoints(clocks, tiny_config, 
 
 def test_memory_is_shared_equally(clocks, tiny_config, tmp_path):
     run = make_run(tiny_config, tmp_path, replay_capacity=31)
-    assert [collector.replay.capacity for collector in run.collectors] == [10, 10, 10]
+    assert [collector.replay.capacity for collector in run.turns.collectors] == [10, 10, 10]
     run.close()
     with pytest.raises(UserError, match="capacity is 0"):
         make_run(tiny_config, tmp_path, replay_capacity=2)

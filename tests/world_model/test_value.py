@@ -323,7 +323,7 @@ def test_numbers_that_are_not_finite_change_no_weight(tiny_config):
 def test_the_world_model_learns_the_same_beside_a_value(tiny_config):
     changes = {"value_head": True, "value_data": "replay", "discount": 0.99}
     plain, other = (BaseAgent(x, OBSERVATIONS, ACTION_SPACE) for x in (tiny_config, tiny_config.replace(**changes)))
-    assert plain.value is None and "value" not in plain.learned and "value" in other.learned
+    assert plain.value is None and "value" not in plain.checkpointed and "value" in other.checkpointed
     values = [x.numpy() for x in other.value.net.trainable_variables]
     for seed in range(3):
         batch = make_batch(tiny_config, seed)

@@ -1,0 +1,75 @@
+"""What a run logs of its episodes, plans and speed."""
+
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from tools.logger import Logger
+from training.agent import Agent
+from training.collector import Collector
+from training.driver import Episode, Policy
+from training.schedules import Schedule
+from training.turns import Turns
+
+
+class RunMetrics:
+    """Turns episodes, plans and times of a run into metrics."""
+
+    def __init__(self, agent: Agent, turns: Turns, schedule: Schedule, logger: Logger):
+        self._agent, self._turns, self._schedule, self._logger = agent, turns, schedule, logger
+        self._last_write = time.perf_counter(), int(agent.step)
+
+    def timed(self, policy: Policy) -> Policy:
+        """The policy, with the seconds of each call logged."""
+
+        def call(*args):
+            start = time.perf_counter()
+            result = policy(*args)
+            self._logger.scalars({"speed/policy_seconds": time.perf_counter() - start})
+            return result
+
+        return call
+
+    def episode(self, mode: str, episode: Episode, collector: Collector) -> None:
+        """Logs an episode's summary and the return that its plans predicted; while training, the plans too.
+
+        Args:
+            mode: 'train' or 'eval'.
+            episode: of any task.
+            collector: of that task. Several tasks have metrics of their own besides the common ones.
+        """
+        stats = episode.summary()
+        for prefix in {f"{mode}/", collector.metric_name(f"{mode}/")}:
+            self._logger.scalars(stats, prefix)
+        if "predicted_reward" in episode.extras:
+            predicted = float(episode.extras["predicted_reward"].sum())
+            # Predictions are in the units that the model learned, so the achieved return is, too.
+            achieved = float(tf.reduce_sum(self._agent.rewards(tf.constant(episode.data["reward"][1:]))))
+            prefix = "plan/" if mode == "train" else "plan/eval_"
+            self._logger.scalars({"predicted_return": predicted, "achieved_return": achieved}, prefix)
+        if mode == "train":
+            shown = {"return": stats["return"], "success": stats.get("success", float("nan"))}
+            self._logger.progress(int(self._agent.step), **shown)
+            if "planned" in episode.extras:
+                self._plans(episode.extras["planned"], episode.extras["metrics"])
+
+    def _plans(self, planned: np.ndarray, metrics: dict[str, np.ndarray]) -> None:
+        """Logs the mean of each metric [T] over the decisions that made a plan, bool [T]."""
+        for name, values in metrics.items():
+            known = values[planned & np.isfinite(values)]
+            if known.size:
+                self._logger.scalars({name: float(known.mean())})
+
+    def write(self) -> None:
+        """Writes all metrics since the last call, with the speed of the run."""
+        now, step = time.perf_counter(), int(self._agent.step)
+        before, step_before = self._last_write
+        if step > step_before:
+            self._logger.scalars({"speed/env_steps_per_second": (step - step_before) / (now - before)})
+            self._last_write = now, step
+        episodes = sum(collector.replay.episodes for collector in self._turns.collectors)
+        self._logger.scalars({"steps": self._turns.replayed_steps, "episodes": episodes}, "replay/")
+        counts = {"updates": int(self._agent.updates), "decisions": self._turns.decisions}
+        self._logger.scalars(counts, "train/")
+        self._logger.write(self._schedule.now)

@@ -1,0 +1,34 @@
+"""Updates of the agent on batches of the replay."""
+
+import time
+
+from episodes.replay import MixedReplay, Replay
+from tools.logger import Logger
+from training.agent import Agent
+from training.schedules import Schedule
+
+
+class Updates:
+    """Updates an agent on batches of the replay, which are prepared from the first update on."""
+
+    def __init__(self, agent: Agent, replay: Replay | MixedReplay, schedule: Schedule, logger: Logger):
+        self._agent, self._replay, self._schedule, self._logger = agent, replay, schedule, logger
+        self._batches = None
+
+    def __call__(self, count: int) -> None:
+        """`count` updates, logged with their mean time."""
+        if self._batches is None:
+            self._batches = self._agent.batches(self._replay)
+        before, start = int(self._agent.updates), time.perf_counter()
+        step = self._schedule.now
+        for done in range(1, count + 1):
+            metrics = self._agent.train_step(next(self._batches))
+            self._logger.scalars(metrics, "model/")
+            # Reading the agent's own count would wait for the device.
+            self._logger.progress(before + done if self._schedule.offline else step, updates=before + done)
+        float(metrics["loss"])  # waits for all updates, so that the time is theirs
+        self._logger.scalars({"speed/update_seconds": (time.perf_counter() - start) / count})
+
+    def close(self) -> None:
+        """Ends the thread that prepares batches."""
+        self._batches = None
