@@ -54,7 +54,7 @@ class TrainingRun:
             for collector in collectors:
                 collector.start()
         self.metrics = RunMetrics(agent, self.turns, self.schedule, self.logger)
-        self.update = Updates(agent, self.replay, self.schedule, self.logger)
+        self.updates = Updates(agent, self.replay, self.schedule, self.logger)
         media = EvaluationMedia(agent, self.turns, self.replay, self.logger) if c.media else None
         self.evaluation = Evaluation(agent, self.metrics, media)
 
@@ -82,7 +82,7 @@ class TrainingRun:
                 step = int(agent.step)
                 due = self.schedule.train(step)
                 if due and self.turns.can_train:
-                    self.update(due * c.train_steps)
+                    self.updates.make(due * c.train_steps)
                 if self.schedule.evaluate(step):
                     self.evaluate()
                 if self.schedule.save(step):
@@ -122,7 +122,7 @@ class TrainingRun:
                 self.checkpoints.save()
             if self.schedule.offline and self.schedule.evaluate(updates):
                 self.evaluate()
-            self.update(min(PRETRAIN_SLICE, c.pretrain - updates))
+            self.updates.make(min(PRETRAIN_SLICE, c.pretrain - updates))
         self.checkpoints.save()
 
     def collect(self, policy: Policy) -> None:
@@ -148,7 +148,7 @@ class TrainingRun:
 
     def close(self) -> None:
         """Closes the logger and the environments."""
-        self.update.close()
+        self.updates.close()
         self.logger.close()
         for collector in self.turns.collectors:
             collector.close()

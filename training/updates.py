@@ -15,8 +15,8 @@ class Updates:
         self._agent, self._replay, self._schedule, self._logger = agent, replay, schedule, logger
         self._batches = None
 
-    def __call__(self, count: int) -> None:
-        """`count` updates, logged with their mean time."""
+    def make(self, count: int) -> None:
+        """Makes `count` updates and logs them, with their mean time."""
         if self._batches is None:
             self._batches = self._agent.batches(self._replay)
         before, start = int(self._agent.updates), time.perf_counter()

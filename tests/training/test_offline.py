@@ -147,16 +147,3 @@ def test_a_log_directory_is_for_runs_that_collect_or_for_those_that_do_not(offli
 def test_numbers_that_make_no_sense_are_refused(offline_config, key, value):
     with pytest.raises(UserError, match=f"{key} is {value}: "):
         CEMAgent(offline_config.replace(**{key: value}), OBSERVATIONS, ACTION_SPACE)
-
-
-def test_pretraining_is_saved_on_the_way(offline_config, tmp_path, monkeypatch):
-    """Also where environment steps follow it, which may take hours to come."""
-    monkeypatch.setattr("training.run.PRETRAIN_SLICE", 1)
-    agent = CEMAgent(offline_config.replace(steps=40, pretrain=5, checkpoint_every=2), OBSERVATIONS, ACTION_SPACE)
-    run = TrainingRun(agent, tmp_path / "run", quiet=True)
-    saved = []
-    monkeypatch.setattr(run, "update", lambda count: agent.updates.assign_add(count))
-    monkeypatch.setattr(run.checkpoints, "save", lambda: saved.append(int(agent.updates)))
-    run.pretrain()
-    run.close()
-    assert saved == [2, 4, 5]

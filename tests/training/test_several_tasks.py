@@ -2,62 +2,37 @@
 
 import json
 
-import gymnasium
 import numpy as np
 import pytest
 from documentation import read_metrics
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import agents
 import envs
 import plan_report
 from base_agent import BaseAgent
 from episodes.replay import Replay
+from tests.training.fakes import FakeAgent, replace_simulators
 from tools.config import Config, load_config
 from tools.errors import UserError
 from training.logdir import open_logdir
 from training.run import TrainingRun
 
-IMAGES = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)})
-ACTIONS = gymnasium.spaces.Box(-1.0, 1.0, (6,), np.float32)
 # name -> (simulator steps of a decision in the papers, decisions of an episode below)
 TASKS = {"gym_InvertedPendulum-v5": (1, 3), "dmc_cartpole_swingup": (8, 2), "dmc_reacher_easy": (4, 4)}
 PENDULUM, CARTPOLE, REACHER = TASKS
-
-
-class Clock(gymnasium.Env):
-    """Episodes of a given number of decisions, each of which pays that number; pictures are black."""
-
-    observation_space, action_space = IMAGES, ACTIONS
-
-    def __init__(self, length):
-        self.length = length
-
-    def reset(self, *, seed=None, options=None):
-        self.time = 0
-        return {"image": np.zeros([64, 64, 3], np.uint8)}, {}
-
-    def step(self, action):
-        self.time += 1
-        return {"image": np.zeros([64, 64, 3], np.uint8)}, float(self.length), False, self.time >= self.length, {}
 
 
 @pytest.fixture
 def clocks(monkeypatch):
     """Clocks instead of simulators; environment i of a batch has episodes as much longer as `extra` says."""
     extra = [0, 0]
-
-    def make_vector_env(config, num_envs, seed, task):
-        makers = [lambda i=i: Clock(TASKS[task][1] + extra[i]) for i in range(num_envs)]
-        return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
-
-    monkeypatch.setattr(envs, "make_vector_env", make_vector_env)
+    replace_simulators(monkeypatch, lambda task, index: TASKS[task][1] + extra[index])
     return extra
 
 
 def make_run(config: Config, logdir, **changes) -> TrainingRun:
     config = config.replace(**{"task": ",".join(TASKS), **changes})
-    return TrainingRun(BaseAgent(config, IMAGES, ACTIONS), logdir, quiet=True)
+    return TrainingRun(FakeAgent(config), logdir, quiet=True)
 
 
 def collect(run: TrainingRun, decisions: int) -> list[str]:
@@ -148,11 +123,11 @@ def test_prefill_goes_on_until_each_task_has_an_episode(clocks, tiny_config, tmp
     assert decisions(short) == [3, 2, 0]  # 19 of 12 steps: the budget is spent
     short.close()
     # One task needs no episode before its first update is due.
-    alone = make_run(tiny_config, tmp_path / "alone", task=REACHER, prefill=8, log_every=0)
-    while alone.prefilling():
-        collect(alone, 1)
-    assert decisions(alone) == [2] and not alone.turns.can_train
-    alone.close()
+    single = make_run(tiny_config, tmp_path / "single", task=REACHER, prefill=8, log_every=0)
+    while single.prefilling():
+        collect(single, 1)
+    assert decisions(single) == [2] and not single.turns.can_train
+    single.close()
 
 
 def test_one_task_keeps_its_folder_metrics_and_checkpoints(clocks, tiny_config, tmp_path):

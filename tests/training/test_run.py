@@ -1,0 +1,229 @@
+"""The training loop against hand-counted steps, with an agent and environments that do nothing."""
+
+import json
+
+import numpy as np
+import pytest
+
+from episodes.replay import Replay
+from tests.training.fakes import SIZE, FakeAgent, replace_simulators
+from tools.errors import UserError
+from training.collector import EVAL_SEED
+from training.run import TrainingRun
+
+EPISODE = 4  # decisions
+REWARD = 4.0  # of each
+
+
+@pytest.fixture
+def seeds(monkeypatch):
+    """See `replace_simulators`. Each environment of a batch has longer episodes than the one before."""
+    return replace_simulators(monkeypatch, lambda task, index: EPISODE + 3 * index)
+
+
+@pytest.fixture
+def config(tiny_config):
+    """A run of 30 steps whose decisions take two, and its episodes eight."""
+    return tiny_config.replace(
+        task="pointmass_obstacle", action_repeat=2, steps=30, prefill=8, pretrain=3, train_every=5, train_steps=2,
+        eval_every=10, checkpoint_every=12, log_every=0, media=False, batch_size=2, batch_length=3, eval_episodes=2,
+    )  # fmt: skip
+
+
+def make_run(config, logdir, **host):
+    return TrainingRun(FakeAgent(config, **host), logdir, quiet=True)
+
+
+def watch(run, monkeypatch):
+    """What the run does from now on: name, the step at which, and the number of updates."""
+    events = []
+
+    def note(owner, name, event):
+        function = getattr(owner, name)
+        call = lambda *args: (events.append((event, run.schedule.now, *args)), function(*args))  # noqa: E731
+        monkeypatch.setattr(owner, name, call)
+
+    note(run, "evaluate", "evaluate")
+    note(run.checkpoints, "save", "save")
+    note(run.metrics, "write", "write")
+    note(run.updates, "make", "update")
+    return events
+
+
+def without(events, *names):
+    return [event for event in events if event[0] not in names]
+
+
+def read_metrics(logdir):
+    return [json.loads(line) for line in (logdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_schedule_of_updates_evaluations_and_checkpoints(seeds, config, tmp_path, monkeypatch):
+    run = make_run(config, tmp_path)
+    events = watch(run, monkeypatch)
+    run.run()
+    assert without(events, "write") == [
+        ("update", 8, 3), ("save", 8), ("evaluate", 8),  # after the prefill, which is due no updates of its own
+        ("update", 10, 2), ("evaluate", 10), ("save", 12), ("update", 16, 2), ("update", 20, 2), ("evaluate", 20),
+        ("save", 24), ("update", 26, 2), ("update", 30, 2), ("evaluate", 30), ("save", 30),
+    ]  # fmt: skip
+    # An evaluation writes, and so does the end.
+    assert [event[1] for event in events if event[0] == "write"] == [8, 10, 20, 30, 30]
+    assert (int(run.agent.step), int(run.agent.updates)) == (30, 3 + 5 * 2)
+    assert run.replay.episodes == 3 and run.turns.decisions == 15
+
+
+def test_metrics_count_what_happened(seeds, config, tmp_path):
+    make_run(config.replace(log_every=6), tmp_path).run()
+    rows = read_metrics(tmp_path)
+    assert [row["step"] for row in rows] == [6, 8, 10, 12, 18, 20, 24, 30, 30, 30]
+    counts = {row["step"]: [row[name] for name in ("train/updates", "train/decisions", "replay/steps")] for row in rows}
+    assert counts[6] == [0, 3, 0] and counts[10] == [5, 5, 8] and counts[24] == [9, 12, 24] and counts[30][0] == 13
+    assert [row["step"] for row in rows if "eval/return" in row] == [8, 10, 20, 30]
+    # Episodes that ended since the line before; those of an evaluation too.
+    returns = {row["step"]: row["train/return"] for row in rows if "train/return" in row}
+    assert returns == {8: EPISODE * REWARD, 18: EPISODE * REWARD, 24: EPISODE * REWARD}
+    assert sum("model/loss" in row for row in rows) == 6
+
+
+def test_a_decision_that_passes_several_multiples_is_due_the_updates_of_each(seeds, config, tmp_path, monkeypatch):
+    run = make_run(config.replace(envs=4, eval_every=0, checkpoint_every=0, steps=64), tmp_path)
+    events = watch(run, monkeypatch)
+    run.run()
+    # Eight steps a decision. There is no episode before step 32, so no pretraining, and earlier updates are left out.
+    assert without(events, "write") == [
+        ("update", 32, 4), ("update", 40, 4), ("update", 48, 2), ("update", 56, 4), ("update", 64, 2), ("save", 64),
+    ]  # fmt: skip
+
+
+def test_resumed_run_goes_on_where_it_stopped(seeds, config, tmp_path, monkeypatch):
+    first = make_run(config.replace(steps=20), tmp_path)
+    first.run()
+    second = make_run(config.replace(steps=32), tmp_path)
+    assert (int(second.agent.step), int(second.agent.updates)) == (20, 9)
+    assert float(second.agent.weight) == float(first.agent.weight) > 0.0
+    assert second.agent.noise.random() == first.agent.noise.random()
+    np.testing.assert_array_equal(second.replay.sample()["image"], first.replay.sample()["image"])
+    events = watch(second, monkeypatch)
+    second.run()
+    # No prefill, no pretraining and no evaluation at the start.
+    assert without(events, "write") == [
+        ("save", 24), ("update", 26, 2), ("update", 30, 2), ("evaluate", 30), ("save", 32)
+    ]  # fmt: skip
+    third = make_run(config.replace(steps=32), tmp_path)
+    events = watch(third, monkeypatch)
+    third.run()
+    assert events == [("save", 32), ("write", 32)]
+
+
+def test_episodes_that_are_ahead_of_the_checkpoint_count(seeds, config, tmp_path):
+    run = make_run(config, tmp_path)
+    for _ in range(6):
+        run.collect(run.agent.random_policy)
+    run.checkpoints.save()
+    for _ in range(3):
+        run.collect(run.agent.random_policy)
+    run.close()  # as a killed run, after two episodes of eight steps and a decision
+    run = make_run(config, tmp_path)
+    assert int(run.agent.step) == 16 and run.turns.decisions == 8 and run.replay.episodes == 2
+    run.close()
+    # Its environments do not repeat the episodes that it has.
+    assert [batch[0] for batch in seeds] == [config.seed, config.seed + 2 * 1000]
+
+
+def test_interrupted_pretraining_goes_on(seeds, config, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.run.PRETRAIN_SLICE", 2)
+    run = make_run(config.replace(pretrain=7, checkpoint_every=4, log_every=3), tmp_path)
+    run.prefill()
+    events = watch(run, monkeypatch)
+    monkeypatch.setattr(run.metrics, "write", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run.pretrain()
+    run.close()
+    assert without(events, "write") == [("update", 8, 2), ("update", 8, 2)]
+    again = make_run(config.replace(pretrain=7, checkpoint_every=4), tmp_path)
+    assert int(again.agent.updates) == 0  # nothing was saved yet
+    events = watch(again, monkeypatch)
+    again.pretrain()
+    again.close()
+    names = [event[0] for event in events]
+    assert names == ["update", "update", "save", "update", "update", "save"]
+    last = make_run(config.replace(pretrain=9), tmp_path)
+    events = watch(last, monkeypatch)
+    last.pretrain()
+    last.close()
+    assert events == [("update", 8, 2), ("save", 8)]
+
+
+def test_pretraining_is_saved_on_the_way(seeds, config, tmp_path, monkeypatch):
+    """Before environment steps, too, which may take hours to come."""
+    monkeypatch.setattr("training.run.PRETRAIN_SLICE", 1)
+    run = make_run(config.replace(pretrain=5, checkpoint_every=2), tmp_path)
+    run.prefill()
+    saved = []
+    monkeypatch.setattr(run.checkpoints, "save", lambda: saved.append(int(run.agent.updates)))
+    run.pretrain()
+    run.close()
+    assert saved == [2, 4, 5]
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def make_episode(reward):
+    return {
+        "image": np.zeros([EPISODE + 1, SIZE, SIZE, 3], np.uint8),
+        "action": np.zeros([EPISODE + 1, 2], np.float32),
+        "reward": np.full(EPISODE + 1, reward, np.float32),
+        "discount": np.ones(EPISODE + 1, np.float32),
+        "is_first": np.arange(EPISODE + 1) == 0,
+    }
+
+
+def test_without_steps_everything_counts_updates(seeds, config, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.run.PRETRAIN_SLICE", 2)
+    Replay(tmp_path / "data", 1, 1, 100, 0).add(make_episode(2.0))
+    offline = config.replace(
+        steps=0, pretrain=7, eval_every=4, log_every=3, checkpoint_every=5, offline_dir=str(tmp_path / "data"),
+        reward_normalization=True,
+    )  # fmt: skip
+    run = make_run(offline, tmp_path / "run")
+    assert float(run.agent.rewards.count) == EPISODE and float(run.agent.rewards.mean) == 2.0
+    events = watch(run, monkeypatch)
+    run.run()
+    assert events == [
+        ("update", 0, 2), ("update", 2, 2), ("write", 4), ("evaluate", 4), ("write", 4), ("update", 4, 2), ("write", 6),
+        ("save", 6), ("update", 6, 1), ("save", 7), ("evaluate", 7), ("write", 7), ("save", 7), ("write", 7),
+    ]  # fmt: skip
+    assert int(run.agent.step) == 0 and len(seeds) == 1  # only the environments of the evaluation were started
+    again = make_run(offline, tmp_path / "run")
+    assert float(again.agent.rewards.count) == EPISODE  # from the checkpoint, not added once more
+    again.close()
+
+
+def test_evaluations_take_the_first_episodes_from_the_same_starts(seeds, config, tmp_path):
+    run = make_run(config.replace(envs=2, eval_episodes=3), tmp_path)
+    for _ in range(2):
+        run.evaluate()
+    run.close()
+    first, second = read_metrics(tmp_path)
+    # Episodes of 4 and 7 decisions side by side, each of which pays as much: 16, 49 and once more 16.
+    assert first["eval/return"] == second["eval/return"] == pytest.approx((16 + 49 + 16) / 3)
+    assert first["eval/length"] == 5.0 and "train/return" not in first
+    _, (_, *resets) = seeds
+    start = config.seed + EVAL_SEED
+    assert resets == 2 * [start, start + 1, None, None, None]
+
+
+def test_other_hosts_count_all_steps_and_neither_evaluate_nor_save(seeds, config, tmp_path):
+    run = make_run(config.replace(prefill=16), tmp_path, worker=1, workers=2)
+    run.run()
+    assert int(run.agent.step) == 32 and run.turns.decisions == 8  # four steps a decision of both hosts
+    assert not list(tmp_path.glob("checkpoints/*")) and (tmp_path / "worker-1" / "metrics.jsonl").exists()
+    assert not any("eval/return" in row for row in read_metrics(tmp_path / "worker-1"))
+
+
+def test_hosts_need_an_episode_before_the_first_update(seeds, config, tmp_path):
+    with pytest.raises(UserError, match="raise prefill"):
+        make_run(config.replace(prefill=0), tmp_path, workers=2).run()
