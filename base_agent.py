@@ -288,6 +288,12 @@ class BaseAgent:
         noise = self.rng.normal([image.shape[0], self.model.dynamics.noise_size])
         return self.model.dynamics.obs_step(state, action, embed, is_first, noise)
 
+    def infer_first(self, image: np.ndarray) -> tf.Tensor:
+        """Features [B, n] of the first states of episodes, inferred from their first images, uint8 [B, 64, 64, 3]."""
+        batch = len(image)
+        start, action = self.model.dynamics.initial(batch), np.zeros([batch, self.action_size], np.float32)
+        return models.get_feat(self.filter(image, np.ones(batch, bool), start, action))
+
     def policy(
         self,
         obs: dict[str, np.ndarray],

@@ -1,9 +1,15 @@
-"""Plans as the model imagines them, above the frames of their execution (LatCo ICML figure 5)."""
+"""Plans as the model imagines them, and what pictures of them share."""
+
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import tensorflow as tf
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 import models
+
+GAP = 4  # pixels between frames
 
 
 def spread(last: int, most: int) -> np.ndarray:
@@ -16,6 +22,11 @@ def decode(model: models.WorldModel, feat: np.ndarray | tf.Tensor) -> np.ndarray
     return models.postprocess(model.decode(feat[None])[0]).numpy()
 
 
+def fill_up(frames: np.ndarray, length: int) -> np.ndarray:
+    """Frames [T, 64, 64, 3], followed by white ones up to a length."""
+    return np.concatenate([frames, np.full([length - len(frames), *models.IMAGE_SHAPE], 255, np.uint8)])
+
+
 def plan_above_execution(
     model: models.WorldModel, feat: np.ndarray | tf.Tensor, frames: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -24,7 +35,40 @@ def plan_above_execution(
     Args:
         model: decodes the plan.
         feat: the planned states as features [T, n].
-        frames: uint8 [at most T, 64, 64, 3], executed at the same times. White follows where they end early.
+        frames: uint8 [at most T, 64, 64, 3], executed at the same times; white follows where they end.
     """
-    white = np.full([len(feat) - len(frames), *models.IMAGE_SHAPE], 255, np.uint8)
-    return decode(model, feat), np.concatenate([frames, white])
+    return decode(model, feat), fill_up(frames, len(feat))
+
+
+def draw_sheet(
+    rows: list[np.ndarray], labels: list[str], columns: Sequence[int], apart: Collection[int]
+) -> tuple[Figure, Axes]:
+    """Frames, uint8 [C, 64, 64, 3] a row, below each other.
+
+    Args:
+        rows: the frames.
+        labels: of the rows.
+        columns: the C numbers below the columns.
+        apart: the rows with more room above them.
+    """
+    sheet, centres = _sheet(rows, apart)
+    figure = Figure(figsize=(1.6 + 0.9 * len(columns), 1.3 + 0.9 * len(rows)), dpi=120, layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(sheet, interpolation="nearest")
+    axis.set_xticks((np.arange(len(columns)) + 0.5) * (models.IMAGE_SHAPE[1] + GAP) - GAP / 2 - 0.5, columns)
+    axis.set_yticks(centres, labels, fontsize=9)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    return figure, axis
+
+
+def _sheet(rows: list[np.ndarray], apart: Collection[int]) -> tuple[np.ndarray, list[float]]:
+    """The rows on one white sheet, and their middles."""
+    size, parts, centres, top = models.IMAGE_SHAPE[0], [], [], 0
+    for index, frames in enumerate(rows):
+        gap = 0 if index == 0 else 3 * GAP if index in apart else GAP
+        padded = np.pad(frames, [(0, 0), (gap, 0), (0, GAP), (0, 0)], constant_values=255)
+        parts.append(np.concatenate(list(padded), 1)[:, :-GAP])
+        centres.append(top + gap + size / 2 - 0.5)
+        top += gap + size
+    return np.concatenate(parts, 0), centres

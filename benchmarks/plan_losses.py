@@ -13,10 +13,10 @@ import numpy as np
 import rich.console
 import tensorflow as tf
 
-import evaluate
-import models
 from agents import load_agent
 from benchmarks.execution import Played, chunks, play_blind
+from evaluation.episodes import run_episodes
+from evaluation.numbers import describe, share_interval
 from optimizers import LatentProblem, Plan, Planner, rollout
 from planning_agent import PlanningAgent
 from tools.progress import ProgressLine
@@ -66,12 +66,11 @@ class Starts:
 
 def start_states(agent: PlanningAgent, batch: Any, seeds: Sequence[int]) -> tf.Tensor:
     """Features [N, n] of the first observations of the episodes that start from the seeds."""
-    feats, zero = [], np.zeros([1, agent.action_size], np.float32)
+    feats = []
     for rows in chunks(len(seeds), batch.num_envs):
         images = batch.reset(seed=[seeds[row] for row in rows])[0]["image"]
         for image in images[: len(set(rows))]:  # one by one: the samples of the posterior do not depend on the batch
-            latent = agent.filter(image[None], np.ones(1, bool), agent.model.dynamics.initial(1), zero)
-            feats.append(models.get_feat(latent))
+            feats.append(agent.infer_first(image[None]))
     return tf.concat(feats, 0)
 
 
@@ -238,14 +237,14 @@ def blind(
     each |= {"sampled": sampled, "achieved_open_loop": came}
     if played.success is not None:
         each["success_open_loop"] = played.success.any(1).astype(int)
-        line["success_open_loop"] = evaluate.share_interval(each["success_open_loop"])
+        line["success_open_loop"] = share_interval(each["success_open_loop"])
     return line, each
 
 
 def closed_loop(agent: PlanningAgent, starts: Starts, num_envs: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """The part of a line about whole episodes, and what it says of each."""
-    episodes, seconds = evaluate.run_episodes(agent, starts.task, starts.seeds, num_envs)
-    rows = [evaluate.describe(episode, starts.seeds, starts.task) for episode in episodes]
+    episodes, seconds = run_episodes(agent, starts.task, starts.seeds, num_envs)
+    rows = [describe(episode, starts.seeds, starts.task) for episode in episodes]
     predicted, came = np.array([episode_returns(agent, episode) for episode in episodes]).T
     line = estimate("episode_predicted", predicted) | estimate("episode_achieved", came)
     line |= {"plan_seconds": seconds, "envs": min(num_envs, len(rows))}
@@ -254,7 +253,7 @@ def closed_loop(agent: PlanningAgent, starts: Starts, num_envs: int) -> tuple[di
         if name in rows[0]:
             each[name] = [row[name] for row in rows]
     if "success" in each:
-        line["success"] = evaluate.share_interval(each["success"])
+        line["success"] = share_interval(each["success"])
     return line, each
 
 

@@ -55,17 +55,18 @@ from pathlib import Path
 from typing import Any
 
 import envs
-import plan_report
 from agents import load_agent
 from analysis import figures
 from benchmarks import plan_losses
 from benchmarks.execution import play_scripted
 from benchmarks.plan_figure import draw
-from evaluate import check_writable, episode_seeds
+from evaluation.episodes import episode_seeds
+from evaluation.files import check_writable
 from tools.command_line import Parser, count, positive
 from tools.errors import UserError, unknown
 from tools.files import append_json
 from tools.revision import git_revision
+from training.logdir import check_task
 
 # label -> words that make it of the run's own settings. Image collocation gets a fraction of its 5000 iterations.
 VARIANTS = {
@@ -145,7 +146,7 @@ def executed(
         for key in envs.KEYS:
             if other.config[key] != agent.config[key]:
                 raise UserError(f"{label} has another {key} than {next(iter(agents))}: their starts would differ.")
-    task = plan_report.task_of_run(agent, options.logdir, options.task or envs.split_tasks(agent.config.task)[0])
+    task = check_task(agent.config, options.logdir, options.task or envs.split_tasks(agent.config.task)[0])
     seeds = episode_seeds(seed, options.starts)
     steps = max(other.config.planning_horizon for _, other in agents.values())
     scripted = play_scripted(agent.config, task, seeds, steps, agent.action_size)

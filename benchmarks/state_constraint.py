@@ -18,9 +18,10 @@ import numpy as np
 import envs
 from agents import load_agent
 from base_agent import BaseAgent
+from evaluation.episodes import EvaluationPolicy
 from tools.errors import UserError
 from tools.revision import git_revision
-from training.driver import Driver, Episode
+from training.driver import Driver, Episode, play
 
 
 def run_episodes(agent: BaseAgent, count: int, seed: int) -> list[Episode]:
@@ -28,9 +29,10 @@ def run_episodes(agent: BaseAgent, count: int, seed: int) -> list[Episode]:
     driver = Driver(envs.make_vector_env(agent.config, count, seed))
     episodes: dict[int, Episode] = {}
     try:
-        while len(episodes) < count:
-            for episode in driver.step(lambda *args: agent.policy(*args, explore=False)):
-                episodes.setdefault(episode.env, episode)
+        for episode in play(driver, EvaluationPolicy(agent, driver, keep_plans=False)):
+            episodes.setdefault(episode.env, episode)
+            if len(episodes) == count:
+                break
     finally:
         driver.close()
     return list(episodes.values())

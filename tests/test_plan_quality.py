@@ -11,10 +11,11 @@ from problems import BUILDERS, TARGET, WEIGHTS, A, B, linear_quadratic, linear_q
 
 import agents
 import envs
-import evaluate
 from benchmarks import plan_figure, plan_losses, plan_quality
 from benchmarks.execution import Played, play_blind, play_scripted
 from benchmarks.plan_losses import Plans
+from evaluation.episodes import episode_seeds
+from evaluation.numbers import share_interval
 from optimizers import rollout
 from tools.config import load_config
 from training.driver import Episode
@@ -32,7 +33,7 @@ def logdir(tmp_path_factory):
     argv = [*DEBUG, "--logdir", str(folder)]
     config = load_config(argv).resolved()
     run = TrainingRun(agents.make_agent(config), open_logdir(config, argv), quiet=True)
-    run.save()
+    run.checkpoints.save()
     run.close()
     return folder
 
@@ -167,7 +168,7 @@ def test_episodes_are_weighted_as_their_plans_were():
 
 
 def test_actions_bring_what_they_bring_when_played_by_hand():
-    config, seeds = load_config(DEBUG).resolved(), evaluate.episode_seeds(0, 3)
+    config, seeds = load_config(DEBUG).resolved(), episode_seeds(0, 3)
     actions = np.random.default_rng(0).uniform(-1, 1, [3, 4, 2]).astype(np.float32)
     rewards = np.zeros([3, 4])
     batch, single = envs.make_vector_env(config, 2, 1), envs.make_vector_env(config, 1, 2)
@@ -185,7 +186,7 @@ def test_actions_bring_what_they_bring_when_played_by_hand():
 
 def test_scripted_actions_bring_the_same_in_the_environments():
     config = load_config(["--configs", "defaults", "metaworld", "debug"]).resolved()
-    seeds = evaluate.episode_seeds(0, 2)
+    seeds = episode_seeds(0, 2)
     scripted = play_scripted(config, "metaworld_reach", seeds, 3, 5)
     assert scripted.actions.shape == (2, 3, 5) and not scripted.actions[..., 4].any() and scripted.actions.any()
     assert play_scripted(config, "pointmass_obstacle", seeds, 3, 2) is None
@@ -232,7 +233,7 @@ def test_lines_of_a_problem_with_a_known_solution(monkeypatch):
 
     monkeypatch.setattr(plan_losses, "pool", lambda agent, best_of: {f"ilqr of {best_of}": ["ilqr"]})
     monkeypatch.setattr(plan_losses, "load_agent", lambda logdir, words: agent_of(words[-1]))
-    monkeypatch.setattr(evaluate, "run_episodes", run_episodes)
+    monkeypatch.setattr(plan_losses, "run_episodes", run_episodes)
     pushed = Played(np.full([2, 6, 1], 5.0, np.float32), np.ones([2, 6], np.float32), np.ones([2, 6], bool), None)
     z0 = tf.constant([[0.5, -0.5, 0.0], [-1.0, 0.2, 0.0]])
     starts = plan_losses.Starts("pointmass_obstacle", 0, seeds, z0, Line(), pushed)
@@ -275,9 +276,9 @@ def test_whole_run(logdir, tmp_path, capsys, monkeypatch):
     assert ahead["words"] == ["--gd_iterations", "2", *plan_quality.shlex.split(words[3].partition(":")[2])]
     for line in (cem, ahead):
         each = line["per_start"]
-        assert each["seed"] == evaluate.episode_seeds(0, STARTS) and len(each["distance"]) == STARTS
+        assert each["seed"] == episode_seeds(0, STARTS) and len(each["distance"]) == STARTS
         assert line["episode_achieved"] == pytest.approx(np.mean(each["return"]), rel=1e-3)  # rewards are not changed
-        assert line["success"] == plan_losses.rounded(evaluate.share_interval(each["success"]))
+        assert line["success"] == plan_losses.rounded(share_interval(each["success"]))
     assert each["distance"] == cem["per_start"]["distance"]
     assert Image.open(figure).size[0] > 1000
 

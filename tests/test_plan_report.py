@@ -6,10 +6,12 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+from matplotlib.figure import Figure
 from PIL import Image
 
 import agents
 import plan_report
+from analysis import plan_optimization
 from tools.config import Config, load_config
 from training.logdir import open_logdir
 
@@ -173,10 +175,10 @@ def test_execution_ends_with_the_episode():
 
 
 def test_curve_with_zeros_is_drawn_where_it_is_positive():
-    figure = plan_report.Figure()
+    figure = Figure()
     axis, empty = figure.subplots(2)
-    plan_report._draw_positive(axis, {"a": np.array([0.0, 1e-3, 1.0]), "b": np.ones(3)})
-    plan_report._draw_positive(empty, {"c": np.zeros(3)})
+    plan_optimization._draw_positive(axis, {"a": np.array([0.0, 1e-3, 1.0]), "b": np.ones(3)})
+    plan_optimization._draw_positive(empty, {"c": np.zeros(3)})
     assert axis.get_yscale() == "log" and empty.get_yscale() == "linear"
     labels = [line.get_label() for line in (*axis.lines, *empty.lines)]
     assert "0 in 1 of 3" in labels[0] and labels[1] == "b" and "throughout" in labels[2]

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import envs
 from tools.config import Config, load_config
 from tools.errors import UserError
 from tools.files import append_json
@@ -44,6 +45,13 @@ def open_logdir(config: Config, argv: Sequence[str]) -> Path:
     config.save(saved)
     append_json(logdir / "runs.jsonl", _describe_start(argv))
     return logdir
+
+
+def check_task(config: Config, logdir: Path, task: str) -> str:
+    """The task, which must be one of those of the run in a log directory. Raises UserError if it is not."""
+    if task not in envs.split_tasks(config.task):
+        raise UserError(f"{logdir} holds a run with task = {config.task}, not {task}: choose a task of the run.")
+    return task
 
 
 def check_fixed_keys(before: Config, config: Config, logdir: Path) -> None:

@@ -1,0 +1,1 @@
+"""Episodes without exploration noise, and what evaluate.py makes of them."""
