@@ -1,7 +1,7 @@
 """BaseAgent: the world model and its loss, the train step, filtering and exploration.
 
-It trains in the loop of training/run.py. Neither knows which planner runs, or that plans exist at all: a subclass says
-how to act (`act`), what to log about it, and which states it plans to reach (`planned_states`).
+The training loop is in training/run.py. Neither depends on a planner: a subclass says how to act (`act`), what to log
+about it, and which states it plans to reach (`planned_states`).
 """
 
 import tools.tensorflow_setup
@@ -43,7 +43,7 @@ WORKER_SEED = 10_000_000  # added to the seed of a run, for each host before thi
 
 
 def _check_settings(c: Config) -> None:
-    """Raises UserError for numbers that make no sense."""
+    """Raises UserError for a number out of range."""
     envs.check_settings(c)
     longest = c.batch_length - 1
     for key, sensible, words in (
@@ -73,9 +73,9 @@ class PolicyState(NamedTuple):
     """What a policy of B environments needs at the next step.
 
     Attributes:
-      latent: the filtered states.
-      action: float32 [B, A], executed last.
-      plan: what `BaseAgent.act` returned for itself.
+        latent: the filtered states.
+        action: float32 [B, A], executed last.
+        plan: what `BaseAgent.act` returned for itself.
     """
 
     latent: models.State
@@ -113,11 +113,11 @@ class BaseAgent:
             )  # fmt: skip
             self.optimizer = models.make_adam(c.model_lr, c.adam_eps, c.precision)
             self.optimizer.build(self.model.trainable_variables)
-            # After the world model, whose random weights stay what they are without it.
+            # After the world model, so that its initial weights do not depend on it.
             self.value = ValueLearner(c, self.model.dynamics.feat_size) if c.value_head else None
         self.value_data = c.value_data if c.value_head else ""
         self.rng = tf.random.Generator.from_seed(c.seed)
-        # Hosts have the same weights but experience of their own.
+        # Hosts share the weights, but each collects its own experience.
         self.worker_seed = c.seed + WORKER_SEED * self.worker
         self.noise = np.random.default_rng(self.worker_seed)
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="environment_steps")
@@ -140,17 +140,17 @@ class BaseAgent:
             reward        0          r_1        r_2          came with image_t; predicted from z_t, as is discount_t
             cost          c_0        c_1        c_2          came with image_t; predicted from z_t
 
-        A chunk that starts within an episode starts from the zero state too. Entries with mask 0 are padding and count
-        in no term. Gaussian log-likelihoods have unit variance and are given up to their constant.
+        Every chunk starts from the zero state, within an episode too. Entries with mask 0 are padding and count in no
+        term. Gaussians have unit variance, and their log-likelihoods leave out the constant.
 
         Args:
-          batch: a replay batch, arrays [B, L, ...].
-          noise: standard normal [B, L, overshooting * noise_size]: for the posterior, then for each distance of
-            overshooting.
+            batch: a replay batch, arrays [B, L, ...].
+            noise: standard normal [B, L, overshooting * noise_size], for the posterior, then for each distance of
+                overshooting.
 
         Returns:
-          the loss, metrics, and the posterior states; loss and metrics are this device's shares (`data_parallel.py`
-          of training/), on a single device simply the values.
+            the loss, metrics and the posterior states. On several devices, loss and metrics are this one's shares
+            (training/data_parallel.py).
         """
         c, model, mask = self.config, self.model, batch["mask"]
         size = model.dynamics.noise_size
@@ -183,7 +183,7 @@ class BaseAgent:
     ) -> tuple[tf.Tensor, Metrics]:
         """The divergence terms: (1 / D) sum over d of beta_d max(KL_d, free nats) (PlaNet equation 7).
 
-        One-step divergences are balanced (DreamerV2 algorithm 2) with the share `kl_balance`.
+        `kl_balance` weighs the prior's part of the one-step divergences (DreamerV2 algorithm 2).
         """
         c, dynamics, mask = self.config, self.model.dynamics, batch["mask"]
         kl = masked_mean(dynamics.kl(post, prior), mask)
@@ -203,10 +203,7 @@ class BaseAgent:
         return loss, metrics
 
     def batches(self, replay: Replay) -> Iterator[Batch]:
-        """Training batches without end, spread over the devices of the strategy.
-
-        `replay` yields what one device takes, `device_batch_size` chunks at a time.
-        """
+        """Endless training batches, spread over the devices. The replay yields `device_batch_size` chunks at a time."""
         if self.strategy.num_replicas_in_sync == 1:
             return iter(replay.dataset())
         return iter(self.strategy.distribute_datasets_from_function(lambda _: replay.dataset()))
@@ -237,8 +234,8 @@ class BaseAgent:
         values = self._learn_value(feat, batch) if self.value_data == "replay" else {}
         norm = self.strategy.experimental_local_results(norm)[0]  # the same on all devices
         finite = tf.math.is_finite(norm)
-        # A conditional around the update must stand outside of what runs on each device. With a scaled loss the
-        # optimizer skips the step itself, and lowers the scale.
+        # The conditional must be outside of what runs on each device. With a scaled loss the optimizer itself skips
+        # the step, and lowers the scale.
         update = lambda: self._update(grads)  # noqa: E731
         tf.cond(finite | (self.config.precision == "float16"), update, lambda: False)
         self.updates.assign_add(1)
@@ -246,17 +243,18 @@ class BaseAgent:
         return metrics | values | {"grad_norm": norm, "skipped_updates": 1.0 - tf.cast(finite, tf.float32)}
 
     def _learn_value(self, feat: tf.Tensor, batch: Batch) -> Metrics:
-        """One update of the value on the posterior states of a batch (ColloDreamer section 5, the first style).
-
-        The rewards are those that the model predicts, as in plans. The discounts are the recorded ones: 0 at terminal
-        states.
-        """
+        """One update of the value on the posterior states of a batch (ColloDreamer section 5, the first style)."""
+        # Rewards are predicted, as in plans. Discounts are recorded, 0 at terminal states.
         follows = (batch["mask"] > 0.0) & ~batch["is_first"]
         return self.value.learn(feat, self.model.reward(feat), self.config.discount * batch["discount"], follows)
 
     def _gradients(self, batch: Batch, seed: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor, Metrics, tf.Tensor]:
-        """On each device: the whole batch's clipped gradients, their norm before clipping, shares of the metrics, and
-        the features of the posterior states [B, L, n]."""
+        """Runs on each device.
+
+        Returns:
+            the clipped gradients of the whole batch, their norm before clipping, this device's shares of the metrics,
+            and the features of the posterior states [B, L, n].
+        """
         c, seeds = self.config, tf.random.split(device_seed(seed), 2)
         batch = batch | {"image": models.reduce_bits(batch["image"], c.image_bits, seeds[1])}
         size = c.overshooting * self.model.dynamics.noise_size
@@ -277,7 +275,7 @@ class BaseAgent:
         return True
 
     def _apply(self, grads: list[tf.Tensor]) -> None:
-        # Keras sums gradients over the devices, which hold the same ones here: they were summed to be clipped.
+        # Keras sums gradients over the devices. These are summed already, to be clipped.
         self.optimizer.apply([grad / devices() for grad in grads], self.model.trainable_variables)
 
     # Acting
@@ -303,14 +301,14 @@ class BaseAgent:
         explore: bool,
         idle: np.ndarray | None = None,
     ) -> tuple[np.ndarray, PolicyState, dict]:
-        """Filters the observations of a batch of environments and acts; see `training.driver.Driver` for the contract.
+        """Filters the observations of B environments and acts, as `training.driver.Driver` asks for it.
 
         Args:
-          obs: 'image' uint8 [B, 64, 64, 3].
-          is_first: bool [B], which environments start an episode.
-          state: the policy state of the previous step, or None.
-          explore: whether to add exploration noise.
-          idle: bool [B], which environments only wait for the others, so that no plan is made for them; None for none.
+            obs: 'image' uint8 [B, 64, 64, 3].
+            is_first: bool [B], which environments start an episode.
+            state: the policy state of the previous step, or None.
+            explore: whether to add exploration noise.
+            idle: bool [B], which environments only wait for the others and need no plan; None for none.
         """
         batch = len(is_first)
         if state is None:
@@ -328,14 +326,14 @@ class BaseAgent:
         """Acts in filtered states.
 
         Args:
-          latent: of B environments.
-          is_first: bool [B], which environments start an episode.
-          plan: what the previous call returned, None at first.
-          idle: bool [B], which environments may be given any action.
+            latent: of B environments.
+            is_first: bool [B], which environments start an episode.
+            plan: what the previous call returned, None at first.
+            idle: bool [B], which environments may be given any action.
 
         Returns:
-          actions [B, A]; what the next call needs; and what to record: 'predicted_reward' [B] of the actions,
-          'planned' bool [B], where a plan was made, and 'metrics', name -> [B], to log where one was.
+            actions [B, A]; what the next call needs; and what to record: 'predicted_reward' [B] of the actions,
+            'planned' bool [B], where a plan was made, and 'metrics', name -> [B], to log where one was.
         """
         raise NotImplementedError("BaseAgent does not act: use a subclass such as PlanningAgent.")
 
@@ -346,7 +344,7 @@ class BaseAgent:
     def random_policy(
         self, obs: dict[str, np.ndarray], is_first: np.ndarray, state: Any
     ) -> tuple[np.ndarray, Any, dict[str, np.ndarray]]:
-        """Uniform actions in [-1, 1] whose underlying Gaussian has a correlation of `prefill_correlation` in time."""
+        """Uniform actions in [-1, 1]; `prefill_correlation` is the correlation in time of the Gaussian behind them."""
         rho = self.config.prefill_correlation
         return *correlated_actions(state, is_first, self.action_size, rho, self.noise), {}
 

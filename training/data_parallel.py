@@ -1,8 +1,8 @@
 """Data-parallel training: strategies by name, and sums over the devices that share a batch.
 
-Each device takes B / devices chunks of a batch. What it computes of a loss is its *share*: a sum over its own entries
-divided by numbers of the whole batch. So shares and their gradients add up to those of one device with the whole batch,
-however the padding is spread.
+Each of D devices takes B / D chunks of a batch. Its *share* of a loss is a sum over its own entries, divided by counts
+of the whole batch. So shares and their gradients add up to those of one device with the whole batch, however the
+padding is spread.
 """
 
 import tensorflow as tf
@@ -11,10 +11,10 @@ from tools.errors import UserError
 
 
 def make_strategy(name: str, batch_size: int) -> tf.distribute.Strategy:
-    """The strategy of a name: one, mirrored (all devices of this machine), multi_worker (all hosts in TF_CONFIG).
+    """A strategy by name: one, mirrored (all devices of this machine), multi_worker (all hosts in TF_CONFIG).
 
     Raises:
-      UserError: the batch does not divide evenly, or the strategy finds no devices or hosts.
+        UserError: the batch does not divide evenly, or the strategy finds no devices or hosts.
     """
     try:
         strategy = {
@@ -39,7 +39,7 @@ def _local_devices() -> list[str]:
 
 
 def place_among_workers(strategy: tf.distribute.Strategy) -> tuple[int, int]:
-    """Which of the hosts this is, and how many there are. Host 0 is the chief, who evaluates and saves."""
+    """Which of the hosts this is, and how many there are. Host 0 is the chief, which evaluates and saves."""
     resolver = strategy.cluster_resolver
     tasks = resolver.cluster_spec().as_dict() if resolver else {}
     chiefs, workers = (len(tasks.get(kind, ())) for kind in ("chief", "worker"))
@@ -49,7 +49,7 @@ def place_among_workers(strategy: tf.distribute.Strategy) -> tuple[int, int]:
 
 
 def devices() -> int:
-    """How many devices share the batch, in a function that runs on each of them."""
+    """How many devices share the batch. To be called on one of them."""
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
@@ -60,7 +60,7 @@ def total(x: tf.Tensor) -> tf.Tensor:
 
 
 def masked_mean(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """This device's share of the mean of values over the entries of the whole batch that are not padding."""
+    """This device's share of the mean over all entries of the batch that are not padding."""
     return tf.reduce_sum(values * mask) / total(tf.reduce_sum(mask))
 
 
@@ -70,7 +70,7 @@ def at_least(share: tf.Tensor, least: float) -> tf.Tensor:
 
 
 def device_seed(seed: tf.Tensor) -> tf.Tensor:
-    """A seed of this device's own, int32 [2]."""
+    """A seed for this device, int32 [2]."""
     if devices() == 1:
         return seed
     return tf.random.fold_in(seed, tf.distribute.get_replica_context().replica_id_in_sync_group)

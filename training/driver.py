@@ -17,10 +17,10 @@ class Episode:
     """One finished episode.
 
     Attributes:
-      env: index of its environment in the batch.
-      data: the T + 1 entries that a replay stores (docs/data.md).
-      extras: what the policy recorded of its T actions, name -> [T]; 'metrics' is such a dictionary itself.
-      number: which seed of the list given to `Driver.restart` it started from, None without a list.
+        env: index of its environment in the batch.
+        data: the T + 1 entries that a replay stores (docs/data.md).
+        extras: what the policy recorded of its T actions, name -> [T]; 'metrics' is such a dictionary itself.
+        number: which seed of the list given to `Driver.restart` it started from, None without a list.
     """
 
     env: int
@@ -77,14 +77,14 @@ def correlated_actions(
     """Uniform actions float32 [B, size] in [-1, 1] whose underlying Gaussian has a correlation in time.
 
     Args:
-      previous: the Gaussian [B, size] of the last actions, None at the start.
-      is_first: bool [B], which environments start an episode, where nothing is kept.
-      size: numbers of an action.
-      correlation: from 0, independent actions, up to 1.
-      rng: of the draws.
+        previous: the Gaussian [B, size] of the last actions, None at the start.
+        is_first: bool [B], which environments start an episode, where nothing is kept.
+        size: numbers of an action.
+        correlation: from 0, independent actions, up to 1.
+        rng: of the draws.
 
     Returns:
-      the actions and their Gaussian.
+        the actions and their Gaussian.
     """
     gaussian = rng.standard_normal([len(is_first), size])
     if previous is not None:
@@ -101,9 +101,9 @@ class Driver:
     next observation is the first of a new episode.
 
     Attributes:
-      policy_state: what the policy returned last.
-      waiting: bool [B], which environments found no seed left (see `restart`). They are stepped with the others, but
-        nothing of it is recorded.
+        policy_state: what the policy returned last.
+        waiting: bool [B], which environments found no seed left (see `restart`). They are stepped with the others, but
+            nothing of it is recorded.
     """
 
     def __init__(self, envs: gymnasium.vector.VectorEnv):
@@ -117,9 +117,9 @@ class Driver:
         """Drops the episodes in progress and starts new ones.
 
         Args:
-          seed: of the first environment, from which those of the others follow; later episodes go on with the random
-            streams of the environments. Or a list with a seed for each episode to come: an environment that starts an
-            episode takes the next one, and waits for the next restart where none is left.
+            seed: of the first environment, from which those of the others follow; later episodes go on with the random
+                streams of the environments. Or a list with a seed for each episode to come: an environment that starts
+                an episode takes the next one, and waits for the next restart where none is left.
         """
         everyone = np.ones(self.envs.num_envs, bool)
         self._seeds = deque(enumerate(seed)) if isinstance(seed, Sequence) else None

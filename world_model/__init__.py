@@ -1,1 +1,1 @@
-"""The parts of the world model, which models.py puts together, and of what is learned beside it."""
+"""The parts of the world model, which models.py puts together, and the value network."""

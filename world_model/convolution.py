@@ -1,10 +1,9 @@
 """Stride-2 convolutions and their transposes, written as stride-1 convolutions between blocks of 2 x 2 pixels.
 
 A stride-2 convolution of an image [2H, 2W, C] is a stride-1 convolution of its blocks [H, W, 4C], and a stride-2
-transposed convolution makes the blocks of its result in the same way. The numbers are the same, multiplied by the same
-weights. The reason is speed on a CPU: libraries are fast at stride-1 convolutions with many channels, slow at three
-channels, and slowest at the gradient of a strided convolution by its input, which is also what a transposed convolution
-computes.
+transposed convolution makes the blocks of its result in the same way. The products are the same. The reason is speed on
+a CPU: libraries are fast at stride-1 convolutions with many channels, slow with three channels, and slowest at the
+gradient of a strided convolution by its input, which is what a transposed convolution computes, too.
 
 `down` and `up` are each other's transposes, so each is the other's gradient. Blocks are ordered as in
 `tf.nn.space_to_depth`: (row, column, channel).
@@ -14,13 +13,13 @@ import tensorflow as tf
 
 
 def block_kernel(kernel: tf.Tensor) -> tf.Tensor:
-    """The kernel between blocks that does what a stride-2 kernel does between pixels.
+    """The kernel between blocks that is equivalent to a stride-2 kernel between pixels.
 
     Args:
-      kernel: [K, K, C, O] of `keras.layers.Conv2D`, or of `Conv2DTranspose`, which has its outputs in the place of C.
+        kernel: [K, K, C, O] of `keras.layers.Conv2D`, or of `Conv2DTranspose`, where C are the outputs.
 
     Returns:
-      [T, T, 4C, O] with T = K / 2, rounded up; an odd K gets a last row and column of zeros.
+        [T, T, 4C, O] with T = K / 2, rounded up; an odd K gets a last row and column of zeros.
     """
     size, _, channels, outputs = kernel.shape
     taps = (size + 1) // 2
@@ -47,7 +46,7 @@ def up(pixels: tf.Tensor, kernel: tf.Tensor):
     grad = lambda grad: (down(grad, kernel), _kernel_grad(grad, pixels, kernel))  # noqa: E731
     taps, (height, width) = kernel.shape[0], pixels.shape[1:3]
     edge = taps - 1
-    # A convolution also multiplies the zeros that pad the image. They are too many where the image is small.
+    # A convolution multiplies the zeros around the image, too. Around a small image there are too many.
     if (height + edge) * (width + edge) > 1.5 * height * width:
         return _up_by_products(pixels, kernel), grad
     flipped = tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])
@@ -55,7 +54,7 @@ def up(pixels: tf.Tensor, kernel: tf.Tensor):
 
 
 def _up_by_products(pixels: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """`up` as one matrix product per tap of the kernel, each moved to its place."""
+    """`up` as one matrix product for each tap of the kernel, moved to its place."""
     (height, width, outputs), (taps, _, channels, _) = pixels.shape[1:], kernel.shape
     flat, total = tf.reshape(pixels, [-1, outputs]), []
     for i in range(taps):
@@ -66,9 +65,9 @@ def _up_by_products(pixels: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 
 def _kernel_grad(blocks: tf.Tensor, grad: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """Gradient of sum(down(blocks, kernel) * grad) by the kernel, one matrix product per tap."""
+    """Gradient of sum(down(blocks, kernel) * grad) by the kernel, one matrix product for each tap."""
     (height, width, outputs), (taps, _, channels, _) = grad.shape[1:], kernel.shape
-    if channels < 16:  # the blocks of an image: too few rows for a fast product
+    if channels < 16:  # blocks of an image have too few rows for a fast product
         return tf.raw_ops.Conv2DBackpropFilter(
             input=blocks, filter_sizes=kernel.shape, out_backprop=grad, strides=[1, 1, 1, 1], padding="VALID"
         )

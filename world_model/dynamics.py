@@ -31,7 +31,7 @@ def make_dynamics(
     """The dynamics of a name (top of this file).
 
     Raises:
-      UserError: a latent that the dynamics cannot have, or sizes that make no sense.
+        UserError: a latent that the dynamics cannot have, or sizes that make no sense.
     """
     if kind == "deterministic" and latent != "gaussian":
         raise UserError(f"Deterministic dynamics have no {latent} latent: leave latent at gaussian, or choose rssm.")

@@ -1,16 +1,16 @@
-"""Distributions of the stochastic latent: what a network's raw outputs mean, how to sample, compare and average them.
+"""Distributions of the stochastic latent: from the raw outputs of a network to samples, means and divergences.
 
-A latent is a small object without variables. Its *statistics* are a dict of tensors that describes a distribution:
+A latent has no variables. Its *statistics*, a dict of tensors, describe a distribution:
 
-    latent         raw outputs      statistics      one sample takes      mean
-    Gaussian       2 size           mean, std       size numbers          mean
-    Categorical    groups x classes logits          one number a group    class probabilities
-    Point          size             mean            none                  mean
+    latent         raw outputs         statistics      noise of a sample       mean
+    Gaussian       2 size              mean, std       size numbers            mean
+    Categorical    groups x classes    logits          one number a group      class probabilities
+    Point          size                mean            none                    mean
 
-Samples are functions of standard normal numbers that the caller provides, so that who shares noise with whom is the
-caller's decision, and every one passes gradients on to the statistics. Without noise a "sample" is the mean.
+Samples are functions of standard normal noise. The caller draws it, and so decides which samples share it. Gradients
+pass through samples to the statistics. Without noise a "sample" is the mean.
 
-A new latent is one class with these attributes and methods, one line in `LATENTS` and its name in config.yaml.
+A new latent is one subclass of `Latent`, one line in `LATENTS` and its name in config.yaml.
 """
 
 import abc
@@ -26,13 +26,13 @@ Stats = dict[str, tf.Tensor]
 
 
 class Latent(abc.ABC):
-    """What all latents have.
+    """The interface of a latent.
 
     Attributes:
-      size: S, length of a sample.
-      raw_size: numbers of a network that describe one distribution.
-      noise_size: standard normal numbers that one sample takes.
-      keys: names and lengths of the statistics.
+        size: S, length of a sample.
+        raw_size: outputs of a network for one distribution.
+        noise_size: standard normal numbers for one sample.
+        keys: names and lengths of the statistics.
     """
 
     size: int
@@ -57,15 +57,15 @@ class Latent(abc.ABC):
         """KL[post || prior] in nats, summed over the latent: [...]."""
 
     def mean_columns(self, weights: tf.Tensor) -> tf.Tensor:
-        """Of a layer's weights [..., raw_size], those that the mean depends on."""
+        """The columns of a layer's weights [..., raw_size] that the mean depends on."""
         return weights
 
     def mean_rows(self, raw: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-        """Derivatives of the mean from those of the raw outputs.
+        """Derivatives of the mean, [N, S, k].
 
         Args:
-          raw: [N, raw_size].
-          rows: the derivatives [N, S, k] of the raw outputs that `mean_columns` chooses.
+            raw: [N, raw_size].
+            rows: [N, S, k], derivatives of the raw outputs that `mean_columns` chooses.
         """
         del raw
         return rows
@@ -104,12 +104,12 @@ class Categorical(Latent):
     """`groups` one-hot vectors of `classes` each (DreamerV2 section 2).
 
     Samples pass gradients straight through to the class probabilities. A share `unimix` of a uniform distribution is
-    mixed into every probability (DreamerV3), which keeps divergences finite; 0 mixes nothing.
+    mixed into the probabilities (DreamerV3), which keeps divergences finite.
 
-    Planners optimize means, that is class probabilities. The mean dynamics end in a softmax, so that every state they
-    predict lies on the simplex. A collocated state is free, but its dynamics residual is its distance to such a
-    prediction: a plan that meets the dynamics to within eps is within sqrt(eps) of the simplex, and nothing has to be
-    projected. The world model was trained on one-hot vectors; the probabilities are their expectation.
+    Planners optimize means, which are class probabilities: the expectation of the one-hot vectors in training. The mean
+    dynamics end in a softmax, so predicted states lie on the simplex. A collocated state is free, but its dynamics
+    residual is its distance to a prediction: where plans meet the dynamics to within eps, states are within sqrt(eps)
+    of the simplex, and need no projection.
     """
 
     def __init__(self, groups: int, classes: int, unimix: float):
@@ -132,14 +132,14 @@ class Categorical(Latent):
     def sample(self, stats: Stats, noise: tf.Tensor | None) -> tf.Tensor:
         """One-hot vectors with the gradient of the probabilities (straight-through).
 
-        The class is where the cumulative probability passes the uniform number of which the noise is the normal
-        quantile: one number a group, where a Gumbel maximum would take one a class.
+        The noise is the normal quantile of a uniform number, and the class is where the cumulative probability passes
+        it. That takes one number a group; a Gumbel maximum takes one a class.
         """
         probs = self.mean(stats)
         if noise is None:
             return probs
         below = tf.cumsum(self._grouped(probs), -1)
-        # Rounding leaves the last cumulative probability near one; a number above it belongs to the last class.
+        # Rounding leaves the last cumulative probability near one. A number above it belongs to the last class.
         uniform = 0.5 * tf.math.erfc(-noise[..., None] / 2.0**0.5) * below[..., -1:]
         index = tf.reduce_sum(tf.cast(below[..., :-1] < uniform, tf.int32), -1)
         onehot = self._flat(tf.one_hot(index, self.classes, dtype=probs.dtype))
@@ -165,10 +165,10 @@ class Categorical(Latent):
 
 
 class Point(Latent):
-    """No distribution at all: the posterior and the prior are points (PlaNet figure 2a, the deterministic model).
+    """A point instead of a distribution (PlaNet figure 2a, the deterministic model).
 
-    Their divergence is that of two Gaussians of unit variance, half the squared distance: without it nothing would
-    train the prior to predict what the posterior will see.
+    The divergence is half the squared distance, as of two Gaussians of unit variance. It trains the prior to predict
+    the posterior.
     """
 
     def __init__(self, size: int):
@@ -185,7 +185,7 @@ class Point(Latent):
         return stats["mean"]
 
     def sample(self, stats: Stats, noise: tf.Tensor | None) -> tf.Tensor:
-        """The point; there is no noise to take."""
+        """The point."""
         return stats["mean"]
 
     def kl(self, post: Stats, prior: Stats) -> tf.Tensor:
@@ -201,10 +201,10 @@ LATENTS = {
 
 
 def make_latent(kind: str, stoch: int, *, min_std: float, classes: int, unimix: float) -> Latent:
-    """The latent of a name: gaussian and point of size `stoch`, categorical of `stoch` groups of `classes`.
+    """A latent by name: gaussian and point of size `stoch`, categorical of `stoch` groups of `classes`.
 
     Raises:
-      UserError: sizes or a share that make no distribution.
+        UserError: a size or share is out of range.
     """
     if stoch < 1:
         raise UserError(f"stoch is {stoch}: the latent needs a size of at least 1.")

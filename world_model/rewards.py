@@ -1,20 +1,19 @@
-"""What the world model learns to predict instead of the raw reward: normalized, clipped or squashed."""
+"""The reward that the world model learns: normalized, clipped or squashed."""
 
 import numpy as np
 import tensorflow as tf
 
 from tools.errors import UserError
 
-# Below this the rewards seen so far count as constant: dividing by less would blow up the first one that differs.
+# Rewards with less count as constant: dividing by less would blow up the first one that differs.
 SMALLEST_STD = 1e-3
 
 
 class RewardTransform(tf.Module):
     """Raw rewards to those that the model learns and planners maximize.
 
-    First the normalization of LatCo (ICML appendix E.2), (r - mean) / std with the running mean and standard deviation
-    of the rewards collected so far; then `none`, `clip` to [-bound, bound], or `tanh`, bound tanh(r / bound).
-    Environments, replay and logged returns keep raw rewards, so that the statistics may change at any time.
+    First LatCo's normalization (ICML appendix E.2), (r - mean) / std of the rewards so far; then `none`, `clip` to
+    [-bound, bound], or `tanh`, bound tanh(r / bound). The replay has raw rewards, so the statistics may change.
     """
 
     def __init__(self, kind: str, bound: float, normalize: bool):
@@ -28,10 +27,7 @@ class RewardTransform(tf.Module):
             )
 
     def add(self, rewards: np.ndarray) -> None:
-        """Takes the rewards [T] of an episode's transitions into the running mean and standard deviation.
-
-        Numerically stable for any number of rewards (Chan, Golub and LeVeque 1979).
-        """
+        """Adds an episode's rewards [T] to the running statistics, in a stable way (Chan, Golub and LeVeque 1979)."""
         if not self.normalize:
             return
         rewards = np.asarray(rewards, np.float64)

@@ -23,11 +23,11 @@ class _Slopes(NamedTuple):
     """Derivatives of the elementwise parts of one step z, a -> z'. Its Jacobian needs these and the weights.
 
     Attributes:
-      x: activation below the GRU, [..., hidden].
-      update: the GRU's update gate, the direct path from h to h', [..., deter].
-      kernel: h' by the input's part of the gates (update, reset, candidate), three of [..., deter].
-      recurrent: h' by the state's part of the same gates, three of [..., deter].
-      y: activation of the prior's hidden layer, [..., hidden].
+        x: activation below the GRU, [..., hidden].
+        update: the GRU's update gate, the direct path from h to h', [..., deter].
+        kernel: h' by the input's part of the gates (update, reset, candidate), three of [..., deter].
+        recurrent: h' by the state's part of the same gates, three of [..., deter].
+        y: activation of the prior's hidden layer, [..., hidden].
     """
 
     x: tf.Tensor
@@ -86,13 +86,13 @@ class RSSM(SSM):
         differentiated too. Exact without forming the K Jacobians: samples are summed before or within the products.
 
         Args:
-          z: features [N, K, n].
-          a: actions [N, m].
-          noise: [N, K, stoch], as in `sample_step`.
+            z: features [N, K, n].
+            a: actions [N, m].
+            noise: [N, K, stoch], as in `sample_step`.
 
         Returns:
-          mean [N, n] and (biased) standard deviation [N, n] of z'_k = sample_step(z_k, a, noise_k), and the means over
-          k of dz'_k/dz_k [N, n, n] and dz'_k/da [N, n, m].
+            mean [N, n] and (biased) standard deviation [N, n] of z'_k = sample_step(z_k, a, noise_k), and the means
+            over k of dz'_k/dz_k [N, n, n] and dz'_k/da [N, n, m].
         """
         raw, deter_next, slopes = self._step_slopes(z, a[:, None])
         sample = tf.concat([self.latent.sample(self.latent.stats(raw), noise), deter_next], -1)

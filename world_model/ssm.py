@@ -25,7 +25,7 @@ def _scan(function: Callable, state: State, inputs: tuple[tf.Tensor, ...]) -> St
     A loop instead of T copies of its body, so that tracing and compiling do not take longer for a larger T.
 
     Returns:
-      all states, a dict of [B, T, ...].
+        all states, a dict of [B, T, ...].
     """
     length, keys = inputs[0].shape[1], sorted(state)
     inputs = [
@@ -69,11 +69,11 @@ class SSM(keras.Model):
     on the recurrence (actions, image embeddings) is then one product for all time steps.
 
     Attributes:
-      latent: the distribution of stoch.
-      deter: size of the deterministic path.
-      feat_size: n = stoch + deter, size of a feature.
-      noise_size: standard normal numbers for one sample of the next state.
-      explicit_moments: whether there is a `linearize_moments`.
+        latent: the distribution of stoch.
+        deter: size of the deterministic path.
+        feat_size: n = stoch + deter, size of a feature.
+        noise_size: standard normal numbers for one sample of the next state.
+        explicit_moments: whether there is a `linearize_moments`.
     """
 
     explicit_moments = False
@@ -146,13 +146,13 @@ class SSM(keras.Model):
         """Filters sequences from the zero state.
 
         Args:
-          embed: image embeddings [B, L, E].
-          action: [B, L, A]; action[:, t] led to embed[:, t].
-          is_first: bool [B, L], where an episode starts.
-          noise: standard normal [B, L, noise_size]; None takes means instead of samples.
+            embed: image embeddings [B, L, E].
+            action: [B, L, A]; action[:, t] led to embed[:, t].
+            is_first: bool [B, L], where an episode starts.
+            noise: standard normal [B, L, noise_size]; None takes means instead of samples.
 
         Returns:
-          (post, prior), each a dict of [B, L, ...]; the prior has no sample.
+            (post, prior), each a dict of [B, L, ...]; the prior has no sample.
         """
         action_in, inputs = self.action_in(action), [self.embed_in(embed), is_first]
         inputs += [] if noise is None else [noise]
@@ -188,14 +188,14 @@ class SSM(keras.Model):
         instead of D (D + 1) / 2. Gradients stop at the target posteriors, not at the states where predictions start.
 
         Args:
-          post, prior: of `observe`.
-          action: [B, L, A].
-          is_first, mask: [B, L]; predictions across the start of an episode and of padding do not count.
-          noise: standard normal [B, L, D - 1, noise_size].
+            post, prior: of `observe`.
+            action: [B, L, A].
+            is_first, mask: [B, L]; predictions across the start of an episode and of padding do not count.
+            noise: standard normal [B, L, D - 1, noise_size].
 
         Returns:
-          for each distance the sum of KL[q(s_t | o_<=t) || p(s_t | s_{t-d})] over all predictions, [D - 1], and their
-          number, [D - 1].
+            for each distance the sum of KL[q(s_t | o_<=t) || p(s_t | s_{t-d})] over all predictions, [D - 1], and their
+            number, [D - 1].
         """
         action_in, distances = self.action_in(action), noise.shape[2]
         noise = tf.transpose(noise, [2, 0, 1, 3])
@@ -243,11 +243,11 @@ class SSM(keras.Model):
         """mu(z, a) and its Jacobians by the chain rule: automatic differentiation pushes n seeds through every layer.
 
         Args:
-          z: features [N, n].
-          a: actions [N, m].
+            z: features [N, n].
+            a: actions [N, m].
 
         Returns:
-          mu [N, n], A = dmu/dz [N, n, n], B = dmu/da [N, n, m].
+            mu [N, n], A = dmu/dz [N, n, n], B = dmu/da [N, n, m].
         """
         stoch, deter = self._split(z)
         x, dx = self._act_and_slope(dense(self.stoch_in, stoch) + dense(self.action_in, a))

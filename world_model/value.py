@@ -1,7 +1,6 @@
-"""The value network: the return of what comes after a latent state, learned by TD(lambda) (Dreamer, ColloDreamer).
+"""The value network: the return after a latent state, learned by TD(lambda) (Dreamer, ColloDreamer).
 
-Plans end in it (`optimizers.LatentProblem.value`). Nothing here knows planners, environments or files. The gradients of
-the value reach its own weights only.
+It is the terminal value of plans (`optimizers.LatentProblem.value`). Its gradients do not reach the world model.
 """
 
 import tensorflow as tf
@@ -12,8 +11,10 @@ from tools.config import Config
 
 
 class ValueNetwork(models.DenseHead):
-    """A scalar for each feature, with the regularizers that ColloDreamer tries (section 4): dropout after each hidden
-    layer and batch normalization after its activation."""
+    """A scalar for each feature, with ColloDreamer's regularizers (section 4).
+
+    Dropout after each hidden layer, and batch normalization after its activation.
+    """
 
     def __init__(self, feat_size: int, layers: int, units: int, act: str, dropout: float, batch_norm: bool):
         super().__init__(feat_size, layers=layers, units=units, act=act, name="value")
@@ -26,10 +27,10 @@ class ValueNetwork(models.DenseHead):
         """Values [...] of features [..., F].
 
         Args:
-          feat: features.
-          seed: int32 [2], with which the network is in training: it drops units and normalizes by the batch's own
-            statistics. Without it does neither.
-          counts: bool [...], which entries are no padding, for those statistics.
+            feat: features.
+            seed: int32 [2], in training, when units are dropped and the statistics of the batch normalize; None for
+                neither.
+            counts: bool [...], which entries count in these statistics.
         """
         x = tf.reshape(feat, [-1, feat.shape[-1]])
         counts = None if counts is None else tf.reshape(counts, [-1])
@@ -49,20 +50,20 @@ def lambda_returns(
 
         time          t          t+1        t+2
         state         z_t -----> z_{t+1} -> z_{t+2}
-        reward                   r_{t+1}    r_{t+2}      came with the state below which it stands
+        reward                   r_{t+1}    r_{t+2}      came with the state above it
         discount                 d_{t+1}    d_{t+2}      of what comes after that state; 0 where it is terminal
 
         G_t = r_{t+1} + d_{t+1} ((1 - lam) v_{t+1} + lam G_{t+1}), and G_t = v_t where nothing follows z_t.
 
-    So the value of a state says what comes after it; its own reward is no part of it.
+    So the value of a state does not include its own reward.
 
     Args:
-      reward: [B, T].
-      value: v [B, T], what the returns are bootstrapped with.
-      discount: [B, T].
-      follows: bool [B, T], whether state t came after state t - 1: false at the first state of an episode and at
-        padding. Entry 0 has no meaning.
-      lam: 0 bootstraps at the next state, 1 at the last one.
+        reward: [B, T].
+        value: v [B, T], which bootstraps the returns.
+        discount: [B, T].
+        follows: bool [B, T], whether state t came after state t - 1: false at the first state of an episode and at
+            padding. Entry 0 is not used.
+        lam: 0 bootstraps from the next state, 1 from the last one.
     """
 
     def body(later, x):
@@ -80,9 +81,9 @@ class ValueLearner(tf.Module):
     """The value network, its target network and its optimizer.
 
     Attributes:
-      net: what plans end in.
-      target: bootstraps the returns; a copy of the network, renewed every `value_target_every` updates (DreamerV2).
-      updates: int64, of the network so far.
+        net: the terminal value of plans.
+        target: bootstraps the returns; a copy of the network every `value_target_every` updates (DreamerV2).
+        updates: int64, so far.
     """
 
     def __init__(self, config: Config, feat_size: int):
@@ -95,7 +96,7 @@ class ValueLearner(tf.Module):
         self.optimizer = models.make_adam(c.value_lr, c.adam_eps, c.precision)
         self.optimizer.build(self.net.trainable_variables)
         self.updates = tf.Variable(0, dtype=tf.int64, trainable=False, name="value_updates")
-        # TensorFlow does not see the layers that a Keras 3 model keeps in lists, so a checkpoint gets their variables.
+        # TensorFlow does not see layers that a Keras 3 model keeps in lists, so that checkpoints need their variables.
         self.weights = [*self.net.variables, *self.target.variables]
         self.lam = 1.0 if c.value_data == "plans" else c.value_lambda
         self._copy()
@@ -112,16 +113,14 @@ class ValueLearner(tf.Module):
     def _learn(self, feat: tf.Tensor, reward: tf.Tensor, discount: tf.Tensor, follows: tf.Tensor) -> models.Metrics:
         """One Adam step towards the lambda-returns of sequences of states.
 
-        A step on numbers that are not finite, or with such gradients, is skipped.
+        A step on numbers or with gradients that are not finite is skipped.
 
         Args:
-          feat: [B, T, F], taken as constants, as are the others (see `lambda_returns`).
-          reward: [B, T].
-          discount: [B, T].
-          follows: bool [B, T].
+            feat: [B, T, F].
+            reward, discount, follows: [B, T], see `lambda_returns`. All are constants.
 
         Returns:
-          value_loss and value, the mean over the states that something follows; NaN where the step was skipped.
+            value_loss and value, the mean over the states that another follows; NaN where the step was skipped.
         """
         feat, reward, discount = (tf.stop_gradient(x) for x in (feat, reward, discount))
         finite = tf.reduce_all(tf.math.is_finite(feat)) & tf.reduce_all(tf.math.is_finite(reward))
@@ -147,7 +146,7 @@ class ValueLearner(tf.Module):
         variables = self.net.trainable_variables
         grads = tape.gradient(scaled, variables)
         grads, norm = tf.clip_by_global_norm(grads, c.grad_clip * scale)
-        # With a scaled loss the optimizer skips the step itself, and lowers the scale.
+        # With a scaled loss the optimizer itself skips the step, and lowers the scale.
         apply = tf.math.is_finite(norm) | (c.precision == "float16")
         tf.cond(apply, lambda: self._apply(grads, variables), lambda: False)
         return loss, tf.reduce_sum(weights * predicted)
