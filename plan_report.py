@@ -30,7 +30,7 @@ import tensorflow as tf
 import envs
 from agents import load_agent
 from analysis.figures import save
-from analysis.plan_optimization import MULTIPLIERS, VIOLATIONS, Execution, draw_curves, draw_frames
+from evaluation.plan_optimization import MULTIPLIERS, VIOLATIONS, Execution, draw_curves, draw_frames
 from optimizers import Plan
 from tools.command_line import Parser, count
 from tools.errors import UserError

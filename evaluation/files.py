@@ -9,8 +9,8 @@ from typing import Any
 import rich.console
 import rich.table
 
-from analysis.executed_plans import write_plans
 from analysis.figures import save
+from evaluation.executed_plans import write_plans
 from evaluation.numbers import Row
 from evaluation.pictures import GRID, draw_by_distance, grid
 from tools.errors import UserError

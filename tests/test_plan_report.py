@@ -11,7 +11,7 @@ from PIL import Image
 
 import agents
 import plan_report
-from analysis import plan_optimization
+from evaluation import plan_optimization
 from tools.config import Config, load_config
 from training.logdir import open_logdir
 

@@ -3,8 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from analysis.plan_frames import plan_above_execution, spread
 from episodes.replay import MixedReplay, Replay
+from evaluation.plan_frames import plan_above_execution, spread
 from tools.logger import Logger
 from training.agent import Agent
 from training.collector import Collector

@@ -8,7 +8,7 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 
 from analysis.figures import save
-from analysis.plan_frames import GAP, draw_sheet, plan_above_execution, spread
+from evaluation.plan_frames import GAP, draw_sheet, plan_above_execution, spread
 from tools.logger import write_video
 from training.agent import Agent
 from training.driver import Episode

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.plan_frames import decode, draw_sheet, fill_up, spread
+from evaluation.plan_frames import decode, draw_sheet, fill_up, spread
 from optimizers import Plan
 from training.agent import Agent
 

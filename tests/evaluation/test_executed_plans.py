@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from analysis import executed_plans
-from analysis.plan_frames import spread
+from evaluation import executed_plans
+from evaluation.plan_frames import spread
 from training.driver import Episode
 
 
