@@ -405,8 +405,8 @@ def test_exploration_noise_is_added_and_clipped(tiny_config):
     agent = CountingAgent(tiny_config.replace(expl_noise=0.3), OBSERVATIONS, ACTION_SPACE)
     obs = {"image": np.zeros([64, 64, 64, 3], np.uint8)}
     first = np.ones(64, bool)
-    calm, _, _ = agent.policy(obs, first, None, explore=False)
-    np.testing.assert_allclose(calm, 0.1, atol=1e-6)
+    without_noise, _, _ = agent.policy(obs, first, None, explore=False)
+    np.testing.assert_allclose(without_noise, 0.1, atol=1e-6)
     noisy, state, _ = agent.policy(obs, first, None, explore=True)
     assert noisy.std() == pytest.approx(0.3, rel=0.25) and np.abs(noisy).max() <= 1.0
     # The model must see the action that was executed, noise included.
