@@ -3,7 +3,7 @@
 Every planner is an object built once for a problem and a horizon and called as `planner(z0, seed) -> Plan`. One call is
 one compiled `tf.function` that runs the whole optimization for a batch of B first states. Planners know nothing of
 world models, agents or images, and hold no state besides their compiled function: all randomness comes from `seed`, and
-what a plan hands on to the next one travels through the caller (`Plan.kept`, `Warm`).
+what a plan hands on to the next one travels through the caller (`Plan.warm_starts`, `WarmStart`).
 
 The planners themselves are in `planners/`, by what they know of the problem: values (`cem.py`: random shooting, CEM and
 MPPI; `icem.py`), gradients (`gd.py`, `first_order_latco.py`, `image_collocation.py`, `grasp.py`) or linearizations
@@ -82,8 +82,8 @@ class LatentProblem:
     value_steps: float = 1.0
 
 
-class Warm(NamedTuple):
-    """What the next plan may start from: the last one's `kept` actions, shifted by those already executed.
+class WarmStart(NamedTuple):
+    """What the next plan may start from: the last one's `warm_starts`, shifted by the actions already executed.
 
     Attributes:
         actions: [B, C, H, m].
@@ -100,16 +100,16 @@ class Plan(NamedTuple):
     Attributes:
         actions: [B, H, m], within the bounds.
         states: [B, H, n], z_1 ... z_H as the planner itself sees them; for collocation they may violate the dynamics.
-        rewards: [B, H], predicted for `actions` rolled out through the mean dynamics: one yardstick for all planners.
-            The terminal value is no part of them.
+        rewards: [B, H], predicted for `actions` rolled out through the mean dynamics: the same measure for all
+            planners, without the terminal value.
         curves: name -> [B, iterations], the plan after each iteration. `reward`: what is maximized, summed over the
             planner's own states (sampling: the elites' mean return), the terminal value included. Collocation adds
             `dynamics_violation`, and every planner that bounds the actions by a penalty `action_violation` (squared,
             summed over time), with `lam` and `nu` (multipliers, mean over time); a state constraint adds
             `constraint_violation` and `kappa`. After an early stop the last value is held.
         iterations: int32 [B], iterations used.
-        non_finite: int32 [B], how many iterates (sampling: candidates) were thrown away as not finite.
-        kept: [B, C, H, m], action sequences worth starting the next plan from, the plan's own first.
+        non_finite: int32 [B], how many iterates (sampling: candidates) were rejected because they are not finite.
+        warm_starts: [B, C, H, m], action sequences worth starting the next plan from, the plan's own first.
         gains: [B, H, m, n], feedback around (states, actions), or None.
         value: [B], terminal value, weighted as in the objective, where `actions` lead through the mean dynamics; None
             where the problem has no value.
@@ -121,7 +121,7 @@ class Plan(NamedTuple):
     curves: dict[str, tf.Tensor]
     iterations: tf.Tensor
     non_finite: tf.Tensor
-    kept: tf.Tensor
+    warm_starts: tf.Tensor
     gains: tf.Tensor | None = None
     value: tf.Tensor | None = None
 
@@ -144,7 +144,7 @@ class Planner(abc.ABC):
 
     CURVES: tuple[str, ...] = ("reward",)
     KEEPS_CONSTRAINTS = False
-    sequences = 1  # C of `Plan.kept`
+    num_warm_starts = 1  # C of `Plan.warm_starts`
     finish = 0  # how many of the last iterations only polish a plan that already keeps its bounds and the dynamics
 
     def __init__(
@@ -177,7 +177,9 @@ class Planner(abc.ABC):
         self.traces = 0
         self._compiled = tf.function(self._traced, jit_compile=jit_compile, autograph=False)
 
-    def __call__(self, z0: tf.Tensor, seed: tf.Tensor, warm: Warm | None = None, iterations: int | None = None) -> Plan:
+    def __call__(
+        self, z0: tf.Tensor, seed: tf.Tensor, warm: WarmStart | None = None, iterations: int | None = None
+    ) -> Plan:
         """Plan from z0 [B, n].
 
         Args:
@@ -188,7 +190,7 @@ class Planner(abc.ABC):
         """
         z0 = tf.convert_to_tensor(z0)
         if warm is not None:
-            warm = Warm(tf.convert_to_tensor(warm.actions, z0.dtype), tf.convert_to_tensor(warm.steps, tf.int32))
+            warm = WarmStart(tf.convert_to_tensor(warm.actions, z0.dtype), tf.convert_to_tensor(warm.steps, tf.int32))
         limit = tf.constant(self.iterations if iterations is None else min(iterations, self.iterations))
         return self._compiled(z0, tf.convert_to_tensor(seed, tf.int32), warm, limit)
 
@@ -198,11 +200,11 @@ class Planner(abc.ABC):
             raise ValueError(f"Expected first states of shape [B, {self.problem.state_size}], got {z0.shape}.")
         seeds = seed if seed.shape.rank == 2 else split_seed(seed, z0.shape[0])
         if self.restarts == 1:
-            return self._valued(z0, self._optimize(z0, seeds, warm, limit))
+            return self._with_value(z0, self._optimize(z0, seeds, warm, limit))
         return self._best_restart(z0, seeds, warm, limit)
 
-    def _valued(self, z0, plan):
-        """The plan with the terminal value of its actions, if the problem has one."""
+    def _with_value(self, z0, plan):
+        """Adds the terminal value of a plan's actions, if the problem has one."""
         if self.problem.value is None:
             return plan
         return plan._replace(value=self.problem.value(rollout(self.problem.step, z0, plan.actions)[:, -1]))
@@ -214,13 +216,13 @@ class Planner(abc.ABC):
         seeds = tf.reshape(tf.map_fn(lambda seed: split_seed(seed, R), seeds), [B * R, 2])
         if warm is not None:
             first = tf.tile(tf.one_hot(0, R, dtype=tf.int32), [B])
-            warm = Warm(tf.repeat(warm.actions, R, 0), tf.repeat(warm.steps, R) * first)
-        plan = self._valued(z0, self._optimize(z0, seeds, warm, limit))
+            warm = WarmStart(tf.repeat(warm.actions, R, 0), tf.repeat(warm.steps, R) * first)
+        plan = self._with_value(z0, self._optimize(z0, seeds, warm, limit))
         score = tf.reshape(self._score(z0, plan, seeds), [B, R])
         best = tf.argmax(tf.where(tf.math.is_finite(score), score, score.dtype.min), 1, tf.int32)
         rows = tf.range(B) * R + best
         chosen = tf.nest.map_structure(lambda x: None if x is None else tf.gather(x, rows), plan)
-        # What was thrown away in a restart that lost was thrown away nevertheless.
+        # Those of the other restarts count too.
         return chosen._replace(non_finite=tf.reduce_sum(tf.reshape(plan.non_finite, [B, R]), 1))
 
     def _score(self, z0, plan, seeds):
@@ -231,63 +233,69 @@ class Planner(abc.ABC):
         return score if plan.value is None else score + plan.value
 
     @abc.abstractmethod
-    def _optimize(self, z0: tf.Tensor, seeds: tf.Tensor, warm: Warm | None, limit: tf.Tensor) -> Plan:
+    def _optimize(self, z0: tf.Tensor, seeds: tf.Tensor, warm: WarmStart | None, limit: tf.Tensor) -> Plan:
         """Plan from z0 [B, n] with one seed a plan, int32 [B, 2]; traced into the compiled function."""
 
-    def _settled(self, record):
-        """Whether plans with these curve entries [B, len(CURVES)] may stop early, bool [B]."""
-        return tf.ones(record.shape[:1], tf.bool)
+    def _meets_constraints(self, metrics):
+        """Whether plans with these metrics [B, len(CURVES)] keep their constraints, bool [B]."""
+        return tf.ones(metrics.shape[:1], tf.bool)
 
     def _loop(self, body, search, limit):
         """Iterate `search = body(k, search)` up to `limit` times, and stop plans that have converged.
 
         Args:
             body: (k, search) -> search.
-            search: a NamedTuple of tensors [B, ...] (or nests of them) with a field `record`, [B, len(CURVES)].
+            search: a NamedTuple of tensors [B, ...] (or nests of them) with a field `metrics` [B, len(CURVES)], the
+                values that the curves have now.
             limit: scalar.
 
         Returns:
-            (search, records [B, len(CURVES), iterations], count [B]): entry k of the records is that after body k, and
-            `count` says how many of them a plan has.
+            (search, history [B, len(CURVES), iterations], count [B]): the metrics after each body, and how many of them
+            each plan has.
         """
-        B = search.record.shape[0]
-        history = tf.TensorArray(search.record.dtype, self.iterations, element_shape=search.record.shape)
+        B = search.metrics.shape[0]
+        history = tf.TensorArray(search.metrics.dtype, self.iterations, element_shape=search.metrics.shape)
 
-        def turn(k, search, calm, count, history):
+        def iterate(k, search, stable, count, history):
             after = body(k, search)
             if self.tolerance:
-                running = calm < PATIENCE
+                running = stable < PATIENCE
                 after = tf.nest.map_structure(lambda new, old: where_rows(running, new, old), after, search)
-                calm = tf.where(running & self._calm(k, after.record, search.record), calm + 1, calm * _int(~running))
+                unchanged = running & self._is_stable(k, after.metrics, search.metrics)
+                stable = tf.where(unchanged, stable + 1, stable * _int(~running))
                 count += _int(running)
             else:
                 count += 1
-            return k + 1, after, calm, count, history.write(k, after.record)
+            return k + 1, after, stable, count, history.write(k, after.metrics)
 
-        def go_on(k, search, calm, count, history):
+        def unfinished(k, search, stable, count, history):
             del search, count, history
-            return (k < limit) & tf.reduce_any(calm < PATIENCE)
+            return (k < limit) & tf.reduce_any(stable < PATIENCE)
 
         zeros = tf.zeros([B], tf.int32)
         loop = tf.while_loop(
-            go_on, turn, (0, search, zeros, zeros, history), maximum_iterations=self.iterations, parallel_iterations=1
+            unfinished,
+            iterate,
+            (0, search, zeros, zeros, history),
+            maximum_iterations=self.iterations,
+            parallel_iterations=1,
         )
         return loop[1], tf.transpose(loop[4].stack(), [1, 2, 0]), loop[3]
 
-    def _calm(self, k, record, before):
-        change = tf.abs(record[:, 0] - before[:, 0])
-        quiet = change <= self.tolerance * tf.maximum(tf.abs(record[:, 0]), 1.0)
-        return (k > 0) & quiet & self._settled(record)
+    def _is_stable(self, k, metrics, before):
+        change = tf.abs(metrics[:, 0] - before[:, 0])
+        small = change <= self.tolerance * tf.maximum(tf.abs(metrics[:, 0]), 1.0)
+        return (k > 0) & small & self._meets_constraints(metrics)
 
-    def _curves(self, records, count, final):
-        """Curves of records [B, C, K] where the entries from `count` [B] on are `final` [B, C]."""
-        known = tf.range(records.shape[-1]) < count[:, None, None]
-        curves = tf.unstack(tf.where(known, records, final[:, :, None]), axis=1)
+    def _curves(self, history, count, final):
+        """Curves of history [B, C, K] where the entries from `count` [B] on are `final` [B, C]."""
+        known = tf.range(history.shape[-1]) < count[:, None, None]
+        curves = tf.unstack(tf.where(known, history, final[:, :, None]), axis=1)
         return dict(zip(self.CURVES, curves, strict=True))
 
-    def _lagged_curves(self, records, count, final):
-        """The same where a body's record is that of the plan it found, and `final` that of the plan it left."""
-        shifted = tf.concat([records[:, :, 1:], final[:, :, None]], -1)
+    def _lagged_curves(self, history, count, final):
+        """The same where a body's metrics are those of the plan it got, and `final` those of the last one it made."""
+        shifted = tf.concat([history[:, :, 1:], final[:, :, None]], -1)
         return self._curves(shifted, tf.maximum(count - 1, 0), final)
 
 
@@ -298,7 +306,7 @@ def random_actions(problem: LatentProblem, horizon: int, seeds: tf.Tensor, dtype
     return per_plan(draw, seeds, dtype)
 
 
-def warm_actions(actions: tf.Tensor, warm: Warm | None, choice: int = 0) -> tf.Tensor:
+def warm_actions(actions: tf.Tensor, warm: WarmStart | None, choice: int = 0) -> tf.Tensor:
     """Return actions [B, H, m] with the leading ones of a warm start in their place."""
     if warm is None:
         return actions
@@ -332,11 +340,11 @@ def sampled_return(
     m, spread = problem.action_size, lambda x: tf.repeat(x[:, None], samples, 1)
     inputs = tf.concat([spread(actions), noise], -1)
     states = rollout(lambda z, x: problem.sample_step(z, x[..., :m], x[..., m:]), spread(z0), inputs)
-    return tf.reduce_mean(tf.reduce_sum(payoffs(problem, states), -1), -1)
+    return tf.reduce_mean(tf.reduce_sum(objective_rewards(problem, states), -1), -1)
 
 
-def payoffs(problem: LatentProblem, states: tf.Tensor) -> tf.Tensor:
-    """What states [..., H, n] pay, [..., H]: their rewards, the last one with the terminal value added."""
+def objective_rewards(problem: LatentProblem, states: tf.Tensor) -> tf.Tensor:
+    """The terms of the objective, [..., H]: rewards of states [..., H, n], the terminal value added to the last."""
     rewards = problem.reward(states)
     if problem.value is None:
         return rewards
@@ -356,7 +364,7 @@ def linearize_by_tape(step: Callable, z: tf.Tensor, a: tf.Tensor) -> tuple[tf.Te
 
 def linearize(problem: LatentProblem, z0: tf.Tensor, states: tf.Tensor, actions: tf.Tensor) -> list[tf.Tensor]:
     """Mean next states mu [B, H, n] and Jacobians A [B, H, n, n], B [B, H, n, m] along a trajectory from z0 [B, n]."""
-    flat = [tf.reshape(x, [-1, x.shape[-1]]) for x in (before(z0, states), actions)]
+    flat = [tf.reshape(x, [-1, x.shape[-1]]) for x in (previous_states(z0, states), actions)]
     result = problem.linearize(*flat) if problem.linearize else linearize_by_tape(problem.step, *flat)
     return [tf.reshape(x, [*states.shape[:2], *x.shape[1:]]) for x in result]
 
@@ -383,7 +391,7 @@ def best_finite(problem: LatentProblem, z0: tf.Tensor, candidates: list[tuple[tf
     actions = tf.clip_by_value(actions, -bound, bound)
     ends = rollout(problem.step, tf.repeat(z0[:, None], len(candidates), 1), actions)
     rewards = problem.reward(ends)
-    finite = tf.reduce_all(tf.math.is_finite(payoffs(problem, ends)), -1)
+    finite = tf.reduce_all(tf.math.is_finite(objective_rewards(problem, ends)), -1)
     finite &= tf.reduce_all(tf.math.is_finite(states), [-2, -1])
     best = tf.argmax(tf.cast(finite, tf.int32), 1, tf.int32)  # the first maximum; the last resort is candidate 0
     return tuple(tf.gather(x, best, batch_dims=1) for x in (actions, states, rewards))
@@ -399,7 +407,7 @@ def fold_in(seeds: tf.Tensor, number: tf.Tensor | int) -> tf.Tensor:
     return per_plan(lambda seed: tf.random.fold_in(seed, tf.cast(number, tf.int32)), seeds, tf.int32)
 
 
-def before(z0: tf.Tensor, states: tf.Tensor) -> tf.Tensor:
+def previous_states(z0: tf.Tensor, states: tf.Tensor) -> tf.Tensor:
     """The states [B, H, n] that the actions act on: z_0 ... z_{H-1}."""
     return tf.concat([z0[:, None], states[:, :-1]], 1)
 

@@ -1,7 +1,7 @@
 """Shows one plan of a trained agent: its optimization, what the model imagines, and its execution.
 
     python plan_report.py --logdir logdir/metaworld_reach/latco/0
-    python plan_report.py --logdir logdir/metaworld_reach/latco/0 --planner cem --cem_iterations 20 --rows 0 1 5 20
+    python plan_report.py --logdir logdir/metaworld_reach/latco/0 --planner cem --sampling_iterations 20 --rows 0 1 5 20
 
 The planner plans once, from the first state of an episode. Two pictures are written:
 

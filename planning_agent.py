@@ -111,11 +111,11 @@ class PlanningAgent(BaseAgent):
         action, state, extras = super().policy(obs, is_first, state, explore=explore, idle=idle)
         if not explore or self.value_data != "plans":
             return action, state, extras
-        planned, learned = extras["planned"], {}
+        planned, losses = extras["planned"], {}
         if planned.any():
             for _ in range(self.config.value_updates):
-                learned = self.learn_from_plans(models.get_feat(state.latent), state.plan.states, planned)
-        values = {name: np.where(planned, float(learned.get(name, np.nan)), np.nan) for name in ("value_loss", "value")}
+                losses = self.learn_from_plans(models.get_feat(state.latent), state.plan.states, planned)
+        values = {name: np.where(planned, float(losses.get(name, np.nan)), np.nan) for name in ("value_loss", "value")}
         metrics = extras["metrics"] | {f"model/{name}": value for name, value in values.items()}
         return action, state, extras | {"metrics": metrics}
 
@@ -153,21 +153,21 @@ class PlanningAgent(BaseAgent):
         """See `BaseAgent.planned_states`."""
         return state.plan.states
 
-    def _warm(self, plan: PlanState | None, is_first: np.ndarray) -> optimizers.Warm | None:
+    def _warm(self, plan: PlanState | None, is_first: np.ndarray) -> optimizers.WarmStart | None:
         """What new plans may start from; None where `warm_start` is off."""
         if not self.config.warm_start:
             return None
         if plan is None:
-            shape = (len(is_first), self.planner.sequences, self.config.planning_horizon, self.action_size)
-            return optimizers.Warm(np.zeros(shape, np.float32), np.zeros(len(is_first), np.int32))
-        return plan.warm_start(is_first)
+            shape = (len(is_first), self.planner.num_warm_starts, self.config.planning_horizon, self.action_size)
+            return optimizers.WarmStart(np.zeros(shape, np.float32), np.zeros(len(is_first), np.int32))
+        return plan.next_warm_start(is_first)
 
     def planner_start(self, feat: tf.Tensor) -> tf.Tensor:
         """The planner's first states from features [..., n]."""
         return start_survival(feat) if self.discounted else feat
 
     def plan_from(
-        self, feat: tf.Tensor, seed: tf.Tensor, warm: optimizers.Warm | None = None, **options
+        self, feat: tf.Tensor, seed: tf.Tensor, warm: optimizers.WarmStart | None = None, **options
     ) -> optimizers.Plan:
         """The planner's plan from features [B, n], its states and gains those of features.
 
@@ -176,7 +176,7 @@ class PlanningAgent(BaseAgent):
         plan = self.planner(self.planner_start(feat), seed, warm, **options)
         return strip_survival(plan) if self.discounted else plan
 
-    def plan(self, feat: tf.Tensor, warm: optimizers.Warm | None = None) -> PlanState:
+    def plan(self, feat: tf.Tensor, warm: optimizers.WarmStart | None = None) -> PlanState:
         """New plans from features [B, n], with the statistics of the planner's last iteration as metrics."""
         start, traces = time.perf_counter(), self.planner.traces
         plan = self.plan_from(feat, self.rng.uniform_full_int([2], tf.int32), warm)
@@ -204,7 +204,7 @@ class RandomShootingAgent(PlanningAgent):
         """See `planners.cem.RandomShooting`."""
         c = self.config
         return RandomShooting(
-            problem, c.planning_horizon, c.cem_iterations, c.cem_candidates, c.sample_states, **self.planner_options()
+            problem, c.planning_horizon, c.sampling_iterations, c.cem_candidates, c.sample_states, **self.planner_options()
         )
 
 
@@ -215,7 +215,7 @@ class CEMAgent(PlanningAgent):
         """See `planners.cem.CEM`."""
         c = self.config
         return CEM(
-            problem, c.planning_horizon, c.cem_iterations, c.cem_candidates, c.cem_elites, c.sample_states,
+            problem, c.planning_horizon, c.sampling_iterations, c.cem_candidates, c.sampling_elites, c.sample_states,
             **self.planner_options(),
         )  # fmt: skip
 
@@ -227,7 +227,7 @@ class MPPIAgent(PlanningAgent):
         """See `planners.cem.CEM`."""
         c = self.config
         return CEM(
-            problem, c.planning_horizon, c.cem_iterations, c.mppi_candidates, c.cem_elites, c.sample_states,
+            problem, c.planning_horizon, c.sampling_iterations, c.mppi_candidates, c.sampling_elites, c.sample_states,
             gamma=c.mppi_gamma, **self.planner_options(),
         )  # fmt: skip
 
@@ -252,8 +252,8 @@ class GDAgent(PlanningAgent):
         """See `planners.gd.GD`."""
         c = self.config
         return GD(
-            problem, c.planning_horizon, c.gd_iterations, c.gd_lr, dual_every=c.first_order_dual_every,
-            eps_act=c.latco_eps_act, dual_lr=c.latco_dual_lr, eta=c.latco_eta, **self.planner_options(),
+            problem, c.planning_horizon, c.gd_iterations, c.gd_lr, dual_every=c.dual_every,
+            eps_act=c.eps_act, dual_lr=c.dual_lr, eta=c.dual_eta, **self.planner_options(),
         )  # fmt: skip
 
 
@@ -264,8 +264,8 @@ class GNAgent(PlanningAgent):
         """See `planners.gn.GN`."""
         c = self.config
         return GN(
-            problem, c.planning_horizon, c.gn_iterations, damping=c.gn_damping, eps_act=c.latco_eps_act,
-            dual_lr=c.latco_dual_lr, eta=c.latco_eta, **self.planner_options(),
+            problem, c.planning_horizon, c.gn_iterations, damping=c.gn_damping, eps_act=c.eps_act,
+            dual_lr=c.dual_lr, eta=c.dual_eta, **self.planner_options(),
         )  # fmt: skip
 
 
@@ -291,7 +291,7 @@ class LatCoAgent(PlanningAgent):
         """See `planners.latco.LatCo`."""
         c = self.config
         return LatCo(
-            problem, c.planning_horizon, c.latco_iterations, c.latco_solver, eps_dyn=c.latco_eps_dyn,
+            problem, c.planning_horizon, c.latco_iterations, c.latco_solver, eps_dyn=c.eps_dyn,
             **self.latco_options(),
         )  # fmt: skip
 
@@ -299,8 +299,8 @@ class LatCoAgent(PlanningAgent):
         """What deterministic and Gaussian plans share."""
         c = self.config
         return self.planner_options() | {
-            "damping": c.latco_damping, "eps_act": c.latco_eps_act, "eps_con": c.latco_eps_con, "eta": c.latco_eta,
-            "dual_lr": c.latco_dual_lr, "dual_log": c.latco_dual_log, "lam_init": c.latco_lam_init,
+            "damping": c.latco_damping, "eps_act": c.eps_act, "eps_con": c.eps_con, "eta": c.dual_eta,
+            "dual_lr": c.dual_lr, "dual_log": c.latco_dual_log, "lam_init": c.latco_lam_init,
             "nu_init": c.latco_nu_init, "kappa_init": c.latco_kappa_init, "finish": c.latco_finish,
         }  # fmt: skip
 
@@ -329,8 +329,8 @@ class FirstOrderLatCoAgent(PlanningAgent):
         """What collocation of states and of images shares."""
         c = self.config
         return self.planner_options() | {
-            "iterations": c.first_order_iterations, "dual_every": c.first_order_dual_every,
-            "dual_lr": c.first_order_dual_lr, "eps_dyn": c.latco_eps_dyn, "eps_act": c.latco_eps_act,
+            "iterations": c.first_order_iterations, "dual_every": c.dual_every,
+            "dual_lr": c.first_order_dual_lr, "eps_dyn": c.eps_dyn, "eps_act": c.eps_act,
         }  # fmt: skip
 
 

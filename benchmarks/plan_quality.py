@@ -80,7 +80,7 @@ VARIANTS = {
     "latco": ["--planner", "latco", "--latco_solver", "condensed"],
     "latco_block_tridiagonal": ["--configs", "latco_paper"],
     "latco_damping_1e-3": ["--planner", "latco", "--latco_solver", "condensed", "--latco_damping", "1e-3"],
-    "latco_log10": ["--planner", "latco", "--latco_dual_log", "10", "--latco_eta", "0.1"],
+    "latco_log10": ["--planner", "latco", "--latco_dual_log", "10", "--dual_eta", "0.1"],
     "latco_no_relaxation": ["--configs", "latco_no_relaxation"],
     "latco_no_constraint": ["--configs", "latco_no_constraint"],
     "gaussian_latco": ["--planner", "gaussian_latco"],

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from optimizers import LatentProblem, fold_in, per_plan, random_actions
-from planners.sampling import SamplingPlanner, refit, thrown
+from planners.sampling import SamplingPlanner, count_non_finite, refit
 from tools.errors import UserError
 
 
@@ -27,17 +27,17 @@ class RandomShooting(SamplingPlanner):
             return belief._replace(
                 best=tf.where(better[..., None, None], tf.gather(actions, index, batch_dims=1), belief.best),
                 scores=tf.maximum(score, belief.scores),
-                record=tf.maximum(score, belief.scores),
-                non_finite=belief.non_finite + thrown(returns),
+                metrics=tf.maximum(score, belief.scores),
+                non_finite=belief.non_finite + count_non_finite(returns),
             )
 
         start = self._first_belief(z0, warm, 1.0, 1)
         if warm is None:
             start = start._replace(mean=random_actions(self.problem, self.horizon, seeds, z0.dtype))
-        belief, records, count = self._loop(body, start, limit)
+        belief, history, count = self._loop(body, start, limit)
         known = belief.scores[:, 0] > z0.dtype.min
         actions = tf.where(known[:, None, None], belief.best[:, 0], belief.mean)
-        return self._plan(z0, actions, belief, records, count, actions[:, None])
+        return self._plan(z0, actions, belief, history, count, actions[:, None])
 
 
 class CEM(SamplingPlanner):
@@ -90,9 +90,9 @@ class CEM(SamplingPlanner):
             return belief._replace(
                 mean=tf.where(enough, mean, belief.mean),
                 std=tf.where(enough, std, belief.std),
-                record=score[:, None],
-                non_finite=belief.non_finite + thrown(returns),
+                metrics=score[:, None],
+                non_finite=belief.non_finite + count_non_finite(returns),
             )
 
-        belief, records, count = self._loop(body, self._first_belief(z0, warm, 1.0, 0), limit)
-        return self._plan(z0, belief.mean, belief, records, count, belief.mean[:, None])
+        belief, history, count = self._loop(body, self._first_belief(z0, warm, 1.0, 0), limit)
+        return self._plan(z0, belief.mean, belief, history, count, belief.mean[:, None])

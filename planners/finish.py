@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from optimizers import LatentProblem, linearize, own_gradient, payoffs, rollout, where_rows
+from optimizers import LatentProblem, linearize, objective_rewards, own_gradient, rollout, where_rows
 from planners.least_squares import projected_shooting_step
 from planners.residuals import DAMPING_FACTOR
 
@@ -73,7 +73,7 @@ def _feasible(problem, z0, actions, damping):
     excess = tf.zeros(actions.shape[:-2], z0.dtype)
     if problem.constraint is not None:
         excess = tf.reduce_sum(tf.square(tf.nn.relu(problem.constraint(states))), [-2, -1])
-    return Finished(states, actions, tf.reduce_sum(payoffs(problem, states), -1), excess, damping)
+    return Finished(states, actions, tf.reduce_sum(objective_rewards(problem, states), -1), excess, damping)
 
 
 def _improve(problem, z0, plan, residuals):

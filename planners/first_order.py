@@ -28,7 +28,7 @@ ADAM_EPS = 1e-8
 
 
 class Terms(NamedTuple):
-    """What a planner says of its variables."""
+    """What a planner computes from its variables."""
 
     loss: tf.Tensor  # [B], whose gradient is followed
     rewards: tf.Tensor  # [B, H], the terminal value added to the last one
@@ -40,13 +40,13 @@ class Search(NamedTuple):
     """What a first-order search carries from one iteration to the next."""
 
     variables: tuple[tf.Tensor, ...]  # [B, ...] each, the actions last
-    kept: tuple[tf.Tensor, ...]  # the last ones known to be finite in all that was computed from them
+    last_finite: tuple[tf.Tensor, ...]  # the last ones known to be finite in all that was computed from them
     first: tuple[tf.Tensor, ...]  # Adam's moments of the gradient
     second: tuple[tf.Tensor, ...]
     duals: dict[str, tf.Tensor]  # multiplier's name -> [B, H]
     scale: tf.Tensor  # [B], of the learning rate
-    record: tf.Tensor  # [B, len(CURVES)]
-    rejected: tf.Tensor  # int32 [B]
+    metrics: tf.Tensor  # [B, len(CURVES)]
+    non_finite: tf.Tensor  # int32 [B]
 
 
 class FirstOrderPlanner(Planner):
@@ -101,29 +101,30 @@ class FirstOrderPlanner(Planner):
         B, zeros = z0.shape[0], tuple(tf.zeros_like(x) for x in start)
         search = Search(
             variables=start,
-            kept=start,
+            last_finite=start,
             first=zeros,
             second=zeros,
             duals=self._first_duals([B, self.horizon], z0.dtype),
             scale=tf.ones([B], z0.dtype),
-            record=tf.zeros([B, len(self.CURVES)], z0.dtype),
-            rejected=tf.zeros([B], tf.int32),
+            metrics=tf.zeros([B, len(self.CURVES)], z0.dtype),
+            non_finite=tf.zeros([B], tf.int32),
         )
         body = lambda k, search: self._iterate(k, z0, seeds, search)  # noqa: E731
-        search, records, count = self._loop(body, search, limit)
+        search, history, count = self._loop(body, search, limit)
         terms = self._terms(z0, search.variables, search.duals)
         finite = all_finite(terms.rewards, terms.states)
-        final = where_rows(finite, self._record(terms, search.duals), search.record)
-        old = self._terms(z0, search.kept, search.duals)
+        final = where_rows(finite, self._metrics(terms, search.duals), search.metrics)
+        old_states = self._terms(z0, search.last_finite, search.duals).states
+        old_actions = search.last_finite[-1]
         candidates = [
-            (where_rows(finite, terms.states, old.states), where_rows(finite, search.variables[-1], search.kept[-1])),
-            (old.states, search.kept[-1]),
+            (where_rows(finite, terms.states, old_states), where_rows(finite, search.variables[-1], old_actions)),
+            (old_states, old_actions),
             (rollout(self.problem.step, z0, actions), actions),
         ]
         actions, states, rewards = best_finite(self.problem, z0, candidates)
-        curves = self._lagged_curves(records, count, final)
-        rejected = search.rejected + tf.cast(~finite, tf.int32)
-        return Plan(actions, states, rewards, curves, count, rejected, actions[:, None])
+        curves = self._lagged_curves(history, count, final)
+        non_finite = search.non_finite + tf.cast(~finite, tf.int32)
+        return Plan(actions, states, rewards, curves, count, non_finite, actions[:, None])
 
     def _iterate(self, k, z0, seeds, search):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -139,14 +140,14 @@ class FirstOrderPlanner(Planner):
         duals = where_all(finite & due, self._new_duals(search.duals, terms.violations), search.duals)
         zeros = tuple(tf.zeros_like(x) for x in first)
         return Search(
-            variables=where_all(finite, self._project(k, z0, seeds, moved), search.kept),
-            kept=where_all(finite, search.variables, search.kept),
+            variables=where_all(finite, self._project(k, z0, seeds, moved), search.last_finite),
+            last_finite=where_all(finite, search.variables, search.last_finite),
             first=where_all(finite, first, zeros),
             second=where_all(finite, second, zeros),
             duals=duals,
             scale=tf.where(finite, search.scale, search.scale / 2),
-            record=where_rows(finite, self._record(terms, duals), search.record),
-            rejected=search.rejected + tf.cast(~finite, tf.int32),
+            metrics=where_rows(finite, self._metrics(terms, duals), search.metrics),
+            non_finite=search.non_finite + tf.cast(~finite, tf.int32),
         )
 
     @staticmethod
@@ -163,6 +164,6 @@ class FirstOrderPlanner(Planner):
             x - rows(x) * a / (tf.sqrt(b) + ADAM_EPS) for x, a, b in zip(search.variables, first, second, strict=True)
         )
 
-    def _record(self, terms, duals):
+    def _metrics(self, terms, duals):
         sums = [tf.reduce_sum(terms.rewards, 1)] + [tf.reduce_sum(terms.violations[name], 1) for name in self.DUALS]
         return tf.stack(sums + [tf.reduce_mean(duals[name], 1) for name in self.DUALS], -1)

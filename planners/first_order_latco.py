@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from optimizers import LatentProblem, action_violation, before, payoffs, rollout
+from optimizers import LatentProblem, action_violation, objective_rewards, previous_states, rollout
 from planners.first_order import FirstOrderPlanner, Terms
 
 MULTIPLIER_MAX = 1e10  # of multipliers that grow by addition
@@ -47,11 +47,11 @@ class FirstOrderLatCo(FirstOrderPlanner):
 
     def _terms(self, z0, variables, duals):
         states, actions = variables
-        dynamics = tf.reduce_sum(tf.square(states - self.problem.step(before(z0, states), actions)), -1)
+        dynamics = tf.reduce_sum(tf.square(states - self.problem.step(previous_states(z0, states), actions)), -1)
         return self._lagrangian(states, actions, dynamics, duals)
 
     def _lagrangian(self, states, actions, dynamics, duals):
-        rewards = payoffs(self.problem, states)
+        rewards = objective_rewards(self.problem, states)
         bound = tf.reduce_sum(tf.square(action_violation(actions, self.problem.a_max)), -1)
         loss = tf.reduce_sum(duals["lam"] * dynamics + duals["nu"] * bound - rewards, 1)
         return Terms(loss, rewards, states, {"lam": dynamics, "nu": bound})
@@ -64,5 +64,5 @@ class FirstOrderLatCo(FirstOrderPlanner):
             for name in self.DUALS
         }
 
-    def _settled(self, record):
-        return (record[:, 1] <= self.horizon * self.eps["lam"]) & (record[:, 2] <= self.horizon * self.eps["nu"])
+    def _meets_constraints(self, metrics):
+        return (metrics[:, 1] <= self.horizon * self.eps["lam"]) & (metrics[:, 2] <= self.horizon * self.eps["nu"])

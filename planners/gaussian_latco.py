@@ -4,7 +4,15 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from optimizers import LatentProblem, before, fold_in, payoffs, per_plan, random_actions, warm_actions
+from optimizers import (
+    LatentProblem,
+    fold_in,
+    objective_rewards,
+    per_plan,
+    previous_states,
+    random_actions,
+    warm_actions,
+)
 from planners.finish import Finished
 from planners.latco import LatCo
 from tools.errors import UserError
@@ -63,7 +71,7 @@ class GaussianLatCo(LatCo):
         """Samples [B, H, K, n] of the states that the actions act on; z_0 is known, so all of its samples are equal."""
         states, _, std = plan
         spread = tf.pad((std[:, :, None] * noise[0])[:, :-1], [[0, 0], [1, 0], [0, 0], [0, 0]])
-        return before(z0, states)[:, :, None] + spread
+        return previous_states(z0, states)[:, :, None] + spread
 
     def _start(self, z0, seeds, warm, noise):
         """Random or warm actions, and the moments that they lead to."""
@@ -88,7 +96,7 @@ class GaussianLatCo(LatCo):
         del steps
         bound = self.problem.a_max
         plan = self._rollout(z0, tf.clip_by_value(actions, -bound, bound), noise)
-        rewards, value = self._promise(plan[0], plan, noise)
+        rewards, value = self._rewards_and_value(plan[0], plan, noise)
         score = tf.reduce_sum(rewards, 1) + (0.0 if value is None else value)
         excess = tf.zeros_like(score)
         if self.problem.constraint is not None:
@@ -112,7 +120,7 @@ class GaussianLatCo(LatCo):
     def _moved(self, plan, dz, da, moments):
         return plan[0] + dz, plan[1] + da, moments[1]
 
-    def _promise(self, states, plan, noise):
+    def _rewards_and_value(self, states, plan, noise):
         samples = states[:, :, None] + plan[2][:, :, None] * noise[0]  # [B, H, K, n]
         rewards = tf.reduce_mean(self.problem.reward(samples), 2)
         return rewards, None if self.problem.value is None else tf.reduce_mean(self.problem.value(samples[:, -1]), 1)
@@ -122,13 +130,13 @@ class GaussianLatCo(LatCo):
         return e, tf.reduce_sum(tf.square(e) + tf.square(e_std), -1)
 
     def _score(self, z0, plan, seeds):
-        """Mean return [B] of sampled rollouts: what the mean dynamics promise is what this planner mistrusts."""
+        """Mean return [B] of sampled rollouts: this planner does not trust the mean dynamics."""
         noise = self._noise(seeds, z0.dtype)[1]
         inputs = [tf.transpose(x, [1, 0, *range(2, x.shape.rank)]) for x in (plan.actions, noise)]
         step = lambda z, x: self.problem.sample_step(z, _for_samples(x[0], self.samples), x[1])  # noqa: E731
         states = tf.scan(step, inputs, _for_samples(z0, self.samples))
-        promised = payoffs(self.problem, tf.transpose(states, [1, 2, 0, 3]))
-        return tf.reduce_mean(tf.reduce_sum(promised, 2), 1)
+        rewards = objective_rewards(self.problem, tf.transpose(states, [1, 2, 0, 3]))
+        return tf.reduce_mean(tf.reduce_sum(rewards, 2), 1)
 
 
 def moments_by_tape(sample_step: Callable, z: tf.Tensor, a: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, ...]:

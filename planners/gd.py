@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from optimizers import LatentProblem, action_violation, payoffs, rollout, scale_multipliers
+from optimizers import LatentProblem, action_violation, objective_rewards, rollout, scale_multipliers
 from planners.first_order import FirstOrderPlanner, Terms
 
 
@@ -44,7 +44,7 @@ class GD(FirstOrderPlanner):
 
     def _terms(self, z0, variables, duals):
         states = rollout(self.problem.step, z0, variables[0])
-        rewards = payoffs(self.problem, states)
+        rewards = objective_rewards(self.problem, states)
         violation = tf.reduce_sum(tf.square(action_violation(variables[0], self.problem.a_max)), -1)
         loss = tf.reduce_sum(duals["nu"] * violation - rewards, 1)
         return Terms(loss, rewards, states, {"nu": violation})

@@ -2,7 +2,15 @@
 
 import tensorflow as tf
 
-from optimizers import LatentProblem, action_violation, linearize, own_gradient, payoffs, rollout, scale_multipliers
+from optimizers import (
+    LatentProblem,
+    action_violation,
+    linearize,
+    objective_rewards,
+    own_gradient,
+    rollout,
+    scale_multipliers,
+)
 from planners.least_squares import shooting_step
 from planners.shooting import SecondOrderShooting
 
@@ -62,6 +70,6 @@ class GN(SecondOrderShooting):
         nu = scale_multipliers(search.nu, self._violation(search), self.eps_act, self.dual_lr, self.eta)
         return search._replace(nu=nu)
 
-    def _record(self, search):
-        terms = [payoffs(self.problem, search.states), self._violation(search)]
+    def _metrics(self, search):
+        terms = [objective_rewards(self.problem, search.states), self._violation(search)]
         return tf.stack([tf.reduce_sum(x, 1) for x in terms] + [tf.reduce_mean(search.nu, 1)], -1)

@@ -2,7 +2,16 @@
 
 import tensorflow as tf
 
-from optimizers import LatentProblem, all_finite, before, fold_in, payoffs, per_plan, rollout, where_rows
+from optimizers import (
+    LatentProblem,
+    all_finite,
+    fold_in,
+    objective_rewards,
+    per_plan,
+    previous_states,
+    rollout,
+    where_rows,
+)
 from planners.first_order import FirstOrderPlanner, Terms
 from tools.errors import UserError
 
@@ -62,13 +71,13 @@ class GRASP(FirstOrderPlanner):
 
     def _terms(self, z0, variables, duals):
         states, actions = variables
-        predicted = self.problem.step(tf.stop_gradient(before(z0, states)), actions)
+        predicted = self.problem.step(tf.stop_gradient(previous_states(z0, states)), actions)
         violation = tf.reduce_sum(tf.square(predicted - states), -1)
-        rewards = payoffs(self.problem, states)
-        loss = tf.reduce_sum(self.lam * violation - rewards - payoffs(self.problem, predicted), 1)
+        rewards = objective_rewards(self.problem, states)
+        loss = tf.reduce_sum(self.lam * violation - rewards - objective_rewards(self.problem, predicted), 1)
         return Terms(loss, rewards, states, {"dynamics": violation})
 
-    def _record(self, terms, duals):
+    def _metrics(self, terms, duals):
         return tf.stack([tf.reduce_sum(terms.rewards, 1), tf.reduce_sum(terms.violations["dynamics"], 1)], -1)
 
     def _project(self, k, z0, seeds, variables):
@@ -88,7 +97,7 @@ class GRASP(FirstOrderPlanner):
         def body(i, actions, best, score):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(actions)
-                returns = tf.reduce_sum(payoffs(self.problem, rollout(self.problem.step, z0, actions)), 1)
+                returns = tf.reduce_sum(objective_rewards(self.problem, rollout(self.problem.step, z0, actions)), 1)
             gradient = tape.gradient(returns, actions)
             better = returns > score  # false where the return is no number
             best, score = where_rows(better, actions, best), tf.where(better, returns, score)

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from optimizers import LatentProblem, fold_in, per_plan, warm_actions
-from planners.sampling import Belief, SamplingPlanner, refit, thrown
+from planners.sampling import Belief, SamplingPlanner, count_non_finite, refit
 from tools.errors import UserError
 
 
@@ -59,34 +59,34 @@ class ICEM(SamplingPlanner):
                 "iCEM needs decay >= 1, 0 <= keep <= 1, 0 <= momentum < 1, beta >= 0 and std > 0, not "
                 f"decay={decay}, keep={keep}, momentum={momentum}, beta={beta}, std={std}."
             )
-        self.elites, self.kept, self.momentum, self.std = elites, int(keep * elites), momentum, std
-        self.sequences = 1 + elites
+        self.elites, self.num_kept, self.momentum, self.std = elites, int(keep * elites), momentum, std
+        self.num_warm_starts = 1 + elites
         self.populations = [max(2 * elites, int(candidates / decay**k)) for k in range(iterations)]
         self.basis = colored_noise_basis(horizon, beta)
 
     def _optimize(self, z0, seeds, warm, limit):
         belief = self._first_belief(z0, warm, self.std, self.elites)
-        records, count = [], tf.minimum(limit, self.iterations) * tf.ones([z0.shape[0]], tf.int32)
+        history, count = [], tf.minimum(limit, self.iterations) * tf.ones([z0.shape[0]], tf.int32)
         for k, population in enumerate(self.populations):
             after = self._iterate(k, population, z0, fold_in(seeds, k), warm, belief)
             belief = tf.nest.map_structure(lambda new, old, k=k: tf.where(k < limit, new, old), after, belief)
-            records.append(belief.record)
+            history.append(belief.metrics)
         known = belief.scores[:, 0] > z0.dtype.min
         actions = tf.where(known[:, None, None], belief.best[:, 0], belief.mean)
-        kept = tf.concat([belief.mean[:, None], belief.best], 1)
-        return self._plan(z0, actions, belief, tf.stack(records, -1), count, kept)
+        warm_starts = tf.concat([belief.mean[:, None], belief.best], 1)
+        return self._plan(z0, actions, belief, tf.stack(history, -1), count, warm_starts)
 
     def _iterate(self, k, population, z0, seeds, warm, belief):
         """One population of new candidates beside the elites that are kept."""
         actions = self._sample(belief, self._noise(seeds, population, z0.dtype))
         if k == self.iterations - 1:
             actions = tf.concat([belief.mean[:, None], actions[:, 1:]], 1)
-        if k == 0 and warm is not None and self.kept:  # the last plan's elites, each with a random end
-            shifted = [warm_actions(actions[:, 1 + j], warm, 1 + j) for j in range(self.kept)]
-            actions = tf.concat([actions[:, :1], tf.stack(shifted, 1), actions[:, 1 + self.kept :]], 1)
+        if k == 0 and warm is not None and self.num_kept:  # the last plan's elites, each with a random end
+            shifted = [warm_actions(actions[:, 1 + j], warm, 1 + j) for j in range(self.num_kept)]
+            actions = tf.concat([actions[:, :1], tf.stack(shifted, 1), actions[:, 1 + self.num_kept :]], 1)
         returns = self._returns(z0, actions, fold_in(seeds, -1))
-        pool = tf.concat([belief.best[:, : self.kept], actions], 1)
-        scores, index = tf.math.top_k(tf.concat([belief.scores[:, : self.kept], returns], 1), self.elites)
+        pool = tf.concat([belief.best[:, : self.num_kept], actions], 1)
+        scores, index = tf.math.top_k(tf.concat([belief.scores[:, : self.num_kept], returns], 1), self.elites)
         best = tf.gather(pool, index, batch_dims=1)
         mean, std, score, enough = refit(best, scores)
         mix = lambda old, new: tf.where(enough, self.momentum * old + (1 - self.momentum) * new, old)  # noqa: E731
@@ -95,8 +95,8 @@ class ICEM(SamplingPlanner):
             std=mix(belief.std, std),
             best=best,
             scores=scores,
-            record=score[:, None],
-            non_finite=belief.non_finite + thrown(returns),
+            metrics=score[:, None],
+            non_finite=belief.non_finite + count_non_finite(returns),
         )
 
     def _noise(self, seeds, population, dtype):

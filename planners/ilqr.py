@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from optimizers import LatentProblem, all_finite, before, linearize, own_gradient, where_rows
+from optimizers import LatentProblem, all_finite, linearize, own_gradient, previous_states, where_rows
 from planners.shooting import SecondOrderShooting
 
 
@@ -68,7 +68,7 @@ class ILQR(SecondOrderShooting):
         k, K = self._backward(z0, search)
         L, bound = len(self.STEP_SIZES), self.problem.a_max
         sizes = tf.constant(self.STEP_SIZES, k.dtype)[:, None]
-        old = before(z0, search.states)
+        old = previous_states(z0, search.states)
 
         def body(t, z, states, actions):
             deviation = (z - tf.gather(old, t, axis=1)[:, None])[..., None]

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from optimizers import LatentProblem, before, rollout
+from optimizers import LatentProblem, previous_states, rollout
 from planners.first_order_latco import FirstOrderLatCo
 from tools.errors import UserError
 
@@ -45,7 +45,7 @@ class ImageCollocation(FirstOrderLatCo):
         inputs = [tf.transpose(x, [1, 0, 2]) for x in (actions, embedding)]
         states = tf.scan(lambda z, x: self.problem.filter(z, *x), inputs, z0)
         states = tf.transpose(states, [1, 0, 2])
-        pairwise = self.problem.filter(tf.stop_gradient(before(z0, states)), actions, embedding)
-        predicted = self._decode(self.problem.step(before(z0, pairwise), actions))
+        pairwise = self.problem.filter(tf.stop_gradient(previous_states(z0, states)), actions, embedding)
+        predicted = self._decode(self.problem.step(previous_states(z0, pairwise), actions))
         dynamics = tf.reduce_sum(tf.square(images - predicted), list(range(2, images.shape.rank)))
         return self._lagrangian(states, actions, dynamics, duals)

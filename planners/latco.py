@@ -15,10 +15,10 @@ from optimizers import (
     Planner,
     action_violation,
     all_finite,
-    before,
     best_finite,
     linearize,
     own_gradient,
+    previous_states,
     random_actions,
     rollout,
     scale_multipliers,
@@ -39,11 +39,11 @@ class Search(NamedTuple):
     """What a collocation search carries from one iteration to the next."""
 
     plan: tuple[tf.Tensor, ...]  # states [B, H, n], actions [B, H, m] and, for Gaussian plans, std [B, H, n]
-    kept: tuple[tf.Tensor, ...]  # the last plan known to be finite in all that was computed from it
+    last_finite: tuple[tf.Tensor, ...]  # the last plan known to be finite in all that was computed from it
     duals: dict[str, tf.Tensor]  # lam and nu [B, H], kappa [B, H, c]
     damping: tf.Tensor  # [B], in units of the mean of lam
-    record: tf.Tensor  # [B, len(CURVES)]
-    rejected: tf.Tensor  # int32 [B]
+    metrics: tf.Tensor  # [B, len(CURVES)]
+    non_finite: tf.Tensor  # int32 [B]
 
 
 class Residuals(NamedTuple):
@@ -54,7 +54,7 @@ class Residuals(NamedTuple):
     V: tf.Tensor  # [B, H, m]
     rho: tf.Tensor  # [B, H, k + c]: `objective_residuals`, then the constraints without their multipliers
     g: tf.Tensor  # [B, H, k + c, n]
-    promised: tf.Tensor  # [B], sum of the rewards and the terminal value
+    objective: tf.Tensor  # [B], sum of the rewards and the terminal value
     dynamics: tf.Tensor  # [B, H], squared violation of all dynamics constraints of a step
 
 
@@ -143,21 +143,22 @@ class LatCo(Planner):
         start = self._start(z0, seeds, warm, noise)
         search = Search(
             plan=start,
-            kept=start,
+            last_finite=start,
             duals=self._start_duals(z0),
             damping=tf.fill([z0.shape[0]], tf.cast(self.damping, z0.dtype)),
-            record=tf.zeros([z0.shape[0], len(self.CURVES)], z0.dtype),
-            rejected=tf.zeros([z0.shape[0]], tf.int32),
+            metrics=tf.zeros([z0.shape[0], len(self.CURVES)], z0.dtype),
+            non_finite=tf.zeros([z0.shape[0]], tf.int32),
         )
         search_limit = tf.minimum(limit, self.iterations - self.finish)
-        search, records, count = self._loop(lambda k, s: self._iterate(k, z0, noise, s), search, search_limit)
+        search, history, count = self._loop(lambda k, s: self._iterate(k, z0, noise, s), search, search_limit)
         residuals = self._residuals(search.plan, self._predict(z0, search.plan, noise), noise)
         finite, search = self._after_step(count, residuals, search)
-        curves = self._lagged_curves(records, count, search.record)
-        candidates = [plan[:2] for plan in (where_all(finite, search.plan, search.kept), search.kept, start)]
+        curves = self._lagged_curves(history, count, search.metrics)
+        last = where_all(finite, search.plan, search.last_finite)
+        candidates = [plan[:2] for plan in (last, search.last_finite, start)]
         actions, states, rewards = best_finite(self.problem, z0, candidates)
-        rejected = search.rejected + tf.cast(~finite, tf.int32)
-        plan = Plan(actions, states, rewards, curves, count, rejected, actions[:, None])
+        non_finite = search.non_finite + tf.cast(~finite, tf.int32)
+        plan = Plan(actions, states, rewards, curves, count, non_finite, actions[:, None])
         return self._finished(z0, plan, noise, limit) if self.finish else plan
 
     def _finished(self, z0, plan, noise, limit):
@@ -173,7 +174,7 @@ class LatCo(Planner):
             curves[name] = tf.concat([curve[:, : -self.finish], tail], 1)
         rewards = self.problem.reward(rollout(self.problem.step, z0, end.actions))
         finished = (end.actions, end.states, rewards, curves, plan.iterations + steps, plan.non_finite)
-        finished = Plan(*finished, kept=end.actions[:, None])
+        finished = Plan(*finished, warm_starts=end.actions[:, None])
         choose = lambda new, old: None if new is None else tf.where(steps > 0, new, old)  # noqa: E731
         return tf.nest.map_structure(choose, finished, plan)
 
@@ -189,8 +190,8 @@ class LatCo(Planner):
     def _iterate(self, k, z0, noise, search):
         """Update the multipliers for the present plan and take step k + 1 from it.
 
-        A plan is kept once its residuals, Jacobians and step have turned out finite; where they have not, the search
-        goes back to the one before and damps the next step more.
+        Where its residuals, Jacobians or step are not finite, the search goes back to the last plan for which they
+        were, and damps the next step more.
         """
         moments, A, B = self._expand(z0, search.plan, noise)
         residuals = self._residuals(search.plan, moments, noise)
@@ -201,12 +202,12 @@ class LatCo(Planner):
         dz, da = self.solve(A, B, e, v, V, rho, g, search.duals["lam"], search.duals["nu"], damping)
         finite &= all_finite(dz, da)
         return search._replace(
-            plan=where_all(finite, self._moved(search.plan, dz, da, moments), search.kept),
-            kept=where_all(finite, search.plan, search.kept),
+            plan=where_all(finite, self._moved(search.plan, dz, da, moments), search.last_finite),
+            last_finite=where_all(finite, search.plan, search.last_finite),
             damping=tf.where(
                 finite, tf.maximum(search.damping / DAMPING_FACTOR, self.damping), search.damping * DAMPING_FACTOR
             ),
-            rejected=search.rejected + tf.cast(~finite, tf.int32),
+            non_finite=search.non_finite + tf.cast(~finite, tf.int32),
         )
 
     @property
@@ -249,12 +250,12 @@ class LatCo(Planner):
 
     def _predict(self, z0, plan, noise):
         """What the model predicts along a plan."""
-        return (self.problem.step(before(z0, plan[0]), plan[1]),)
+        return (self.problem.step(previous_states(z0, plan[0]), plan[1]),)
 
     def _moved(self, plan, dz, da, moments):
         return plan[0] + dz, plan[1] + da
 
-    def _promise(self, states, plan, noise):
+    def _rewards_and_value(self, states, plan, noise):
         """Mean rewards [B, H] and terminal value [B] (or None) of a plan whose states are moved to `states`."""
         return self.problem.reward(states), terminal_value(self.problem, states)
 
@@ -269,22 +270,22 @@ class LatCo(Planner):
         v = action_violation(actions, self.problem.a_max)
 
         def scalars(states):
-            rewards, value = self._promise(states, plan, noise)
-            promised.append(tf.reduce_sum(rewards, 1) + (0.0 if value is None else value))
+            rewards, value = self._rewards_and_value(states, plan, noise)
+            objectives.append(tf.reduce_sum(rewards, 1) + (0.0 if value is None else value))
             rows = [objective_residuals(self.problem, self.reward_residual, rewards, value)]
             if self.problem.constraint is not None:
                 rows.append(tf.nn.relu(self.problem.constraint(states)))
             return tf.concat(rows, -1)
 
-        promised = []
+        objectives = []
         rho, g = own_gradient(scalars, states)
         e, dynamics = self._dynamics(plan, moments)
-        return Residuals(e, v, tf.sign(actions) * tf.cast(v > 0, v.dtype), rho, g, promised[0], dynamics)
+        return Residuals(e, v, tf.sign(actions) * tf.cast(v > 0, v.dtype), rho, g, objectives[0], dynamics)
 
     def _after_step(self, k, residuals, search):
         """Whether the residuals after step k [B] are finite, bool [B], and the search with its multipliers updated.
 
-        Step 0 is the start, which updates no multipliers. A plan that is not finite leaves them and its record as
+        Step 0 is the start, which updates no multipliers. A plan that is not finite leaves them and its metrics as
         they are.
         """
         finite = all_finite(residuals.e, residuals.rho, residuals.g)
@@ -293,15 +294,15 @@ class LatCo(Planner):
             violations["kappa"] = tf.square(residuals.rho[..., -search.duals["kappa"].shape[-1] :])
         updated = {name: self.dual_update(search.duals[name], x, self.eps[name]) for name, x in violations.items()}
         duals = where_all(finite & (k > 0), updated, search.duals)
-        record = [residuals.promised]
+        metrics = [residuals.objective]
         for names in (("lam", "nu"), tuple(x for x in duals if x == "kappa")):
-            record += [_total(violations[name]) for name in names]
-            record += [tf.reduce_mean(tf.reshape(duals[name], [residuals.e.shape[0], -1]), 1) for name in names]
-        record = where_rows(finite, tf.stack(record, -1), search.record)
-        return finite, search._replace(duals=duals, record=record)
+            metrics += [_total(violations[name]) for name in names]
+            metrics += [tf.reduce_mean(tf.reshape(duals[name], [residuals.e.shape[0], -1]), 1) for name in names]
+        metrics = where_rows(finite, tf.stack(metrics, -1), search.metrics)
+        return finite, search._replace(duals=duals, metrics=metrics)
 
-    def _settled(self, record):
-        entry = dict(zip(self.CURVES, tf.unstack(record, axis=-1), strict=True))
+    def _meets_constraints(self, metrics):
+        entry = dict(zip(self.CURVES, tf.unstack(metrics, axis=-1), strict=True))
         limits = {"dynamics_violation": "lam", "action_violation": "nu", "constraint_violation": "kappa"}
         met = [entry[key] <= self.horizon * self.eps[name] for key, name in limits.items() if key in entry]
         return tf.reduce_all(tf.stack(met), 0)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from optimizers import Plan, Warm
+from optimizers import Plan, WarmStart
 
 
 class PlanState(NamedTuple):
@@ -16,7 +16,7 @@ class PlanState(NamedTuple):
         rewards: float [B, H], predicted for the actions.
         metrics: name -> float [B], how each plan was made.
         cursor: int [B], how many actions of a plan were executed.
-        kept: float [B, C, H, m], what the next plan may start from; None without warm starts.
+        warm_starts: float [B, C, H, m], what the next plan may start from; None without warm starts.
         gains: float [B, H, m, n], feedback around (states, actions); None without feedback.
     """
 
@@ -25,16 +25,16 @@ class PlanState(NamedTuple):
     rewards: np.ndarray
     metrics: dict[str, np.ndarray]
     cursor: np.ndarray
-    kept: np.ndarray | None = None
+    warm_starts: np.ndarray | None = None
     gains: np.ndarray | None = None
 
     @classmethod
     def begin(cls, plan: Plan, metrics: dict[str, np.ndarray], warm_start: bool) -> "PlanState":
         """New plans, of which nothing is executed yet."""
         actions, states, rewards = (x.numpy() for x in (plan.actions, plan.states, plan.rewards))
-        kept = plan.kept.numpy() if warm_start else None
+        warm_starts = plan.warm_starts.numpy() if warm_start else None
         gains = None if plan.gains is None else plan.gains.numpy()
-        return cls(actions, states, rewards, metrics, np.zeros(len(actions), int), kept, gains)
+        return cls(actions, states, rewards, metrics, np.zeros(len(actions), int), warm_starts, gains)
 
     def replace_where(self, mask: np.ndarray, new: "PlanState") -> "PlanState":
         """These plans with those of environments in `mask`, bool [B], replaced by new ones."""
@@ -54,12 +54,12 @@ class PlanState(NamedTuple):
         """The reward [B] that was predicted for `next_action`."""
         return self.rewards[np.arange(len(self.cursor)), self.cursor]
 
-    def warm_start(self, is_first: np.ndarray) -> Warm:
+    def next_warm_start(self, is_first: np.ndarray) -> WarmStart:
         """What is left of the plans, shifted by what was executed; nothing where an episode starts."""
         H = self.actions.shape[1]
         index = (self.cursor[:, None] + np.arange(H)) % H
-        actions = np.take_along_axis(self.kept, index[:, None, :, None], 2)
-        return Warm(actions, np.where(is_first, 0, np.maximum(H - self.cursor, 0)).astype(np.int32))
+        actions = np.take_along_axis(self.warm_starts, index[:, None, :, None], 2)
+        return WarmStart(actions, np.where(is_first, 0, np.maximum(H - self.cursor, 0)).astype(np.int32))
 
 
 def _where(mask, new, old):

@@ -1,4 +1,4 @@
-"""What planners share that sample action sequences and keep the good ones.
+"""What sampling planners share.
 
 Conventions and shapes: optimizers.py. J candidates, K elites.
 """
@@ -16,9 +16,9 @@ class Belief(NamedTuple):
 
     mean: tf.Tensor  # [B, H, m]
     std: tf.Tensor  # [B, H, m]
-    best: tf.Tensor  # [B, K', H, m], the best sequences known; K' as the planner keeps
+    best: tf.Tensor  # [B, K', H, m], the best sequences known; K' is up to the planner
     scores: tf.Tensor  # [B, K'], their returns, best first; the lowest number where there is none
-    record: tf.Tensor  # [B, 1], mean return of the elites
+    metrics: tf.Tensor  # [B, 1], mean return of the elites
     non_finite: tf.Tensor  # int32 [B]
 
 
@@ -51,15 +51,15 @@ class SamplingPlanner(Planner):
             )
         self.candidates, self.sample_states = candidates, sample_states
 
-    def _first_belief(self, z0, warm, std, kept):
-        """The belief before the first population: zero mean where no warm start says otherwise, nothing known."""
+    def _first_belief(self, z0, warm, std, num_best):
+        """The belief before the first population: the mean of a warm start or zero, and no best sequences."""
         B, shape = z0.shape[0], [z0.shape[0], self.horizon, self.problem.action_size]
         return Belief(
             mean=warm_actions(tf.zeros(shape, z0.dtype), warm),
             std=tf.fill(shape, tf.cast(std * self.problem.a_max, z0.dtype)),
-            best=tf.zeros([B, kept, *shape[1:]], z0.dtype),
-            scores=tf.fill([B, kept], z0.dtype.min),
-            record=tf.zeros([B, 1], z0.dtype),
+            best=tf.zeros([B, num_best, *shape[1:]], z0.dtype),
+            scores=tf.fill([B, num_best], z0.dtype.min),
+            metrics=tf.zeros([B, 1], z0.dtype),
             non_finite=tf.zeros([B], tf.int32),
         )
 
@@ -90,16 +90,16 @@ class SamplingPlanner(Planner):
         bound = self.problem.a_max
         return tf.clip_by_value(belief.mean[:, None] + belief.std[:, None] * noise, -bound, bound)
 
-    def _plan(self, z0, actions, belief, records, count, kept):
+    def _plan(self, z0, actions, belief, history, count, warm_starts):
         states = rollout(self.problem.step, z0, actions)
-        curves = self._curves(records, count, belief.record)
-        return Plan(actions, states, self.problem.reward(states), curves, count, belief.non_finite, kept)
+        curves = self._curves(history, count, belief.metrics)
+        return Plan(actions, states, self.problem.reward(states), curves, count, belief.non_finite, warm_starts)
 
 
 def refit(elites: tf.Tensor, scores: tf.Tensor, gamma: float = 0.0) -> tuple[tf.Tensor, ...]:
-    """The belief that elites [B, K, H, m] with returns [B, K], best first, speak for.
+    """Fits the belief to elites [B, K, H, m] with returns [B, K], best first.
 
-    Elites whose return is the lowest number are none. Those that are weigh the same, or softmax(gamma return) (MPPI).
+    Elites with the lowest possible return count as missing. The others weigh the same, or softmax(gamma return) (MPPI).
 
     Returns:
         mean and standard deviation [B, H, m], mean return [B], whether there are two elites or more, bool [B, 1, 1].
@@ -115,6 +115,6 @@ def refit(elites: tf.Tensor, scores: tf.Tensor, gamma: float = 0.0) -> tuple[tf.
     return mean, tf.sqrt(variance), tf.reduce_sum(tf.where(finite, weight * scores, 0.0), 1), enough
 
 
-def thrown(returns):
+def count_non_finite(returns):
     """How many candidates of each plan are not finite, int32 [B]."""
     return tf.reduce_sum(tf.cast(returns == returns.dtype.min, tf.int32), 1)

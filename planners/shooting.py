@@ -11,7 +11,7 @@ from optimizers import (
     Plan,
     Planner,
     best_finite,
-    payoffs,
+    objective_rewards,
     random_actions,
     rollout,
     warm_actions,
@@ -28,8 +28,8 @@ class Shooting(NamedTuple):
     actions: tf.Tensor  # [B, H, m]
     nu: tf.Tensor  # [B, H], multipliers of the action bounds
     damping: tf.Tensor  # [B]
-    record: tf.Tensor  # [B, len(CURVES)]
-    rejected: tf.Tensor  # int32 [B]
+    metrics: tf.Tensor  # [B, len(CURVES)]
+    non_finite: tf.Tensor  # int32 [B]
 
 
 class SecondOrderShooting(Planner):
@@ -81,14 +81,14 @@ class SecondOrderShooting(Planner):
         rewards, value = self.problem.reward(states), terminal_value(self.problem, states)
         return objective_residuals(self.problem, self.reward_residual, rewards, value)
 
-    def _record(self, search):
-        return tf.reduce_sum(payoffs(self.problem, search.states), 1, keepdims=True)
+    def _metrics(self, search):
+        return tf.reduce_sum(objective_rewards(self.problem, search.states), 1, keepdims=True)
 
-    def _plan(self, z0, search, records, count, gains=None):
+    def _plan(self, z0, search, history, count, gains=None):
         candidates = [(search.states, search.actions)]
         actions, states, rewards = best_finite(self.problem, z0, candidates)
-        curves = self._curves(records, count, search.record)
-        return Plan(actions, states, rewards, curves, count, search.rejected, actions[:, None], gains)
+        curves = self._curves(history, count, search.metrics)
+        return Plan(actions, states, rewards, curves, count, search.non_finite, actions[:, None], gains)
 
     def _search(self, z0, seeds, warm, limit):
         actions = warm_actions(random_actions(self.problem, self.horizon, seeds, z0.dtype), warm)
@@ -98,10 +98,10 @@ class SecondOrderShooting(Planner):
             actions=actions,
             nu=tf.ones([B, self.horizon], z0.dtype),
             damping=tf.fill([B], tf.cast(self.damping, z0.dtype)),
-            record=tf.zeros([B, len(self.CURVES)], z0.dtype),
-            rejected=tf.zeros([B], tf.int32),
+            metrics=tf.zeros([B, len(self.CURVES)], z0.dtype),
+            non_finite=tf.zeros([B], tf.int32),
         )
-        search = search._replace(record=self._record(search))
+        search = search._replace(metrics=self._metrics(search))
         return self._loop(lambda k, search: self._iterate(z0, search), search, limit)
 
     def _iterate(self, z0, search):
@@ -120,7 +120,7 @@ class SecondOrderShooting(Planner):
             damping=tf.where(
                 better, tf.maximum(search.damping / self.FACTOR, self.damping), search.damping * self.FACTOR
             ),
-            rejected=search.rejected + tf.cast(tf.reduce_any(~finite, 1), tf.int32),
+            non_finite=search.non_finite + tf.cast(tf.reduce_any(~finite, 1), tf.int32),
         )
         search = self._update(search)
-        return search._replace(record=self._record(search))
+        return search._replace(metrics=self._metrics(search))

@@ -171,7 +171,7 @@ def test_nobody_but_the_planner_sees_the_survival(tiny_config, name):
     idle = np.zeros(2, bool)
     _, plan, _ = agent.act(latent, np.ones(2, bool), None, idle)
     assert agent.planner.problem.state_size == n + 1
-    assert plan.states.shape == (2, 4, n) and plan.kept.shape[-2:] == (4, ACTIONS)
+    assert plan.states.shape == (2, 4, n) and plan.warm_starts.shape[-2:] == (4, ACTIONS)
     assert (plan.gains is not None) == (name == "ilqr")
     if name == "ilqr":
         assert plan.gains.shape == (2, 4, ACTIONS, n) and np.any(plan.gains)

@@ -18,7 +18,7 @@ from problems import (
 from optimizers import (
     MULTIPLIER_RANGE,
     LatentProblem,
-    Warm,
+    WarmStart,
     linearize_by_tape,
     own_gradient,
     rollout,
@@ -118,7 +118,7 @@ def test_plans_say_what_they_are_and_are_traced_once(name):
     planner(z0, SEED, iterations=1)
     assert planner.traces == 1
     assert plan.actions.shape == (2, 4, 1) and plan.states.shape == (2, 4, 2) and plan.rewards.shape == (2, 4)
-    assert plan.kept.shape == (2, planner.sequences, 4, 1)
+    assert plan.warm_starts.shape == (2, planner.num_warm_starts, 4, 1)
     assert np.abs(plan.actions).max() <= 1.0 and plan.non_finite.numpy().tolist() == [0, 0]
     assert plan.iterations.numpy().tolist() == [iterations] * 2
     assert set(plan.curves) == set(planner.CURVES)
@@ -152,8 +152,8 @@ def test_no_iterations_give_the_warm_start(name):
         pytest.skip("a population is needed")
     planner = BUILDERS[name][0](curved(), HORIZON, **EAGER)
     z0, actions = np.array([[0.1, 0.2], [0.3, 0.1]]), np.array([0.5, -0.4, 0.3, -0.2])
-    kept = np.tile(actions[:, None], [2, planner.sequences, 1, 1])
-    plan = planner(z0, SEED, Warm(kept, [4, 2]), iterations=0)
+    kept = np.tile(actions[:, None], [2, planner.num_warm_starts, 1, 1])
+    plan = planner(z0, SEED, WarmStart(kept, [4, 2]), iterations=0)
     cold = planner(z0, SEED, iterations=0)
     np.testing.assert_allclose(plan.actions[0, :, 0], actions)
     np.testing.assert_allclose(plan.actions[1, :2, 0], actions[:2])
@@ -165,7 +165,7 @@ def test_a_warm_start_that_is_the_optimum_is_kept(name):
     # Full speed ahead is the only optimum, and random sequences of 12 actions come nowhere near it.
     planner = BUILDERS[name][0](far(), 12, **EAGER)
     z0, seed = np.zeros([2, 1]), split_seed(tf.constant(SEED), 2)
-    warm = planner(z0, seed, Warm(np.ones([2, planner.sequences, 12, 1]), [12, 0]))
+    warm = planner(z0, seed, WarmStart(np.ones([2, planner.num_warm_starts, 12, 1]), [12, 0]))
     np.testing.assert_allclose(warm.actions[0], 1.0)
     np.testing.assert_allclose(warm.actions[1], planner(z0, seed).actions[1])
     assert np.sum(warm.rewards[1]) < np.sum(warm.rewards[0])
@@ -221,7 +221,7 @@ def test_only_the_first_restart_starts_warm():
     planner = GD(curved(), HORIZON, 5, restarts=3, **EAGER)
     z0, seeds = np.array([[0.1, 0.2]]), split_seed(split_seed(tf.constant(SEED), 1)[0], 3)
     bad = np.full([1, 1, 4, 1], -1.0)  # drives away from the goal: it loses, and the others know nothing of it
-    plan = planner(z0, SEED, Warm(bad, [4]), iterations=0)
+    plan = planner(z0, SEED, WarmStart(bad, [4]), iterations=0)
     others = [GD(curved(), HORIZON, 5, **EAGER)(z0, seed[None], iterations=0) for seed in seeds[1:]]
     best = max(others, key=lambda plan: float(tf.reduce_sum(plan.rewards)))
     np.testing.assert_allclose(plan.actions, best.actions)

@@ -108,7 +108,7 @@ def test_run_older_than_a_setting_is_loaded_with_its_default(trained, copied):
         (["--stoch", "5"], ["stoch = 4", "5", "--logdir"]),
         (["--task", "pointmass_lottery"], ["task = pointmass_obstacle", "pointmass_lottery"]),
         (["--planing_horizon", "5"], ["--planing_horizon", "--planning_horizon"]),
-        (["--cem_iterations", "many"], ["--cem_iterations", "whole number", "many"]),
+        (["--sampling_iterations", "many"], ["--sampling_iterations", "whole number", "many"]),
         (["--rows", "-1"], ["--rows", "-1"]),
         (["--rows", "2.5"], ["--rows", "2.5"]),
         (["--seed", "-1"], ["--seed", "-1"]),

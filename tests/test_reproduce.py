@@ -49,40 +49,40 @@ PLANET = DMC | {"steps": 1_000_000, "mpc_steps": 1, "image_bits": 5, "pretrain":
 
 # Planners (LatCo ICML appendix B, ICLR appendix B; PlaNet appendix A)
 
-CEM = {"planner": "cem", "cem_candidates": 10_000, "cem_elites": 100, "cem_iterations": 100, "sample_states": True}
+CEM = {"planner": "cem", "cem_candidates": 10_000, "sampling_elites": 100, "sampling_iterations": 100, "sample_states": True}
 MPPI = {
-    "planner": "mppi", "mppi_candidates": 1000, "cem_elites": 100, "cem_iterations": 100, "mppi_gamma": 10.0,
+    "planner": "mppi", "mppi_candidates": 1000, "sampling_elites": 100, "sampling_iterations": 100, "mppi_gamma": 10.0,
     "sample_states": True,
 }  # fmt: skip
-GD = {"planner": "gd", "gd_iterations": 500, "gd_lr": 0.05, "first_order_dual_every": 5, "latco_eps_act": 1e-4}
+GD = {"planner": "gd", "gd_iterations": 500, "gd_lr": 0.05, "dual_every": 5, "eps_act": 1e-4}
 LATCO = {
     "planner": "latco", "latco_solver": "block_tridiagonal", "latco_iterations": 200, "latco_damping": 1e-3,
-    "latco_eps_dyn": 1e-4, "latco_eps_act": 1e-4, "latco_dual_lr": 0.1, "latco_eta": 0.01, "latco_dual_log": "e",
+    "eps_dyn": 1e-4, "eps_act": 1e-4, "dual_lr": 0.1, "dual_eta": 0.01, "latco_dual_log": "e",
     "latco_lam_init": 1.0, "latco_nu_init": 1.0,
 }  # fmt: skip
 OURS = {"latco_solver": "auto", "latco_damping": 1e-5}  # no numbers of a paper; the rest of the row is
 GAUSSIAN = {
     "planner": "gaussian_latco", "gaussian_iterations": 50, "gaussian_samples": 50, "gaussian_eps_dyn": 1e-2,
-    "latco_eps_act": 1e-4, "latco_damping": 1e-3,
+    "eps_act": 1e-4, "latco_damping": 1e-3,
 }  # fmt: skip
 FIRST_ORDER = {
-    "first_order_iterations": 5000, "first_order_dual_every": 5, "first_order_dual_lr": 1.5, "latco_eps_dyn": 1e-4,
-    "latco_eps_act": 1e-4,
+    "first_order_iterations": 5000, "dual_every": 5, "first_order_dual_lr": 1.5, "eps_dyn": 1e-4,
+    "eps_act": 1e-4,
 }  # fmt: skip
 
 # DM Control (appendix B): 10 refits of 1000 samples, else 100 iterations, and LatCo's thresholds.
-DMC_CEM = CEM | {"cem_iterations": 10, "cem_candidates": 1000}
-DMC_MPPI = MPPI | {"cem_iterations": 10}
+DMC_CEM = CEM | {"sampling_iterations": 10, "cem_candidates": 1000}
+DMC_MPPI = MPPI | {"sampling_iterations": 10}
 DMC_GD = GD | {"gd_iterations": 100}
-DMC_LATCO = LATCO | {"latco_iterations": 100, "latco_eps_dyn": 1e-2, "latco_eps_act": 1e-2}
+DMC_LATCO = LATCO | {"latco_iterations": 100, "eps_dyn": 1e-2, "eps_act": 1e-2}
 
 # LatCo ICLR: sections 6.1 (start, horizons) and appendices A (15 updates an episode), B (thresholds).
 ICLR = METAWORLD | {"randomize": False}
 ICLR_PUSH = ICLR | {
     "time_limit": 120, "planning_horizon": 40, "mpc_steps": 20, "train_every": 120, "prefill": 5 * 120,
 }  # fmt: skip
-ICLR_LATCO = LATCO | {"latco_eps_dyn": 1e-5, "latco_eps_act": 1e-5}
-ICLR_GD = GD | {"latco_eps_act": 1e-5}
+ICLR_LATCO = LATCO | {"eps_dyn": 1e-5, "eps_act": 1e-5}
+ICLR_GD = GD | {"eps_act": 1e-5}
 # Section 6.1 and appendix A: episodes of 30 steps, beta 0.1. Chunks of 50 do not fit into them. Trained offline alone.
 OBSTACLE = WORLD_MODEL | {
     "time_limit": 30, "planning_horizon": 30, "mpc_steps": 30, "kl_scale": 0.1, "batch_length": 30, "train_every": 30,
@@ -151,7 +151,7 @@ TABLES: dict[str, dict[str, Row]] = {
         "latco": button(LATCO),
         "latco_no_relaxation": button(LATCO | {"latco_lam_init": 1e8}),
         "latco_no_constraint": button(
-            LATCO | {"latco_lam_init": 8.0, "latco_nu_init": 16.0, "latco_dual_lr": 0.0}
+            LATCO | {"latco_lam_init": 8.0, "latco_nu_init": 16.0, "dual_lr": 0.0}
         ),
         "latco_no_deterministic": button(LATCO | {"dynamics": "ssm"}),
         "latco_first_order": button(FIRST_ORDER | {"planner": "latco_first_order"}),

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from problems import BUILDERS, SEED, cliff, cliff_discount, cliff_optimum, curved
 
-from optimizers import LatentProblem, Warm, linearize_by_tape, rollout, split_seed
+from optimizers import LatentProblem, WarmStart, linearize_by_tape, rollout, split_seed
 from planners.cem import CEM
 from planners.discounting import LEAST_DISCOUNT, discounted, start_survival, strip_survival
 from planners.first_order_latco import FirstOrderLatCo
@@ -179,7 +179,7 @@ def test_planners_stop_before_a_cliff_only_if_they_know_that_it_ends_the_episode
 @pytest.mark.parametrize("name", ["gd", "ilqr", "latco"])
 def test_plans_that_start_beyond_the_cliff_come_back(name):
     problem, z0 = discounted(cliff(), cliff_discount), start_survival(tf.zeros([2, 1]))
-    warm = Warm(np.ones([2, 1, HORIZON, 1]), [HORIZON, HORIZON])
+    warm = WarmStart(np.ones([2, 1, HORIZON, 1]), [HORIZON, HORIZON])
     planner = CAREFUL[name][0](problem)
     start = tf.reduce_sum(planner(z0, SEED, warm, iterations=0).rewards, 1)
     plan, best = planner(z0, SEED, warm), cliff_optimum(0.0, HORIZON)
@@ -189,6 +189,6 @@ def test_plans_that_start_beyond_the_cliff_come_back(name):
 def test_the_best_restart_is_the_one_that_lives():
     problem, z0, seeds = discounted(cliff(), cliff_discount), start_survival(tf.zeros([1, 1])), split_seed(SEED, 1)
     planner = GD(problem, HORIZON, 1, restarts=2, **EAGER)
-    fall = Warm(np.ones([1, 1, HORIZON, 1]), [HORIZON])  # the first restart starts beyond the cliff
+    fall = WarmStart(np.ones([1, 1, HORIZON, 1]), [HORIZON])  # the first restart starts beyond the cliff
     plan = planner(z0, seeds, fall, iterations=0)
     assert np.max(plan.states[..., 0]) < 1.0 and float(plan.states[0, -1, 1]) > np.log(0.5)

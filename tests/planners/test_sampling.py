@@ -72,14 +72,14 @@ def test_coloured_noise_has_variance_one_and_its_spectrum(length, beta):
 
 def test_icem_s_populations_shrink_and_its_elites_stay():
     planner = ICEM(curved(), 6, 4, 100, 10, sample_states=False, decay=2.0, **EAGER)
-    assert planner.populations == [100, 50, 25, 20] and planner.kept == 3 and planner.sequences == 11
+    assert planner.populations == [100, 50, 25, 20] and planner.num_kept == 3 and planner.num_warm_starts == 11
     plan = planner(Z0, SEED)
     returns = []
-    for sequence in plan.kept[0, 1:]:
+    for sequence in plan.warm_starts[0, 1:]:
         states = rollout(curved().step, tf.constant(Z0), sequence[None])
         returns.append(float(tf.reduce_sum(curved().reward(states))))
     assert returns == sorted(returns, reverse=True)  # best first
-    np.testing.assert_array_equal(plan.actions[0], plan.kept[0, 1])
+    np.testing.assert_array_equal(plan.actions[0], plan.warm_starts[0, 1])
     assert float(tf.reduce_sum(plan.rewards)) == pytest.approx(returns[0])
 
 

@@ -16,7 +16,7 @@ from test_optimizers import EAGER, HORIZON, SOLVED
 import agents
 import planning_agent
 from base_agent import BaseAgent
-from optimizers import payoffs, rollout
+from optimizers import objective_rewards, rollout
 from planners.cem import CEM
 from planners.discounting import LEAST_DISCOUNT, discounted, start_survival, strip_survival
 from planners.gd import GD
@@ -64,11 +64,11 @@ def test_a_value_of_zero_changes_no_plan(name):
         np.testing.assert_allclose(plan.curves[key], curve, rtol=1e-5, atol=1e-7, err_msg=key)
 
 
-def test_payoffs_are_rewards_with_the_value_of_the_last_state():
+def test_objective_rewards_are_rewards_with_the_value_of_the_last_state():
     problem = dataclasses.replace(curved(), value=lambda z: 10.0 * z[..., 1])
     states = tf.constant([[[0.3, 0.3], [0.3, 0.3], [0.3, 0.5]]])
-    np.testing.assert_allclose(payoffs(problem, states), [[0.0, 0.0, -0.04 + 5.0]], rtol=1e-6, atol=1e-9)
-    np.testing.assert_allclose(payoffs(curved(), states), [[0.0, 0.0, -0.04]], rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(objective_rewards(problem, states), [[0.0, 0.0, -0.04 + 5.0]], rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(objective_rewards(curved(), states), [[0.0, 0.0, -0.04]], rtol=1e-6, atol=1e-9)
 
 
 def test_a_terminal_value_is_discounted_as_the_next_reward_would_be():
@@ -108,8 +108,8 @@ def test_discounted_plans_reach_the_optimum_of_the_weighted_problem(name):
     plan = DISCOUNTED[name](found)(start_survival(tf.zeros([1, 1])), SEED)
     stripped = strip_survival(plan)
     assert stripped.states.shape[-1] == 1 and stripped.value is plan.value
-    promised = float(tf.reduce_sum(plan.rewards) + plan.value[0])
-    assert pays.max() - 0.1 < promised < pays.max() + 1e-3
+    objective = float(tf.reduce_sum(plan.rewards) + plan.value[0])
+    assert pays.max() - 0.1 < objective < pays.max() + 1e-3
     ignoring = np.unravel_index(
         np.argmax(-2 * (gamma * (one + goal) ** 2 + gamma**2 * (one + two + goal) ** 2)), one.shape
     )
@@ -122,7 +122,7 @@ def test_the_residual_of_a_value_is_that_of_the_steps_it_stands_for():
     found = objective_residuals(problem, softplus_residual, rewards, tf.constant([2.0]))
     np.testing.assert_allclose(found[0, :, 0], np.log1p(np.exp([-0.1, -0.2, -0.3])), rtol=1e-6)
     np.testing.assert_allclose(found[0, :, 1], [0.0, 0.0, 2.0 * np.log1p(np.exp(-0.5))], rtol=1e-6)
-    # As four more rewards of 0.5, and its square with the same slope in what is promised.
+    # As four more rewards of 0.5, and its square with the same slope in the objective.
     assert float(found[0, 2, 1] ** 2) == pytest.approx(4 * np.log1p(np.exp(-0.5)) ** 2, rel=1e-6)
     assert objective_residuals(problem, softplus_residual, rewards, None).shape == (1, 3, 1)
 
