@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import envs
-from tools.config import Config, load_config
+from tools.config import Config, check_ranges, keys_of, load_config
 from tools.errors import UserError, unknown
-from training.logdir import check_fixed_keys
+from training.logdir import check_same
 
 if TYPE_CHECKING:
     from planning_agent import PlanningAgent
@@ -43,7 +43,7 @@ def agent_class(planner: str) -> type["PlanningAgent"]:
 def make_agent(config: Config) -> "PlanningAgent":
     """The agent of `config.planner` for `config.task`. Raises UserError for an unknown planner or task."""
     cls = agent_class(config.planner)
-    envs.check_settings(config)
+    check_ranges(config)
     return cls(config, *envs.spaces(config))
 
 
@@ -66,7 +66,9 @@ def load_agent(logdir: str | Path, overrides: Sequence[str] = ()) -> "PlanningAg
     # The overrides' presets may name a task, but the run's is the one to plan for.
     own_task = [] if any(word.partition("=")[0] == "--task" for word in overrides) else ["--task", saved.task]
     config = load_config([*overrides, *own_task], saved=saved).resolved().replace(logdir=str(logdir))
-    check_fixed_keys(load_config([], saved=saved), config, logdir)
+    # Other starts and simpler pictures make another evaluation, not another agent.
+    fixed = keys_of("transitions", "episodes", "weights")
+    check_same(load_config([], saved=saved), config, fixed, logdir)
     return _restored(config, logdir)
 
 

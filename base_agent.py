@@ -18,7 +18,7 @@ from tensorflow import keras
 import envs
 import models
 from episodes.replay import Replay
-from tools.config import Config
+from tools.config import Config, check_ranges
 from tools.errors import UserError
 from training.data_parallel import (
     at_least,
@@ -43,23 +43,12 @@ WORKER_SEED = 10_000_000  # added to the seed of a run, for each host before thi
 
 
 def _check_settings(c: Config) -> None:
-    """Raises UserError for a number out of range."""
-    envs.check_settings(c)
-    longest = c.batch_length - 1
-    for key, sensible, words in (
-        ("kl_balance", 0.0 <= c.kl_balance <= 1.0, "choose a share from 0 to 1"),
-        ("overshooting", 1 <= c.overshooting <= longest, f"choose a number from 1 to batch_length - 1, {longest}"),
-        ("image_bits", 1 <= c.image_bits <= 8, "colour values have 1 to 8 bits"),
-        ("value_lambda", 0.0 <= c.value_lambda <= 1.0, "choose a number from 0 to 1"),
-        ("value_dropout", 0.0 <= c.value_dropout < 1.0, "choose a share from 0 up to, not including, 1"),
-        ("value_bound", c.value_bound >= 0.0, "choose a positive number, or 0 for no bound"),
-        ("value_layers", c.value_layers >= 0, "choose a number of hidden layers, 0 or more"),
-        ("value_units", c.value_units >= 1, "a layer has at least one unit"),
-        ("value_updates", c.value_updates >= 1, "choose a number of Adam steps, 1 or more"),
-        ("value_target_every", c.value_target_every >= 1, "choose a number of updates, 1 or more"),
-    ):
-        if not sensible:
-            raise UserError(f"{key} is {c[key]}: {words}.")
+    """Raises UserError for settings that do not go together."""
+    check_ranges(c)
+    if c.overshooting >= c.batch_length:
+        raise UserError(
+            f"overshooting is {c.overshooting}: choose a number from 1 to batch_length - 1, {c.batch_length - 1}."
+        )
     if c.value_head and c.discount >= 1.0 and not c.discount_head:
         raise UserError(
             "value_head needs a discount below 1 (ColloDreamer has 0.99) or discount_head: the sum of all rewards to "

@@ -289,7 +289,6 @@ def _play(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
     if not 0.0 <= options.noise < float("inf"):
         raise UserError(f"--noise is {options.noise}: choose a standard deviation from 0.")
     config = load_config(words).resolved()
-    envs.check_settings(config)
     if len(envs.split_tasks(config.task)) > 1:
         raise UserError(f"{config.task} are several tasks: collect the episodes of one at a time.")
     return collect(config, options.out.expanduser(), options.episodes, options.success_rate, options.noise)

@@ -158,15 +158,6 @@ class Planner(abc.ABC):
         tolerance: float = 0.0,
         jit_compile: bool = True,
     ):
-        for value, name in ((horizon, "planning horizon"), (iterations, "number of iterations")):
-            if value < 1:
-                raise UserError(f"The {name} must be at least 1, not {value}.")
-        if restarts < 1:
-            raise UserError(f"n_parallel_plans must be at least 1, not {restarts}.")
-        if restart_samples < 0:
-            raise UserError(f"restart_samples must be a number of rollouts from 0 on, not {restart_samples}.")
-        if tolerance < 0:
-            raise UserError(f"The tolerance of the early stop must not be negative, but it is {tolerance}.")
         if problem.constraint is not None and not self.KEEPS_CONSTRAINTS:
             raise UserError(
                 f"{type(self).__name__} cannot keep state constraints: use latco or gaussian_latco, or set cost_head "

@@ -21,7 +21,7 @@ import optimizers
 from agents import make_agent
 from base_agent import BaseAgent, PolicyState
 from planners.cem import CEM, RandomShooting
-from planners.discounting import LEAST_DISCOUNT, discounted, start_survival, strip_survival
+from planners.discounting import discounted, start_survival, strip_survival
 from planners.first_order_latco import FirstOrderLatCo
 from planners.gaussian_latco import GaussianLatCo
 from planners.gd import GD
@@ -51,8 +51,6 @@ class PlanningAgent(BaseAgent):
                 f"mpc_steps is {config.mpc_steps} but a plan has only {config.planning_horizon} actions: "
                 "raise planning_horizon or lower mpc_steps."
             )
-        if not LEAST_DISCOUNT <= config.discount <= 1.0:
-            raise UserError(f"discount is {config.discount}: choose a number from {LEAST_DISCOUNT} to 1.")
         self.discounted = config.discount_head or config.discount < 1.0
         self.learn_from_plans = tf.function(self._learn_from_plans, autograph=False)
         self.planner = self.make_planner(self.latent_problem())
@@ -204,7 +202,12 @@ class RandomShootingAgent(PlanningAgent):
         """See `planners.cem.RandomShooting`."""
         c = self.config
         return RandomShooting(
-            problem, c.planning_horizon, c.sampling_iterations, c.cem_candidates, c.sample_states, **self.planner_options()
+            problem,
+            c.planning_horizon,
+            c.sampling_iterations,
+            c.cem_candidates,
+            c.sample_states,
+            **self.planner_options(),
         )
 
 

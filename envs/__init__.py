@@ -46,9 +46,6 @@ SUITES = {
 # Suites whose tasks come with a policy that solves them from the simulator's state.
 SCRIPTED = {"metaworld": "envs.metaworld:scripted"}
 
-# What environments read of the configuration.
-KEYS = ("task", "action_repeat", "time_limit", "render_quality", "camera", "reward", "randomize", "starts")
-
 # Simulator steps per agent decision in the papers: PlaNet section 5 by domain, the other DM Control tasks 2 (Dreamer);
 # LatCo (ICML) section 5: 2 for Thermos and Hammer. Everything else, 1.
 PAPER_ACTION_REPEAT = {
@@ -65,28 +62,11 @@ PAPER_ACTION_REPEAT = {
 }
 
 
-def check_settings(config: Any) -> None:
-    """Raises UserError for numbers of a config that make no sense for environments and random actions."""
-    for key, sensible, words in (
-        ("seed", config.seed >= 0, "choose a number from 0 on"),
-        ("envs", config.envs >= 1, "at least one environment is needed"),
-        ("action_repeat", config.action_repeat >= 0, "choose a number from 1 on, or 0 for the paper's"),
-        ("time_limit", config.time_limit >= 0, "choose a number from 1 on, or 0 for the suite's own"),
-        (
-            "prefill_correlation",
-            0.0 <= config.prefill_correlation < 1.0,
-            "choose a number from 0 up to, not including, 1",
-        ),
-    ):
-        if not sensible:
-            raise UserError(f"{key} is {getattr(config, key)}: {words}.")
-
-
 def make_env(config: Any, seed: int) -> "gym.Env":
     """Makes one environment of `config.task` in this process, which must not hold TensorFlow.
 
     Args:
-        config: an object with the attributes `KEYS`; its task is a single one.
+        config: an object with the attributes `setting_keys()`; its task is a single one.
         seed: decides everything random; two environments of one seed and one task are identical. It takes effect at
             the first reset, unless that reset is given a seed of its own.
 
@@ -219,13 +199,20 @@ def _import_mujoco() -> None:
         raise UserError(HELP) from error
 
 
+def setting_keys() -> tuple[str, ...]:
+    """What environments read of the configuration."""
+    from tools.config import keys_of  # workers need not import it
+
+    return keys_of("transitions", "episodes", "collection")
+
+
 def _values(config: Any) -> tuple:
-    return tuple(getattr(config, key) for key in KEYS)
+    return tuple(getattr(config, key) for key in setting_keys())
 
 
 def _settings(config: Any) -> types.SimpleNamespace:
     # Workers get plain values, so that they need not import the code of the configuration.
-    return types.SimpleNamespace(**dict(zip(KEYS, _values(config), strict=True)))
+    return types.SimpleNamespace(**dict(zip(setting_keys(), _values(config), strict=True)))
 
 
 def _single(config: Any, task: str) -> types.SimpleNamespace:
@@ -238,7 +225,7 @@ def _ask_new_process(function: Callable, values: tuple) -> Any:
     """The answer of a function of the settings, which may make environments: it runs in another process, once."""
     from envs.workers import in_new_process
 
-    return in_new_process(function, types.SimpleNamespace(**dict(zip(KEYS, values, strict=True))))
+    return in_new_process(function, types.SimpleNamespace(**dict(zip(setting_keys(), values, strict=True))))
 
 
 def _make_spaces(config: Any) -> tuple["gym.spaces.Dict", "gym.spaces.Box"]:

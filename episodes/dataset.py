@@ -14,19 +14,16 @@ from typing import Any
 import numpy as np
 
 import envs
+from tools.config import keys_of
 from tools.errors import UserError
 from tools.files import replaced
 
 FILE = "collection.json"
 
-# What the episodes of a run depend on, beside its action repeat; a run that uses them must agree in the first ones.
-CHECKED = ("task", "reward", "camera", "action_repeat")
-SETTINGS = (*CHECKED[:-1], "time_limit", "randomize", "starts", "render_quality")
-
 
 def settings(config: Any) -> dict[str, Any]:
-    """What the episodes of one task depend on, from a config with the attributes `envs.KEYS`."""
-    return {key: getattr(config, key) for key in SETTINGS} | {"action_repeat": envs.action_repeat(config)}
+    """What the episodes of one task depend on, from a config with the attributes `envs.setting_keys()`."""
+    return {key: getattr(config, key) for key in envs.setting_keys()} | {"action_repeat": envs.action_repeat(config)}
 
 
 def read_collection(folder: str | os.PathLike) -> dict[str, Any] | None:
@@ -72,7 +69,7 @@ def check_collection(folder: str | os.PathLike, config: Any) -> None:
     """Raises UserError unless the episodes of a folder fit the settings of a run, as far as is known of them."""
     found = read_collection(folder)
     own = settings(config)
-    for key in CHECKED if found else ():
+    for key in keys_of("transitions") if found else ():
         value, known = own[key], found["settings"].get(key, own[key])
         if known != value:
             raise UserError(

@@ -75,8 +75,6 @@ class CEM(SamplingPlanner):
         super().__init__(problem, horizon, iterations, candidates, sample_states, **options)
         if not 2 <= elites <= candidates:
             raise UserError(f"CEM needs 2 <= elites <= candidates, not elites={elites}, candidates={candidates}.")
-        if gamma < 0:
-            raise UserError(f"The temperature gamma of MPPI must not be negative, but it is {gamma}.")
         self.elites, self.gamma = elites, gamma
 
     def _optimize(self, z0, seeds, warm, limit):

@@ -21,7 +21,6 @@ from optimizers import (
     where_all,
     where_rows,
 )
-from tools.errors import UserError
 
 BETAS = (0.9, 0.999)
 ADAM_EPS = 1e-8
@@ -70,10 +69,6 @@ class FirstOrderPlanner(Planner):
         self, problem: LatentProblem, horizon: int, iterations: int, lr: float = 0.05, dual_every: int = 5, **options
     ):
         super().__init__(problem, horizon, iterations, **options)
-        if lr <= 0:
-            raise UserError(f"The learning rate of {type(self).__name__} must be positive, not {lr}.")
-        if dual_every < 1:
-            raise UserError(f"The steps between updates of the multipliers must be at least 1, not {dual_every}.")
         self.lr, self.dual_every = lr, dual_every
 
     @abc.abstractmethod

@@ -52,8 +52,6 @@ class GaussianLatCo(LatCo):
     ):
         if problem.sample_step is None:
             raise UserError("Gaussian LatCo needs a latent problem with a sample_step.")
-        if samples < 2:
-            raise UserError(f"Gaussian LatCo needs at least 2 samples, not {samples}.")
         # Its finish makes a plan follow the dynamics and does not improve it, which one step does.
         super().__init__(problem, horizon, iterations, solver, eps_dyn=eps_dyn, finish=min(finish, 1), **options)
         self.samples = samples

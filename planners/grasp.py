@@ -13,7 +13,6 @@ from optimizers import (
     where_rows,
 )
 from planners.first_order import FirstOrderPlanner, Terms
-from tools.errors import UserError
 
 
 class GRASP(FirstOrderPlanner):
@@ -58,11 +57,6 @@ class GRASP(FirstOrderPlanner):
         **options,
     ):
         super().__init__(problem, horizon, iterations, lr, **options)
-        if sync_every < 1 or sync_steps < 0 or noise < 0:
-            raise UserError(
-                "GRASP needs sync_every >= 1, sync_steps >= 0 and noise >= 0, not "
-                f"sync_every={sync_every}, sync_steps={sync_steps}, noise={noise}."
-            )
         self.lam, self.noise = lam, noise
         self.sync_every, self.sync_steps, self.sync_lr = sync_every, sync_steps, sync_lr
 

@@ -54,11 +54,6 @@ class ICEM(SamplingPlanner):
         super().__init__(problem, horizon, iterations, candidates, sample_states, **options)
         if not 2 <= 2 * elites <= candidates:
             raise UserError(f"iCEM needs candidates >= 2 elites, not elites={elites}, candidates={candidates}.")
-        if decay < 1 or not 0 <= keep <= 1 or not 0 <= momentum < 1 or beta < 0 or std <= 0:
-            raise UserError(
-                "iCEM needs decay >= 1, 0 <= keep <= 1, 0 <= momentum < 1, beta >= 0 and std > 0, not "
-                f"decay={decay}, keep={keep}, momentum={momentum}, beta={beta}, std={std}."
-            )
         self.elites, self.num_kept, self.momentum, self.std = elites, int(keep * elites), momentum, std
         self.num_warm_starts = 1 + elites
         self.populations = [max(2 * elites, int(candidates / decay**k)) for k in range(iterations)]

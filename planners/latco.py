@@ -29,7 +29,7 @@ from optimizers import (
 from planners.finish import finish
 from planners.least_squares import block_tridiagonal_step, condensed_step
 from planners.residuals import DAMPING_FACTOR, objective_residuals, softplus_residual, terminal_value
-from tools.errors import UserError, unknown
+from tools.errors import unknown
 
 SOLVERS = {"condensed": condensed_step, "block_tridiagonal": block_tridiagonal_step}
 XLA_SOLVERS = ("condensed",)  # XLA expands float64 Cholesky factorizations of 230 x 230 into slow loops on CPU
@@ -116,12 +116,6 @@ class LatCo(Planner):
     ):
         if solver != "auto" and solver not in SOLVERS:
             raise unknown("collocation solver", solver, ["auto", *SOLVERS])
-        if dual_log not in ("e", "10"):
-            raise UserError(f"The logarithm of the dual update is 'e' or '10', not {dual_log!r}.")
-        if damping <= 0:
-            raise UserError(f"The damping of LatCo must be positive, not {damping}.")
-        if finish < 0:
-            raise UserError(f"The finish of LatCo takes a number of steps from 0 on, not {finish}.")
         self.solver = faster_solver(horizon, problem.state_size) if solver == "auto" else solver
         super().__init__(
             problem, horizon, iterations + finish, jit_compile=jit_compile and self.solver in XLA_SOLVERS, **options

@@ -18,7 +18,6 @@ from optimizers import (
     where_rows,
 )
 from planners.residuals import DAMPING_FACTOR, objective_residuals, softplus_residual, terminal_value
-from tools.errors import UserError
 
 
 class Shooting(NamedTuple):
@@ -60,8 +59,6 @@ class SecondOrderShooting(Planner):
         **options,
     ):
         super().__init__(problem, horizon, iterations, **options)
-        if damping <= 0:
-            raise UserError(f"The damping of {type(self).__name__} must be positive, not {damping}.")
         self.damping, self.reward_residual = damping, reward_residual
 
     @abc.abstractmethod

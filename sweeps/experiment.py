@@ -10,8 +10,9 @@ import envs
 from agents import PLANNERS
 from episodes.replay import episode_files
 from sweeps import supervisor
-from tools.config import Config, load_config, read_yaml
+from tools.config import Config, load_config
 from tools.errors import UserError, unknown
+from tools.schema import read_yaml
 
 PROGRAM = Path(__file__).resolve().parent.parent / "planning_agent.py"
 OWN_WORDS = ("--task", "--planner", "--seed", "--logdir")

@@ -156,7 +156,7 @@ def test_planners_weigh_rewards_by_the_predicted_survival(tiny_config, head, fac
 def test_without_discounts_planners_see_the_features_alone(tiny_config):
     agent = PlanlessAgent(tiny_config, OBSERVATIONS, ACTION_SPACE)
     assert agent.latent_problem().state_size == agent.model.dynamics.feat_size
-    with pytest.raises(UserError, match="discount is 0.0: choose"):
+    with pytest.raises(UserError, match="discount is 0.0: choose a number from 0.001 to 1"):
         PlanlessAgent(tiny_config.replace(discount=0.0), OBSERVATIONS, ACTION_SPACE)
     with pytest.raises(UserError, match="discount is 1.5: choose"):
         PlanlessAgent(tiny_config.replace(discount=1.5), OBSERVATIONS, ACTION_SPACE)
@@ -430,6 +430,10 @@ def test_log_directory_of_another_model_is_refused_and_left_alone(tiny_config):
         open_logdir(tiny_config.replace(deter=16), [])
     with pytest.raises(UserError, match="cost_head = False"):
         open_logdir(tiny_config.replace(cost_head=True), [])
+    with pytest.raises(UserError, match="randomize = True"):
+        open_logdir(tiny_config.replace(randomize=False), [])
+    with pytest.raises(UserError, match="render_quality = fast"):
+        open_logdir(tiny_config.replace(render_quality="full"), [])
     assert (logdir / "config.yaml").read_bytes() == saved
     open_logdir(tiny_config.replace(steps=999), ["--steps", "999"])
     assert len((logdir / "runs.jsonl").read_text().splitlines()) == 2

@@ -327,27 +327,15 @@ def test_rollout_equals_a_loop():
         np.testing.assert_allclose(states[:, :, t], state)
 
 
-def test_impossible_settings_are_refused():
+def test_settings_that_do_not_go_together_are_refused():
     problem, bare = curved(), LatentProblem(lambda z, a: z, lambda z: z[..., 0], 1, 1, constraint=lambda z: z)
     refused = {
-        "damping": lambda: LatCo(problem, 3, damping=0.0),
-        "horizon": lambda: LatCo(problem, 0),
-        "iterations": lambda: GD(problem, 3, 0),
-        "n_parallel_plans": lambda: GD(problem, 3, restarts=0),
-        "tolerance": lambda: GD(problem, 3, tolerance=-1.0),
-        "learning rate": lambda: GD(problem, 3, lr=0.0),
-        "multipliers": lambda: GD(problem, 3, dual_every=0),
         "elites": lambda: CEM(problem, 3, candidates=5, elites=6),
-        "gamma": lambda: CEM(problem, 3, gamma=-1.0),
         "2 elites": lambda: ICEM(problem, 3, candidates=10, elites=6),
-        "decay": lambda: ICEM(problem, 3, decay=0.5),
         "sample_states": lambda: CEM(LatentProblem(problem.step, problem.reward, 2, 1), 3),
         "condensed": lambda: LatCo(problem, 3, solver="condense"),
-        "logarithm": lambda: LatCo(problem, 3, dual_log="2"),
         "sample_step": lambda: GaussianLatCo(LatentProblem(problem.step, problem.reward, 2, 1), 3),
-        "at least 2 samples": lambda: GaussianLatCo(problem, 3, samples=1),
         "decode": lambda: ImageCollocation(LatentProblem(problem.step, problem.reward, 2, 1), 3),
-        "sync_every": lambda: GRASP(problem, 3, sync_every=0),
         "state constraints": lambda: GD(bare, 3),
     }
     for words, build in refused.items():

@@ -49,7 +49,13 @@ PLANET = DMC | {"steps": 1_000_000, "mpc_steps": 1, "image_bits": 5, "pretrain":
 
 # Planners (LatCo ICML appendix B, ICLR appendix B; PlaNet appendix A)
 
-CEM = {"planner": "cem", "cem_candidates": 10_000, "sampling_elites": 100, "sampling_iterations": 100, "sample_states": True}
+CEM = {
+    "planner": "cem",
+    "cem_candidates": 10_000,
+    "sampling_elites": 100,
+    "sampling_iterations": 100,
+    "sample_states": True,
+}
 MPPI = {
     "planner": "mppi", "mppi_candidates": 1000, "sampling_elites": 100, "sampling_iterations": 100, "mppi_gamma": 10.0,
     "sample_states": True,

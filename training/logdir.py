@@ -6,18 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import envs
-from tools.config import Config, load_config
+from tools.config import Config, keys_of, load_config
 from tools.errors import UserError
 from tools.files import append_json
 from tools.revision import git_revision
-
-# What a log directory's episodes and weights depend on: a resumed run must agree with the first one in these.
-FIXED_KEYS = (
-    "task", "action_repeat", "time_limit", "reward", "camera", "starts", "dynamics", "latent", "stoch", "classes",
-    "unimix", "deter", "hidden", "min_std", "act", "cnn_act", "cnn_depth", "reward_layers", "reward_units",
-    "discount_head", "cost_head", "state_probe", "image_bits", "reward_normalization", "reward_transform",
-    "reward_bound", "value_head", "value_layers", "value_units", "value_batch_norm",
-)  # fmt: skip
+from tools.schema import DEPENDENTS
 
 
 def open_logdir(config: Config, argv: Sequence[str]) -> Path:
@@ -36,7 +29,7 @@ def open_logdir(config: Config, argv: Sequence[str]) -> Path:
         ) from error
     if saved.exists():
         before = load_config([], saved=Config.load(saved))
-        check_fixed_keys(before, config, logdir)
+        check_same(before, config, keys_of(*DEPENDENTS), logdir)
         if (before.steps == 0) != (config.steps == 0):
             raise UserError(
                 f"{logdir} holds a run with steps = {before.steps}: one that collects and one that does not need log "
@@ -54,12 +47,12 @@ def check_task(config: Config, logdir: Path, task: str) -> str:
     return task
 
 
-def check_fixed_keys(before: Config, config: Config, logdir: Path) -> None:
-    """Raises UserError unless these settings agree with those of the run in a log directory in `FIXED_KEYS`."""
-    for key in FIXED_KEYS:
-        if before.get(key) != config[key]:
+def check_same(before: Config, config: Config, keys: Sequence[str], logdir: Path) -> None:
+    """Raises UserError unless these settings agree with those of the run in a log directory in some keys."""
+    for key in keys:
+        if before[key] != config[key]:
             raise UserError(
-                f"{logdir} holds a run with {key} = {before.get(key)}, this command says {config[key]}: "
+                f"{logdir} holds a run with {key} = {before[key]}, this command says {config[key]}: "
                 f"choose another --logdir, or the same {key}."
             )
 

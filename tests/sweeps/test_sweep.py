@@ -20,8 +20,9 @@ from sweeps.experiment import Run, experiment_lines, make_runs
 from sweeps.runner import _check_capacity
 from sweeps.status import Metrics, Status
 from sweeps.supervisor import Outcome
-from tools.config import Config, load_config, read_schema
+from tools.config import Config, load_config
 from tools.errors import UserError
+from tools.schema import read_schema
 
 ROOT = Path(__file__).parents[2]
 TASKS = ["pointmass_obstacle", "pointmass_lottery"]

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tools.config import CONFIG_FILE, Config, load_config, read_schema
+import envs
+from tools import config as config_module
+from tools.config import RENAMED, Config, check_ranges, keys_of, load_config
 from tools.errors import UserError, unknown
+from tools.schema import CONFIG_FILE, RESERVED, read_schema
 
 SMALL_FILE = """\
 # What every run starts from.
@@ -387,6 +390,100 @@ def test_comments_become_sections_explanations_choices_and_descriptions(small_fi
     assert descriptions == {"defaults": "What every run starts from.", "quick": "Fast runs, short ones.", "long": ""}
 
 
+RANGES = """\
+defaults:
+  count: 1        # how many [>= 1]
+  rate: 0.5       # how fast [> 0]
+  share: 0.5      # how much of it [0 .. 1]
+  part: 0.5       # how much of that [0 .. 1) {weights}
+  mode: slow      # how it is done [slow | fast] {episodes}
+"""
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        ("--count 0", "--count is 0: choose a number from 1 on."),
+        ("--rate 0", "--rate is 0.0: choose a number above 0."),
+        ("--rate -1e9", "--rate is -1000000000.0: choose a number above 0."),
+        ("--share 1.01", "--share is 1.01: choose a number from 0 to 1."),
+        ("--share -0.01", "--share is -0.01: choose a number from 0 to 1."),
+        ("--part 1", "--part is 1.0: choose a number from 0 up to, not including, 1."),
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_one_sentence(small_file: Path, argv: str, sentence: str):
+    small_file.write_text(RANGES)
+    assert refusal(argv, small_file) == sentence
+
+
+def test_numbers_within_range_are_taken(small_file: Path):
+    small_file.write_text(RANGES)
+    config = load("--count 7 --rate 1e-9 --share 1 --part 0.999", small_file)
+    assert config == {"count": 7, "rate": 1e-9, "share": 1.0, "part": 0.999, "mode": "slow"}
+    assert load("--share 0 --part 0", small_file).share == 0.0
+    with pytest.raises(UserError, match="the saved count is 0"):
+        load_config([], small_file, {"count": 0})
+
+
+def test_presets_must_be_in_range_too(small_file: Path):
+    small_file.write_text(RANGES + "\nnone:\n  count: 0\n")
+    assert refusal("", small_file) == "none: count is 0: choose a number from 1 on."
+
+
+def test_marks_are_no_part_of_the_explanation_and_help_shows_them(small_file: Path):
+    small_file.write_text(RANGES)
+    schema = read_schema(small_file)
+    settings = schema.settings
+    assert [settings[key].explanation for key in ("part", "mode")] == ["how much of that", "how it is done"]
+    assert [setting.dependent for setting in settings.values()] == ["", "", "", "weights", "episodes"]
+    text = re.sub(r"\s+", " ", schema.help())
+    assert "how fast [> 0] (float, default 0.5) --share how much of it [0 .. 1] (" in text
+    assert "how much of that [0 .. 1) (float, default 0.5); a resumed run has the same" in text
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("mode: slow  # how [>= 1]", "mode is text and cannot have a range"),
+        ("rate: 1.0  # how {weight}", "did you mean 'weights'"),
+        ("rate: 1.0  # how [>= 1e]", "the range of rate must be a number"),
+        ("rate: 2.0  # how [0 .. 1]", "defaults: rate is 2.0"),
+    ],
+)
+def test_marks_that_make_no_sense_are_refused(small_file: Path, line: str, words: str):
+    small_file.write_text(f"defaults:\n  {line}\n")
+    assert words in refusal("", small_file)
+
+
+def test_programs_can_check_what_they_changed():
+    check_ranges(load(""))
+    with pytest.raises(UserError, match="kl_balance is 2.0: choose a number from 0 to 1"):
+        check_ranges(load("").replace(kl_balance=2.0))
+
+
+def test_numbers_have_ranges():
+    free = {name for name, setting in read_schema().settings.items() if setting.kind in (int, float)}
+    free -= {name for name, setting in read_schema().settings.items() if setting.range is not None}
+    assert free == {"cost_limit"}
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_old_names_are_understood_and_say_so(old: str, new: str, capsys: pytest.CaptureFixture):
+    config_module._say.cache_clear()
+    settings = read_schema().settings
+    assert old not in settings
+    value = settings[new].default + 1
+    assert load(f"--{old} {value} --{old}={value}")[new] == value
+    assert capsys.readouterr().err == f"note: --{old} is now --{new}\n"
+    assert load_config([], saved={old: value})[new] == value
+    assert capsys.readouterr().err == f"note: the saved settings have old names: {old} is now {new}\n"
+    assert load_config([], saved={new: value})[new] == value and not capsys.readouterr().err
+
+
+def test_names_that_a_config_needs_itself_are_reserved():
+    assert {name for name in dir(Config) if not name.startswith("_")} <= set(RESERVED)
+
+
 def test_every_key_and_preset_of_the_real_file_is_explained():
     schema = read_schema()
     assert {"defaults", "metaworld", "dmc", "pointmass", "gym", "small", "debug"} <= set(schema.presets)
@@ -438,6 +535,23 @@ def test_programs_read_only_keys_that_exist():
         f"{place} reads {name}" for name, place in config_reads() if name not in keys and not hasattr(Config, name)
     ]
     assert not wrong, wrong
+
+
+def test_environments_read_the_keys_that_episodes_depend_on_and_no_others():
+    read = {name for name, place in config_reads() if place.startswith("envs/") and not hasattr(Config, name)}
+    assert read == set(envs.setting_keys())
+
+
+def test_the_model_is_made_of_keys_that_are_marked_as_its_weights():
+    root, read = CONFIG_FILE.parent, set()
+    for file in [*root.glob("*.py"), *root.glob("training/*.py"), *root.glob("world_model/*.py")]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("WorldModel", "RewardTransform")):
+                attributes = [inner for inner in ast.walk(node) if isinstance(inner, ast.Attribute)]
+                read |= {inner.attr for inner in attributes if is_config(inner.value)}
+    # Heads that exist or not, and what the value network and the pictures are made of.
+    others = {"value_head", "value_layers", "value_units", "value_batch_norm", "state_probe", "image_bits"}
+    assert len(read) > 15 and read | others == set(keys_of("weights"))
 
 
 def test_an_edited_file_is_read_anew(small_file):
