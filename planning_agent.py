@@ -58,8 +58,8 @@ class PlanningAgent(BaseAgent):
     def latent_problem(self) -> optimizers.LatentProblem:
         """The learned model as planners see it: functions of features and actions.
 
-        Where plans discount, planners see one entry more, the survival (`planners.discounting.discounted`);
-        `plan_from` keeps it from everyone else.
+        Where rewards are discounted, the state has one more entry, the survival (`planners.discounting.discounted`),
+        which `plan_from` strips from the plans.
         """
         c, dynamics = self.config, self.model.dynamics
         problem = optimizers.LatentProblem(
@@ -81,8 +81,7 @@ class PlanningAgent(BaseAgent):
         return discounted(problem, self.discount) if self.discounted else problem
 
     def discount(self, z: tf.Tensor) -> tf.Tensor:
-        """How much rewards after features z [..., n] weigh, [...]: the factor of the config, times the predicted chance
-        that the episode goes on where there is a discount head."""
+        """The weight [...] of rewards after features z [..., n]: `discount` times what the discount head predicts."""
         if self.model.discount is None:
             return tf.fill(z.shape[:-1], tf.cast(self.config.discount, z.dtype))
         return self.config.discount * tf.sigmoid(self.model.discount(z))
@@ -92,7 +91,7 @@ class PlanningAgent(BaseAgent):
         raise NotImplementedError("PlanningAgent has no optimizer: use a subclass of it.")
 
     def planner_options(self) -> dict:
-        """What every planner is told besides its own settings."""
+        """The settings that all planners have."""
         c = self.config
         return {"restarts": c.n_parallel_plans, "restart_samples": c.restart_samples, "tolerance": c.plan_tolerance}
 
@@ -105,7 +104,7 @@ class PlanningAgent(BaseAgent):
         explore: bool,
         idle: np.ndarray | None = None,
     ) -> tuple[np.ndarray, PolicyState, dict]:
-        """As `BaseAgent.policy`; where the value learns from plans, it does so after those made while collecting."""
+        """As `BaseAgent.policy`; with `value_data` plans, the value learns from each plan made while collecting."""
         action, state, extras = super().policy(obs, is_first, state, explore=explore, idle=idle)
         if not explore or self.value_data != "plans":
             return action, state, extras
@@ -200,14 +199,9 @@ class RandomShootingAgent(PlanningAgent):
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.cem.RandomShooting`."""
-        c = self.config
+        c, options = self.config, self.planner_options()
         return RandomShooting(
-            problem,
-            c.planning_horizon,
-            c.sampling_iterations,
-            c.cem_candidates,
-            c.sample_states,
-            **self.planner_options(),
+            problem, c.planning_horizon, c.sampling_iterations, c.cem_candidates, c.sample_states, **options
         )
 
 
@@ -216,23 +210,22 @@ class CEMAgent(PlanningAgent):
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.cem.CEM`."""
+        return CEM(problem, self.config.planning_horizon, candidates=self.config.cem_candidates, **self.options())
+
+    def options(self) -> dict:
+        """What CEM and MPPI share."""
         c = self.config
-        return CEM(
-            problem, c.planning_horizon, c.sampling_iterations, c.cem_candidates, c.sampling_elites, c.sample_states,
-            **self.planner_options(),
-        )  # fmt: skip
+        sampling = {"iterations": c.sampling_iterations, "elites": c.sampling_elites, "sample_states": c.sample_states}
+        return self.planner_options() | sampling
 
 
-class MPPIAgent(PlanningAgent):
+class MPPIAgent(CEMAgent):
     """MPPI as LatCo's appendix D describes it: CEM whose elites weigh by their return."""
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.cem.CEM`."""
         c = self.config
-        return CEM(
-            problem, c.planning_horizon, c.sampling_iterations, c.mppi_candidates, c.sampling_elites, c.sample_states,
-            gamma=c.mppi_gamma, **self.planner_options(),
-        )  # fmt: skip
+        return CEM(problem, c.planning_horizon, candidates=c.mppi_candidates, gamma=c.mppi_gamma, **self.options())
 
 
 class ICEMAgent(PlanningAgent):
@@ -240,12 +233,10 @@ class ICEMAgent(PlanningAgent):
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.icem.ICEM`."""
-        c = self.config
-        return ICEM(
-            problem, c.planning_horizon, c.icem_iterations, c.icem_candidates, c.icem_elites, c.sample_states,
-            beta=c.icem_beta, decay=c.icem_decay, keep=c.icem_keep, momentum=c.icem_momentum, std=c.icem_std,
-            **self.planner_options(),
-        )  # fmt: skip
+        c, options = self.config, self.planner_options()
+        options |= {"candidates": c.icem_candidates, "elites": c.icem_elites, "sample_states": c.sample_states}
+        options |= {"decay": c.icem_decay, "keep": c.icem_keep, "momentum": c.icem_momentum}
+        return ICEM(problem, c.planning_horizon, c.icem_iterations, beta=c.icem_beta, std=c.icem_std, **options)
 
 
 class GDAgent(PlanningAgent):
@@ -253,11 +244,9 @@ class GDAgent(PlanningAgent):
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.gd.GD`."""
-        c = self.config
-        return GD(
-            problem, c.planning_horizon, c.gd_iterations, c.gd_lr, dual_every=c.dual_every,
-            eps_act=c.eps_act, dual_lr=c.dual_lr, eta=c.dual_eta, **self.planner_options(),
-        )  # fmt: skip
+        c, options = self.config, self.planner_options()
+        options |= {"eps_act": c.eps_act, "dual_lr": c.dual_lr, "eta": c.dual_eta, "dual_every": c.dual_every}
+        return GD(problem, c.planning_horizon, c.gd_iterations, c.gd_lr, **options)
 
 
 class GNAgent(PlanningAgent):
@@ -265,11 +254,9 @@ class GNAgent(PlanningAgent):
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.gn.GN`."""
-        c = self.config
-        return GN(
-            problem, c.planning_horizon, c.gn_iterations, damping=c.gn_damping, eps_act=c.eps_act,
-            dual_lr=c.dual_lr, eta=c.dual_eta, **self.planner_options(),
-        )  # fmt: skip
+        c, options = self.config, self.planner_options()
+        options |= {"eps_act": c.eps_act, "dual_lr": c.dual_lr, "eta": c.dual_eta}
+        return GN(problem, c.planning_horizon, c.gn_iterations, damping=c.gn_damping, **options)
 
 
 class ILQRAgent(PlanningAgent):
@@ -277,11 +264,8 @@ class ILQRAgent(PlanningAgent):
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.ilqr.ILQR`."""
-        c = self.config
-        return ILQR(
-            problem, c.planning_horizon, c.ilqr_iterations, c.ilqr_feedback, damping=c.ilqr_damping,
-            **self.planner_options(),
-        )  # fmt: skip
+        c, options = self.config, self.planner_options()
+        return ILQR(problem, c.planning_horizon, c.ilqr_iterations, c.ilqr_feedback, damping=c.ilqr_damping, **options)
 
 
 class LatCoAgent(PlanningAgent):
@@ -293,19 +277,16 @@ class LatCoAgent(PlanningAgent):
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.latco.LatCo`."""
         c = self.config
-        return LatCo(
-            problem, c.planning_horizon, c.latco_iterations, c.latco_solver, eps_dyn=c.eps_dyn,
-            **self.latco_options(),
-        )  # fmt: skip
+        return LatCo(problem, c.planning_horizon, c.latco_iterations, eps_dyn=c.eps_dyn, **self.options())
 
-    def latco_options(self) -> dict:
+    def options(self) -> dict:
         """What deterministic and Gaussian plans share."""
-        c = self.config
-        return self.planner_options() | {
-            "damping": c.latco_damping, "eps_act": c.eps_act, "eps_con": c.eps_con, "eta": c.dual_eta,
-            "dual_lr": c.dual_lr, "dual_log": c.latco_dual_log, "lam_init": c.latco_lam_init,
-            "nu_init": c.latco_nu_init, "kappa_init": c.latco_kappa_init, "finish": c.latco_finish,
-        }  # fmt: skip
+        c, options = self.config, self.planner_options()
+        options |= {"solver": c.latco_solver, "damping": c.latco_damping, "finish": c.latco_finish}
+        options |= {"eps_act": c.eps_act, "eps_con": c.eps_con}
+        options |= {"dual_lr": c.dual_lr, "eta": c.dual_eta, "dual_log": c.latco_dual_log}
+        options |= {"lam_init": c.latco_lam_init, "nu_init": c.latco_nu_init, "kappa_init": c.latco_kappa_init}
+        return options
 
 
 class GaussianLatCoAgent(LatCoAgent):
@@ -314,10 +295,8 @@ class GaussianLatCoAgent(LatCoAgent):
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.gaussian_latco.GaussianLatCo`."""
         c = self.config
-        return GaussianLatCo(
-            problem, c.planning_horizon, c.gaussian_iterations, c.latco_solver, c.gaussian_samples, c.gaussian_eps_dyn,
-            **self.latco_options(),
-        )  # fmt: skip
+        options = self.options() | {"samples": c.gaussian_samples, "eps_dyn": c.gaussian_eps_dyn}
+        return GaussianLatCo(problem, c.planning_horizon, c.gaussian_iterations, **options)
 
 
 class FirstOrderLatCoAgent(PlanningAgent):
@@ -331,10 +310,9 @@ class FirstOrderLatCoAgent(PlanningAgent):
     def options(self) -> dict:
         """What collocation of states and of images shares."""
         c = self.config
-        return self.planner_options() | {
-            "iterations": c.first_order_iterations, "dual_every": c.dual_every,
-            "dual_lr": c.first_order_dual_lr, "eps_dyn": c.eps_dyn, "eps_act": c.eps_act,
-        }  # fmt: skip
+        options = self.planner_options() | {"iterations": c.first_order_iterations}
+        options |= {"eps_dyn": c.eps_dyn, "eps_act": c.eps_act}
+        return options | {"dual_lr": c.first_order_dual_lr, "dual_every": c.dual_every}
 
 
 class ImageCollocationAgent(FirstOrderLatCoAgent):
@@ -351,11 +329,9 @@ class GRASPAgent(PlanningAgent):
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.grasp.GRASP`."""
-        c = self.config
-        return GRASP(
-            problem, c.planning_horizon, c.grasp_iterations, c.grasp_lr, c.grasp_lam, c.grasp_noise,
-            c.grasp_sync_every, c.grasp_sync_steps, c.grasp_sync_lr, **self.planner_options(),
-        )  # fmt: skip
+        c, options = self.config, self.planner_options() | {"lam": self.config.grasp_lam}
+        options |= {"sync_every": c.grasp_sync_every, "sync_steps": c.grasp_sync_steps, "sync_lr": c.grasp_sync_lr}
+        return GRASP(problem, c.planning_horizon, c.grasp_iterations, c.grasp_lr, noise=c.grasp_noise, **options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
