@@ -293,7 +293,7 @@ class Planner(abc.ABC):
 def random_actions(problem: LatentProblem, horizon: int, seeds: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """Return uniform actions [B, H, m] within the bounds, one seed a plan, int32 [B, 2]."""
     bound, shape = problem.a_max, [horizon, problem.action_size]
-    draw = lambda seed: tf.random.stateless_uniform(shape, seed, -bound, bound, dtype)  # noqa: E731
+    draw = lambda seed: tf.random.stateless_uniform(shape, seed, -bound, bound, dtype)
     return per_plan(draw, seeds, dtype)
 
 

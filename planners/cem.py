@@ -81,7 +81,7 @@ class CEM(SamplingPlanner):
         def body(k, belief):
             now = fold_in(seeds, k)
             shape = [self.candidates, *belief.mean.shape[1:]]
-            draw = lambda seed: tf.random.stateless_normal(shape, seed, dtype=z0.dtype)  # noqa: E731
+            draw = lambda seed: tf.random.stateless_normal(shape, seed, dtype=z0.dtype)
             actions = self._sample(belief, per_plan(draw, now, z0.dtype))
             scores, index = tf.math.top_k(returns := self._returns(z0, actions, fold_in(now, -1)), self.elites)
             mean, std, score, enough = refit(tf.gather(actions, index, batch_dims=1), scores, self.gamma)

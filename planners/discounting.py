@@ -49,7 +49,7 @@ def discounted(problem: LatentProblem, discount: Callable) -> LatentProblem:
 
     def transition(function):
         """A function of state and inputs that gives the next state."""
-        after = lambda x: x[..., n:] + log_discount(x[..., :n])[..., None]  # noqa: E731
+        after = lambda x: x[..., n:] + log_discount(x[..., :n])[..., None]
         return function and (lambda x, *inputs: tf.concat([function(x[..., :n], *inputs), after(x)], -1))
 
     def of_z(function):

@@ -104,7 +104,7 @@ class FirstOrderPlanner(Planner):
             metrics=tf.zeros([B, len(self.CURVES)], z0.dtype),
             non_finite=tf.zeros([B], tf.int32),
         )
-        body = lambda k, search: self._iterate(k, z0, seeds, search)  # noqa: E731
+        body = lambda k, search: self._iterate(k, z0, seeds, search)
         search, history, count = self._loop(body, search, limit)
         terms = self._terms(z0, search.variables, search.duals)
         finite = all_finite(terms.rewards, terms.states)
@@ -154,7 +154,7 @@ class FirstOrderPlanner(Planner):
         step = tf.cast(k + 1, search.scale.dtype)
         correction = tf.sqrt(1 - BETAS[1] ** step) / (1 - BETAS[0] ** step)
         lr = self.lr * correction * search.scale
-        rows = lambda x: tf.reshape(lr, [-1] + [1] * (x.shape.rank - 1))  # noqa: E731
+        rows = lambda x: tf.reshape(lr, [-1] + [1] * (x.shape.rank - 1))
         return tuple(
             x - rows(x) * a / (tf.sqrt(b) + ADAM_EPS) for x, a, b in zip(search.variables, first, second, strict=True)
         )

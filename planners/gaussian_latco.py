@@ -61,7 +61,7 @@ class GaussianLatCo(LatCo):
         draws = []
         for stream, size in enumerate((self.problem.state_size, self.problem.noise_size)):
             shape = [self.horizon, self.samples, size]
-            draw = lambda seed, shape=shape: tf.random.stateless_normal(shape, seed, dtype=dtype)  # noqa: E731
+            draw = lambda seed, shape=shape: tf.random.stateless_normal(shape, seed, dtype=dtype)
             draws.append(_standardize(per_plan(draw, fold_in(seeds, stream + 1), dtype)))
         return tuple(draws)
 
@@ -131,7 +131,7 @@ class GaussianLatCo(LatCo):
         """Mean return [B] of sampled rollouts: this planner does not trust the mean dynamics."""
         noise = self._noise(seeds, z0.dtype)[1]
         inputs = [tf.transpose(x, [1, 0, *range(2, x.shape.rank)]) for x in (plan.actions, noise)]
-        step = lambda z, x: self.problem.sample_step(z, _for_samples(x[0], self.samples), x[1])  # noqa: E731
+        step = lambda z, x: self.problem.sample_step(z, _for_samples(x[0], self.samples), x[1])
         states = tf.scan(step, inputs, _for_samples(z0, self.samples))
         rewards = objective_rewards(self.problem, tf.transpose(states, [1, 2, 0, 3]))
         return tf.reduce_mean(tf.reduce_sum(rewards, 2), 1)

@@ -78,7 +78,7 @@ class GRASP(FirstOrderPlanner):
         states, actions = variables
         last = k + 1 == self.iterations
         std = tf.cast(self.noise * (1 - (k + 1) / self.iterations), states.dtype)
-        draw = lambda seed: tf.random.stateless_normal(states.shape[1:], seed, dtype=states.dtype)  # noqa: E731
+        draw = lambda seed: tf.random.stateless_normal(states.shape[1:], seed, dtype=states.dtype)
         states += std * per_plan(draw, fold_in(seeds, k), states.dtype)
         actions = tf.clip_by_value(actions, -self.problem.a_max, self.problem.a_max)
         due = last | ((k + 1) % self.sync_every == 0)

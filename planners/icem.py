@@ -84,7 +84,7 @@ class ICEM(SamplingPlanner):
         scores, index = tf.math.top_k(tf.concat([belief.scores[:, : self.num_kept], returns], 1), self.elites)
         best = tf.gather(pool, index, batch_dims=1)
         mean, std, score, enough = refit(best, scores)
-        mix = lambda old, new: tf.where(enough, self.momentum * old + (1 - self.momentum) * new, old)  # noqa: E731
+        mix = lambda old, new: tf.where(enough, self.momentum * old + (1 - self.momentum) * new, old)
         return Belief(
             mean=mix(belief.mean, mean),
             std=mix(belief.std, std),

@@ -169,7 +169,7 @@ class LatCo(Planner):
         rewards = self.problem.reward(rollout(self.problem.step, z0, end.actions))
         finished = (end.actions, end.states, rewards, curves, plan.iterations + steps, plan.non_finite)
         finished = Plan(*finished, warm_starts=end.actions[:, None])
-        choose = lambda new, old: None if new is None else tf.where(steps > 0, new, old)  # noqa: E731
+        choose = lambda new, old: None if new is None else tf.where(steps > 0, new, old)
         return tf.nest.map_structure(choose, finished, plan)
 
     def _finish(self, z0, actions, noise, steps):

@@ -71,7 +71,7 @@ class SamplingPlanner(Planner):
 
         def body(t, z, total):
             if self.sample_states:
-                draw = lambda seed: tf.random.stateless_normal([J, problem.noise_size], seed, dtype=z0.dtype)  # noqa: E731
+                draw = lambda seed: tf.random.stateless_normal([J, problem.noise_size], seed, dtype=z0.dtype)
                 noise = tf.reshape(per_plan(draw, fold_in(seeds, t), z0.dtype), [B * J, problem.noise_size])
                 z = problem.sample_step(z, actions[t], noise)
             else:

@@ -29,7 +29,7 @@ TARGET = np.array([0.4, -0.2, 0.0])
 def with_images(problem: LatentProblem) -> LatentProblem:
     """The same problem whose states are its images too, seen without noise."""
     fields = {name: getattr(problem, name) for name in problem.__dataclass_fields__}
-    identity = lambda z: z  # noqa: E731
+    identity = lambda z: z
     return LatentProblem(**fields | {"encode": identity, "filter": lambda z, a, image: image, "decode": identity})
 
 
@@ -42,7 +42,7 @@ def linear_quadratic() -> LatentProblem:
     def reward(z):
         return -tf.reduce_sum(tf.constant(WEIGHTS, z.dtype) * tf.square(z - tf.constant(TARGET, z.dtype)), -1)
 
-    sample = lambda z, a, noise: step(z, a) + 1e-3 * noise  # noqa: E731
+    sample = lambda z, a, noise: step(z, a) + 1e-3 * noise
     return with_images(LatentProblem(step, reward, 3, 1, sample_step=sample, noise_size=3, a_max=10.0))
 
 
@@ -103,16 +103,16 @@ def ridge() -> LatentProblem:
 
 def curved(linearize=None) -> LatentProblem:
     """Smooth nonlinear dynamics with noise in two dimensions; both are seen as an image."""
-    step = lambda z, a: 0.9 * z + 0.3 * tf.tanh(tf.concat([a, a * z[..., :1]], -1))  # noqa: E731
-    reward = lambda z: -tf.reduce_sum(tf.square(z - 0.3), -1)  # noqa: E731
-    sample = lambda z, a, noise: step(z, a) + 0.01 * noise  # noqa: E731
+    step = lambda z, a: 0.9 * z + 0.3 * tf.tanh(tf.concat([a, a * z[..., :1]], -1))
+    reward = lambda z: -tf.reduce_sum(tf.square(z - 0.3), -1)
+    sample = lambda z, a, noise: step(z, a) + 0.01 * noise
     return with_images(LatentProblem(step, reward, 2, 1, sample_step=sample, noise_size=2, linearize=linearize))
 
 
 def far() -> LatentProblem:
     """A point on a line far from its goal at 5: the optimum is full speed, 0.1 a step."""
-    step = lambda z, a: z + 0.1 * a  # noqa: E731
-    reward = lambda z: -tf.square(z[..., 0] - 5.0)  # noqa: E731
+    step = lambda z, a: z + 0.1 * a
+    reward = lambda z: -tf.square(z[..., 0] - 5.0)
     return LatentProblem(step, reward, 1, 1, sample_step=lambda z, a, noise: step(z, a) + 0.01 * noise, noise_size=1)
 
 
@@ -122,8 +122,8 @@ CLIFF_STEP = 0.3
 
 def cliff() -> LatentProblem:
     """A reward of 1 + x at x. The cliff of `cliff_discount` at x = 1 is not part of this problem."""
-    step = lambda z, a: z + CLIFF_STEP * a  # noqa: E731
-    sample = lambda z, a, noise: step(z, a) + 0.01 * noise  # noqa: E731
+    step = lambda z, a: z + CLIFF_STEP * a
+    sample = lambda z, a, noise: step(z, a) + 0.01 * noise
     return with_images(LatentProblem(step, lambda z: 1.0 + z[..., 0], 1, 1, sample_step=sample, noise_size=1))
 
 

@@ -134,7 +134,7 @@ def test_planners_are_asked_to_keep_the_predicted_cost_below_its_limit(tiny_conf
 def test_planners_weigh_rewards_by_the_predicted_survival(tiny_config, head, factor):
     agent = PlanlessAgent(tiny_config.replace(discount_head=head, discount=factor), OBSERVATIONS, ACTION_SPACE)
     n, problem, model = tiny_config.stoch + tiny_config.deter, agent.latent_problem(), agent.model
-    draw = lambda shape, seed: tf.random.stateless_normal(shape, [1, seed])  # noqa: E731
+    draw = lambda shape, seed: tf.random.stateless_normal(shape, [1, seed])
     z, actions = agent.planner_start(draw([3, n], 0)), draw([3, 4, ACTIONS], 1)
     alive = np.ones(3)
     for t in range(4):
@@ -450,7 +450,7 @@ def test_random_actions_are_uniform_with_the_given_correlation_and_start_anew(ti
         actions.append(action[:, 0])
     for action in actions:
         np.testing.assert_allclose(np.quantile(action, [0.25, 0.5, 0.75]), [-0.5, 0.0, 0.5], atol=0.06)
-    correlation = lambda rows, t: np.corrcoef(actions[t - 1][rows], actions[t][rows])[0, 1]  # noqa: E731
+    correlation = lambda rows, t: np.corrcoef(actions[t - 1][rows], actions[t][rows])[0, 1]
     # Correlation of uniform marginals: 6 / pi arcsin(rho / 2).
     expected = 6.0 / np.pi * np.arcsin(rho / 2.0)
     assert correlation(slice(None), 1) == pytest.approx(expected, abs=0.05)

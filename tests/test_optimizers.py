@@ -182,8 +182,10 @@ def test_the_best_of_the_restarts_is_returned(name, samples):
     seeds = split_seed(tf.constant(SEED), 2)
     for row in range(2):
         singles = [one(z0[row : row + 1], seed[None]) for seed in split_seed(seeds[row], 3)]
-        scores = [float(one._score(z0[row : row + 1], x, split_seed(seeds[row], 3)[i][None])[0]) for i, x in
-                  enumerate(singles)]  # fmt: skip
+        scores = [
+            float(one._score(z0[row : row + 1], x, split_seed(seeds[row], 3)[i][None])[0])
+            for i, x in enumerate(singles)
+        ]
         best = singles[int(np.argmax(scores))]
         np.testing.assert_allclose(plan.actions[row], best.actions[0], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(plan.curves["reward"][row], best.curves["reward"][0], rtol=1e-4, atol=1e-5)
@@ -207,8 +209,8 @@ def test_sampled_returns_are_those_of_single_rollouts():
 
 def test_sampled_returns_choose_the_plan_that_survives_noise():
     # In the mean a state of 1 pays most; its noise, which grows with the state, makes a state of 0.2 the better choice.
-    sample = lambda z, a, noise: a + tf.nn.relu(a - 0.5) * 4.0 * noise  # noqa: E731
-    reward = lambda z: -tf.square(z[..., 0] - 1.0)  # noqa: E731
+    sample = lambda z, a, noise: a + tf.nn.relu(a - 0.5) * 4.0 * noise
+    reward = lambda z: -tf.square(z[..., 0] - 1.0)
     problem = LatentProblem(lambda z, a: a, reward, 1, 1, sample_step=sample, noise_size=1)
     options = EAGER | {"restarts": 32}
     sure, naive = (

@@ -19,6 +19,8 @@ from tools.config import CONFIG_FILE, Config, load_config
 FILES = sorted((CONFIG_FILE.parent / "reproduce").glob("*.yaml"))
 Settings = dict[str, bool | int | float | str]
 
+# fmt: off
+
 # World models
 
 # PlaNet appendix A; LatCo (ICML and ICLR) appendix A: "models from PlaNet with default hyperparameters".
@@ -28,7 +30,7 @@ WORLD_MODEL = {
     "kl_balance": 0.0, "free_nats": 3.0, "overshooting": 1, "batch_size": 50, "batch_length": 50, "model_lr": 1e-3,
     "adam_eps": 1e-4, "grad_clip": 1000.0, "reward_normalization": False, "reward_transform": "none",
     "discount_head": False, "cost_head": False, "discount": 1.0,
-}  # fmt: skip
+}
 # PlaNet appendix A; the LatCo papers give no other.
 COLLECTION = {"envs": 1, "expl_noise": 0.3, "prefill_correlation": 0.0, "warm_start": False, "n_parallel_plans": 1}
 
@@ -37,44 +39,40 @@ COLLECTION = {"envs": 1, "expl_noise": 0.3, "prefill_correlation": 0.0, "warm_st
 METAWORLD = WORLD_MODEL | COLLECTION | {
     "time_limit": 150, "planning_horizon": 30, "mpc_steps": 30, "steps": 500_000, "train_every": 150,
     "train_steps": 15, "prefill": 5 * 150, "reward": "sparse", "randomize": True,
-}  # fmt: skip
+}
 LONG = {"planning_horizon": 50, "mpc_steps": 25}  # Pushing, Thermos and Hammer
 HYBRID = LONG | {"steps": 400_000}
 DMC = WORLD_MODEL | COLLECTION | {
     "time_limit": 1000, "planning_horizon": 12, "mpc_steps": 6, "steps": 800_000, "train_every": 1000,
     "train_steps": 100, "prefill": 5 * 1000,
-}  # fmt: skip
+}
 # PlaNet appendix A and table 1: 1000 episodes, 10 trajectories; section 2: a new plan at each step.
 PLANET = DMC | {"steps": 1_000_000, "mpc_steps": 1, "image_bits": 5, "pretrain": 100, "eval_episodes": 10}
 
 # Planners (LatCo ICML appendix B, ICLR appendix B; PlaNet appendix A)
 
 CEM = {
-    "planner": "cem",
-    "cem_candidates": 10_000,
-    "sampling_elites": 100,
-    "sampling_iterations": 100,
-    "sample_states": True,
+    "planner": "cem", "cem_candidates": 10_000, "sampling_elites": 100, "sampling_iterations": 100, "sample_states": True,
 }
 MPPI = {
     "planner": "mppi", "mppi_candidates": 1000, "sampling_elites": 100, "sampling_iterations": 100, "mppi_gamma": 10.0,
     "sample_states": True,
-}  # fmt: skip
+}
 GD = {"planner": "gd", "gd_iterations": 500, "gd_lr": 0.05, "dual_every": 5, "eps_act": 1e-4}
 LATCO = {
     "planner": "latco", "latco_solver": "block_tridiagonal", "latco_iterations": 200, "latco_damping": 1e-3,
     "eps_dyn": 1e-4, "eps_act": 1e-4, "dual_lr": 0.1, "dual_eta": 0.01, "latco_dual_log": "e",
     "latco_lam_init": 1.0, "latco_nu_init": 1.0,
-}  # fmt: skip
+}
 OURS = {"latco_solver": "auto", "latco_damping": 1e-5}  # no numbers of a paper; the rest of the row is
 GAUSSIAN = {
     "planner": "gaussian_latco", "gaussian_iterations": 50, "gaussian_samples": 50, "gaussian_eps_dyn": 1e-2,
     "eps_act": 1e-4, "latco_damping": 1e-3,
-}  # fmt: skip
+}
 FIRST_ORDER = {
     "first_order_iterations": 5000, "dual_every": 5, "first_order_dual_lr": 1.5, "eps_dyn": 1e-4,
     "eps_act": 1e-4,
-}  # fmt: skip
+}
 
 # DM Control (appendix B): 10 refits of 1000 samples, else 100 iterations, and LatCo's thresholds.
 DMC_CEM = CEM | {"sampling_iterations": 10, "cem_candidates": 1000}
@@ -86,15 +84,17 @@ DMC_LATCO = LATCO | {"latco_iterations": 100, "eps_dyn": 1e-2, "eps_act": 1e-2}
 ICLR = METAWORLD | {"randomize": False}
 ICLR_PUSH = ICLR | {
     "time_limit": 120, "planning_horizon": 40, "mpc_steps": 20, "train_every": 120, "prefill": 5 * 120,
-}  # fmt: skip
+}
 ICLR_LATCO = LATCO | {"eps_dyn": 1e-5, "eps_act": 1e-5}
 ICLR_GD = GD | {"eps_act": 1e-5}
 # Section 6.1 and appendix A: episodes of 30 steps, beta 0.1. Chunks of 50 do not fit into them. Trained offline alone.
 OBSTACLE = WORLD_MODEL | {
     "time_limit": 30, "planning_horizon": 30, "mpc_steps": 30, "kl_scale": 0.1, "batch_length": 30, "train_every": 30,
     "train_steps": 15, "steps": 0,
-}  # fmt: skip
+}
 ICLR_DATA = 200_000  # environment steps of offline data, and of those collected after them for push (appendix C)
+
+# fmt: on
 
 REACH, BUTTON, WINDOW, DRAWER, PUSH, THERMOS, HAMMER = (
     f"metaworld_{name}"

@@ -231,7 +231,7 @@ def _read_setting(path: Path, name: str, default: Value, section: str, comment: 
     for mark in reversed(_MARKS):
         if match := _MARKS[mark].search(comment):
             marks[mark], comment = match.groups(), comment[: match.start()]
-    number = lambda text: _parse(f"{path}: the range of {name}", text, float)  # noqa: E731
+    number = lambda text: _parse(f"{path}: the range of {name}", text, float)
     span = None
     if "limit" in marks:
         sign, low = marks["limit"]

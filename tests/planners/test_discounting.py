@@ -54,11 +54,9 @@ def test_rewards_of_rollouts_are_weighted_by_the_product_of_the_discounts():
     z0, actions, noise = rng.normal(size=[3, 5, 2]), rng.uniform(-1, 1, [3, 5, 8, 1]), rng.normal(size=[3, 5, 8, 2])
     moves = {
         "step": (lambda z, x: problem.step(z, x[..., :1]), lambda z, x: found.step(z, x[..., :1])),
-        "sample_step": tuple(
-            lambda z, x, p=p: p.sample_step(z, x[..., :1], x[..., 1:]) for p in (problem, found)
-        ),
+        "sample_step": tuple(lambda z, x, p=p: p.sample_step(z, x[..., :1], x[..., 1:]) for p in (problem, found)),
         "filter": tuple(lambda z, x, p=p: p.filter(z, x[..., :1], x[..., 1:]) for p in (problem, found)),
-    }  # fmt: skip
+    }
     inputs = tf.constant(np.concatenate([actions, noise], -1))
     for name, (plain, weighted) in moves.items():
         states = rollout(plain, tf.constant(z0), inputs).numpy()

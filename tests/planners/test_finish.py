@@ -20,8 +20,8 @@ TARGET, WEIGHTS, BOUND = np.array([1.0, 0.0]), np.array([1.0, 0.2]), 0.4
 
 
 def bounded() -> LatentProblem:
-    step = lambda z, a: tf.linalg.matvec(tf.constant(A, z.dtype), z) + tf.linalg.matvec(tf.constant(B, z.dtype), a)  # noqa: E731
-    reward = lambda z: -tf.reduce_sum(tf.constant(WEIGHTS, z.dtype) * tf.square(z - tf.constant(TARGET, z.dtype)), -1)  # noqa: E731
+    step = lambda z, a: tf.linalg.matvec(tf.constant(A, z.dtype), z) + tf.linalg.matvec(tf.constant(B, z.dtype), a)
+    reward = lambda z: -tf.reduce_sum(tf.constant(WEIGHTS, z.dtype) * tf.square(z - tf.constant(TARGET, z.dtype)), -1)
     return LatentProblem(step, reward, 2, 1, a_max=BOUND)
 
 
@@ -38,7 +38,7 @@ def test_the_finish_ends_at_the_bounded_optimum():
     H, z0 = 8, np.array([[0.0, 0.0], [0.5, -1.0]])
     problem = bounded()
     # Both coordinates' errors as residuals: their squares sum to minus the return, so that the optima are the same.
-    errors = lambda z: tf.constant(np.sqrt(WEIGHTS)) * (z - tf.constant(TARGET))  # noqa: E731
+    errors = lambda z: tf.constant(np.sqrt(WEIGHTS)) * (z - tf.constant(TARGET))
     plan, scores = finish(problem, tf.constant(z0), tf.constant(np.full([2, H, 1], 3.0)), 30, tf.constant(30), errors)
     expected = np.stack([bounded_optimum(start, H) for start in z0])
     held = np.abs(expected) > BOUND - 1e-6
@@ -51,7 +51,7 @@ def test_the_finish_ends_at_the_bounded_optimum():
 
 def test_the_finish_takes_as_many_steps_as_it_is_told():
     problem, z0 = bounded(), tf.zeros([1, 2], tf.float64)
-    errors = lambda z: z - tf.constant(TARGET)  # noqa: E731
+    errors = lambda z: z - tf.constant(TARGET)
     start = tf.zeros([1, 6, 1], tf.float64)
     ends = [finish(problem, z0, start, 5, tf.constant(limit), errors) for limit in (0, 2, 5)]
     np.testing.assert_array_equal(ends[0][0].actions, start)
@@ -63,9 +63,9 @@ def test_the_finish_takes_as_many_steps_as_it_is_told():
 def test_the_finish_does_not_break_a_state_constraint_further():
     # Speed is asked to stay below 0.3; the reward alone would have more.
     problem = bounded()
-    fast = lambda z: z[..., 1:] - 0.3  # noqa: E731
+    fast = lambda z: z[..., 1:] - 0.3
     asked = LatentProblem(problem.step, problem.reward, 2, 1, a_max=BOUND, constraint=fast)
-    errors = lambda z: z - tf.constant(TARGET)  # noqa: E731
+    errors = lambda z: z - tf.constant(TARGET)
     start = tf.fill([1, 8, 1], tf.constant(0.05, tf.float64))
     z0 = tf.zeros([1, 2], tf.float64)
     kept, free = (finish(p, z0, start, 10, tf.constant(10), errors)[0] for p in (asked, problem))

@@ -67,7 +67,7 @@ def test_grasp_ends_with_a_plan_that_keeps_the_dynamics():
 
 def image_problem():
     """One number is seen as two pixels; the filter believes the image and remembers half of its old state."""
-    encode = lambda image: tf.reduce_mean(image, -1, keepdims=True)  # noqa: E731
+    encode = lambda image: tf.reduce_mean(image, -1, keepdims=True)
     return LatentProblem(
         step=lambda z, a: z + 0.1 * a,
         reward=lambda z: -tf.square(z[..., 0] - 1.0),

@@ -35,8 +35,8 @@ def dense_rows(problem, p):
     A, B, e, v, V, rho, g, lam, nu = (problem[name][p] for name in ORDER)
     H, n, m = B.shape
     dynamics, bound, scalars = (np.zeros((H, k, H * (m + n))) for k in (n, m, g.shape[1]))
-    action = lambda t: slice(t * m, (t + 1) * m)  # noqa: E731
-    state = lambda t: slice(H * m + t * n, H * m + (t + 1) * n)  # noqa: E731
+    action = lambda t: slice(t * m, (t + 1) * m)
+    state = lambda t: slice(H * m + t * n, H * m + (t + 1) * n)
     for t in range(H):
         dynamics[t][:, state(t)] = np.eye(n)
         dynamics[t][:, action(t)] = -B[t]

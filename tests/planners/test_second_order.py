@@ -119,7 +119,7 @@ def keep_out(constraint):
 def test_a_region_that_is_never_punished_is_avoided_if_the_plan_is_asked_to():
     z0, options = np.zeros([8, 2]), {"reward_residual": root_residual, **EAGER}
     free, asked = (LatCo(keep_out(constraint), 20, 150, **options)(z0, SEED) for constraint in (False, True))
-    depth = lambda plan: np.max(RADIUS - np.linalg.norm(plan.states - CENTER, axis=-1), 1)  # noqa: E731
+    depth = lambda plan: np.max(RADIUS - np.linalg.norm(plan.states - CENTER, axis=-1), 1)
     assert np.mean(depth(free) > 0.03) > 0.5
     assert np.all(depth(asked) < 0.02) and np.all(asked.curves["constraint_violation"][:, -1] < 1e-3)
     assert asked.curves["kappa"].shape == (8, 150)
@@ -140,7 +140,7 @@ def lottery(mean_outcome, prize=20.0, cost=40.0, width=0.5, sharpness=10.0):
         return tf.concat([y, tf.where(lucky, tf.ones_like(y), -tf.ones_like(y))], -1)
 
     def reward(z):
-        near = lambda goal: tf.exp(-tf.square(z[..., 0] - goal) / (2 * width**2))  # noqa: E731
+        near = lambda goal: tf.exp(-tf.square(z[..., 0] - goal) / (2 * width**2))
         # Of a Gaussian outcome between the two as well.
         bottom = -cost + (prize + cost) * tf.sigmoid(sharpness * z[..., 1])
         return near(1.0) + near(-1.0) * bottom
@@ -163,7 +163,7 @@ def test_gaussian_plans_decline_the_lottery_and_deterministic_plans_need_not():
 
 def test_gaussian_plans_follow_the_moments_of_the_dynamics():
     # x' = 0.5 x + a + 0.2 noise: variance s' = 0.25 s + 0.04, known at every step; the reward leaves the mean free.
-    step = lambda z, a: 0.5 * z + a  # noqa: E731
+    step = lambda z, a: 0.5 * z + a
     problem = LatentProblem(
         step, lambda z: -tf.square(z[..., 0] - 0.5), 1, 1, lambda z, a, noise: step(z, a) + 0.2 * noise, 1
     )
@@ -202,12 +202,15 @@ def test_moments_by_tape_are_averages_over_the_samples():
     z, a, noise = rng.normal(size=[3, 5, 2]), rng.normal(size=[3, 1]), rng.normal(size=[3, 5, 2])
     mean, std, A, B = moments_by_tape(curved().sample_step, *(tf.constant(x) for x in (z, a, noise)))
     for row in range(3):
-        next_z = np.stack([curved().sample_step(*(tf.constant(x) for x in (z[row, k], a[row], noise[row, k])))
-                           for k in range(5)])  # fmt: skip
+        next_z = np.stack(
+            [curved().sample_step(*(tf.constant(x) for x in (z[row, k], a[row], noise[row, k]))) for k in range(5)]
+        )
         np.testing.assert_allclose(mean[row], next_z.mean(0))
         np.testing.assert_allclose(std[row], next_z.std(0))
-        each = [linearize_by_tape(curved().step, tf.constant(z[row, k : k + 1]), tf.constant(a[row : row + 1]))
-                for k in range(5)]  # fmt: skip
+        each = [
+            linearize_by_tape(curved().step, tf.constant(z[row, k : k + 1]), tf.constant(a[row : row + 1]))
+            for k in range(5)
+        ]
         np.testing.assert_allclose(A[row], np.mean([x[1][0] for x in each], 0), atol=1e-12)
         np.testing.assert_allclose(B[row], np.mean([x[2][0] for x in each], 0), atol=1e-12)
 
@@ -247,8 +250,8 @@ def test_ilqr_s_gains_are_those_of_dynamic_programming():
     # One scalar residual a step, linear in the state: sum (w^T z - c)^2, for which LQR is exact.
     w, c = np.array([1.0, 0.5, 0.3]), 0.2
     problem = linear_quadratic()
-    reward = lambda z: -tf.linalg.matvec(z, tf.constant(w)) + c  # noqa: E731
-    residual = lambda r: -r  # noqa: E731
+    reward = lambda z: -tf.linalg.matvec(z, tf.constant(w)) + c
+    residual = lambda r: -r
     fields = {name: getattr(problem, name) for name in problem.__dataclass_fields__} | {"reward": reward}
     planner = ILQR(LatentProblem(**fields), 4, 1, damping=1e-6, reward_residual=residual, **EAGER)
     z0, actions = tf.constant([[0.5, 1.0, 0.0]], tf.float64), np.zeros([1, 4, 1])
