@@ -18,7 +18,8 @@ import envs
 import plot
 import sweep
 from agents import PLANNERS
-from tools.config import load_config, read_schema
+from tools.config import load_config
+from tools.schema import read_schema
 
 SCHEMA = read_schema()
 HEADS = sorted((ROOT / "reproduce").glob("*.yaml"))

@@ -14,7 +14,8 @@ from suites import task_names
 import envs
 from agents import PLANNERS
 from envs.workers import in_new_process
-from tools.config import CONFIG_FILE, Config, load_config
+from tools.config import Config, load_config
+from tools.schema import CONFIG_FILE
 
 FILES = sorted((CONFIG_FILE.parent / "reproduce").glob("*.yaml"))
 Settings = dict[str, bool | int | float | str]
@@ -52,7 +53,8 @@ PLANET = DMC | {"steps": 1_000_000, "mpc_steps": 1, "image_bits": 5, "pretrain":
 # Planners (LatCo ICML appendix B, ICLR appendix B; PlaNet appendix A)
 
 CEM = {
-    "planner": "cem", "cem_candidates": 10_000, "sampling_elites": 100, "sampling_iterations": 100, "sample_states": True,
+    "planner": "cem", "cem_candidates": 10_000, "sampling_elites": 100, "sampling_iterations": 100,
+    "sample_states": True,
 }
 MPPI = {
     "planner": "mppi", "mppi_candidates": 1000, "sampling_elites": 100, "sampling_iterations": 100, "mppi_gamma": 10.0,
