@@ -122,9 +122,9 @@ class PlanningAgent(BaseAgent):
         Each is pulled to the rewards planned after it and the target network's value of the last one.
 
         Args:
-          feat: where the plans start [B, n].
-          states: of the plans [B, H, n].
-          planned: bool [B], which of the plans to learn from.
+            feat: where the plans start [B, n].
+            states: of the plans [B, H, n].
+            planned: bool [B], which of the plans to learn from.
         """
         feat = tf.concat([feat[:, None], states], 1)
         follows = tf.repeat(planned[:, None], feat.shape[1], 1)

@@ -86,7 +86,7 @@ class Config(Mapping[str, Value]):
         """Returns a config with some values changed.
 
         Raises:
-          UserError: for an unknown key, or a value that is not of the type of the present one.
+            UserError: for an unknown key, or a value of another type than the present one.
         """
         values = self.as_dict()
         for key, value in changes.items():
@@ -99,7 +99,7 @@ class Config(Mapping[str, Value]):
         """Returns a config whose texts have each field in braces, ``{key}``, filled with the value of that key.
 
         Raises:
-          UserError: for a field that is no key, a field whose own value has braces, or a brace without its partner.
+            UserError: for a field that is not a key, a field whose value has braces itself, or an unpaired brace.
         """
         texts = {key: value for key, value in self._values.items() if isinstance(value, str)}
         return self.replace(**{key: self._fill(key, text) for key, text in texts.items()})
@@ -121,7 +121,7 @@ class Config(Mapping[str, Value]):
         """Writes the settings as YAML, making the folder if need be; a reader sees the old file or the new one.
 
         Raises:
-          OSError: if the file cannot be written.
+            OSError: if the file cannot be written.
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ class Config(Mapping[str, Value]):
         """Reads settings that ``save`` wrote; they need not be those of today's ``config.yaml``.
 
         Raises:
-          UserError: if the file is missing, is no YAML or holds anything but ``key: value`` lines.
+            UserError: if the file is missing, is not YAML, or holds anything but ``key: value`` lines.
         """
         values = read_yaml(Path(path))
         for key, value in values.items():

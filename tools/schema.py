@@ -181,7 +181,7 @@ def read_schema(path: str | os.PathLike[str] = CONFIG_FILE) -> Schema:
     """Reads the file with the presets, comments included, and checks every value in it.
 
     Raises:
-      UserError: if the file is not as the head of this module says.
+        UserError: if the file is not as the head of this module says.
     """
     return _parse_schema(Path(path), _read_text(Path(path)))
 
@@ -282,7 +282,7 @@ def _parse(label: str, text: str, kind: type) -> Value:
 def cast(label: str, value: Value, kind: type) -> Value:
     """Returns a value as its kind where nothing is lost by that: ints as floats, integral floats as ints.
 
-    NaN is no number here, and infinity is one for floats only. Raises UserError, in which label says where.
+    NaN is never a number here, and infinity only for floats. Raises UserError, in which label says where.
     """
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if type(value) is kind and value == value:
