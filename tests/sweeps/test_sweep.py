@@ -43,11 +43,11 @@ def listed(capsys, argv):
 
 
 def test_product_is_every_task_with_every_planner_and_seed(capsys, tmp_path):
-    argv = command(tmp_path / "out", "--gd_lr", "-1e-3", tasks=TASKS, planners=["cem", "latco"], seeds=[3, 1])
+    argv = command(tmp_path / "out", "--cost_limit", "-1e-3", tasks=TASKS, planners=["cem", "latco"], seeds=[3, 1])
     lines = listed(capsys, argv)
     names = [(task, planner, seed) for seed in "31" for task in TASKS for planner in ("cem", "latco")]
     assert lines == [
-        ["python", "planning_agent.py", *DEBUG, "--gd_lr", "-1e-3", "--task", task, "--planner", planner]
+        ["python", "planning_agent.py", *DEBUG, "--cost_limit", "-1e-3", "--task", task, "--planner", planner]
         + ["--seed", seed, "--logdir", str(tmp_path / "out" / task / planner / seed)]
         for task, planner, seed in names
     ]
