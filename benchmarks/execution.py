@@ -72,7 +72,7 @@ def play_scripted(config: Any, task: str, seeds: list[int], steps: int, size: in
     """
     if envs.split_task(task)[0] not in envs.SCRIPTED:
         return None
-    settings = {key: getattr(config, key) for key in envs.KEYS} | {"task": task}
+    settings = {key: getattr(config, key) for key in envs.setting_keys()} | {"task": task}
     return in_new_process(_play, types.SimpleNamespace(**settings), list(seeds), steps, size)
 
 

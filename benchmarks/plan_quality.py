@@ -143,7 +143,7 @@ def executed(
     agents = {label: (words, load_agent(options.logdir, [*own, *words])) for label, words in variants.items()}
     agent = next(iter(agents.values()))[1]
     for label, (_, other) in agents.items():
-        for key in envs.KEYS:
+        for key in envs.setting_keys():
             if other.config[key] != agent.config[key]:
                 raise UserError(f"{label} has another {key} than {next(iter(agents))}: their starts would differ.")
     task = check_task(agent.config, options.logdir, options.task or envs.split_tasks(agent.config.task)[0])
