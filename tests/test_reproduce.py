@@ -294,3 +294,16 @@ def test_one_row_and_task_is_one_command_in_all_tables():
     for file in TABLES:
         for name, config in configs(CONFIG_FILE.parent / "reproduce" / file):
             assert seen.setdefault((name, config.task), config) == config, (file, name, config.task)
+
+
+def test_the_authors_preset_has_the_settings_of_their_code():
+    config = parse("--configs defaults metaworld latco_authors latco_paper")
+    expected = {
+        "steps": 300000, "prefill": 5000, "pretrain": 100, "train_every": 150, "train_steps": 15, "batch_size": 50,
+        "batch_length": 50, "act": "elu", "cnn_act": "relu", "reward_layers": 2, "reward_units": 400, "model_lr": 6e-4,
+        "grad_clip": 100.0, "free_nats": 3.0, "kl_scale": 1.0, "expl_noise": 0.3, "planning_horizon": 30,
+        "mpc_steps": 15, "latco_iterations": 200, "latco_damping": 1e-3, "latco_solver": "block_tridiagonal",
+        "latco_dual_log": "10", "dual_eta": 0.1, "dual_lr": 0.1, "cem_candidates": 10000, "sampling_elites": 100,
+        "mppi_gamma": 1.0, "gd_lr": 0.05, "gaussian_samples": 50, "starts": "paper", "latco_finish": 0,
+    }  # fmt: skip
+    assert {key: config[key] for key in expected} == expected
