@@ -1,6 +1,6 @@
-"""The planning agents by the names of their planners, and how to get one: new, or as a run left it.
+"""The table of planners, and functions that make a new agent or load a trained one.
 
-Importing this module imports neither TensorFlow nor an agent, so that programs can list the planners at no cost.
+Importing this module imports neither TensorFlow nor an agent, so that programs can list the planners quickly.
 """
 
 import importlib
@@ -33,7 +33,7 @@ PLANNERS = {
 
 
 def agent_class(planner: str) -> type["PlanningAgent"]:
-    """The class of the agent that uses a planner. Raises UserError for an unknown planner."""
+    """The agent class of a planner. Raises UserError for an unknown planner."""
     if planner not in PLANNERS:
         raise unknown("planner", planner, PLANNERS)
     module, name = PLANNERS[planner].split(":")
@@ -41,32 +41,32 @@ def agent_class(planner: str) -> type["PlanningAgent"]:
 
 
 def make_agent(config: Config) -> "PlanningAgent":
-    """The agent of `config.planner` for `config.task`. Raises UserError for an unknown planner or task."""
+    """A new agent with `config.planner` for `config.task`. Raises UserError for an unknown planner or task."""
     cls = agent_class(config.planner)
     check_ranges(config)
     return cls(config, *envs.spaces(config))
 
 
 def load_agent(logdir: str | Path, overrides: Sequence[str] = ()) -> "PlanningAgent":
-    """The agent that a run left behind: its settings, and the weights, step and updates of its newest checkpoint.
+    """Loads a trained agent: the settings of a run with the weights and counters of its newest checkpoint.
 
     Args:
         logdir: the log directory of the run.
-        overrides: words of a command line, such as ["--planner", "cem"], that change the run's settings; a preset among
-            them does not change the task. A setting that config.yaml got after the run has its default.
+        overrides: command-line words that change settings of the run, such as ["--planner", "cem"]. A preset among them
+            does not change the task. Settings newer than the run have their defaults.
 
     Raises:
-        UserError: there is no run or no checkpoint in the log directory, its checkpoint does not fit its settings, or
-            an override is not valid or changes what episodes or weights depend on.
+        UserError: the log directory has no run or no checkpoint, the checkpoint does not fit the settings, or an
+            override is invalid or changes a setting that episodes or weights depend on.
     """
     logdir = Path(logdir).expanduser()
     if not (logdir / "config.yaml").is_file():
         raise UserError(f"{logdir} holds no run (it has no config.yaml): give the log directory of one as --logdir.")
     saved = Config.load(logdir / "config.yaml")
-    # The overrides' presets may name a task, but the run's is the one to plan for.
+    # Presets in the overrides may set another task.
     own_task = [] if any(word.partition("=")[0] == "--task" for word in overrides) else ["--task", saved.task]
     config = load_config([*overrides, *own_task], saved=saved).resolved().replace(logdir=str(logdir))
-    # Other starts and simpler pictures make another evaluation, not another agent.
+    # An evaluation may change {collection} settings, such as the starts' randomization or the rendering quality.
     fixed = keys_of("transitions", "episodes", "weights")
     check_same(load_config([], saved=saved), config, fixed, logdir)
     return _restored(config, logdir)
@@ -81,7 +81,7 @@ def _restored(config: Config, logdir: Path) -> "PlanningAgent":
     if newest is None:
         raise UserError(f"{logdir} has no checkpoint yet: wait until the run has made one, or choose another --logdir.")
     agent = make_agent(config)
-    # The optimizer belongs to it: TensorFlow does not see the layers that a Keras 3 model keeps in lists, so that their
-    # weights are in a checkpoint as variables of the optimizer only.
+    # The optimizer must be restored too: TensorFlow does not track layers that a Keras 3 model keeps in lists, so their
+    # weights are in the checkpoint only as variables of the optimizer.
     restore(tf.train.Checkpoint(**agent.checkpointed), newest, partial=True)
     return agent

@@ -1,7 +1,7 @@
 """BaseAgent: the world model and its loss, the train step, filtering and exploration.
 
-The training loop is in training/run.py. Neither depends on a planner: a subclass says how to act (`act`), what to log
-about it, and which states it plans to reach (`planned_states`).
+The training loop is in training/run.py. Neither depends on a planner: a subclass defines how to act (`act`) and, for
+pictures, which states it plans to reach (`planned_states`).
 """
 
 import tools.tensorflow_setup
@@ -39,11 +39,11 @@ from world_model.value import ValueLearner
 Batch = dict[str, tf.Tensor]
 Metrics = models.Metrics
 
-WORKER_SEED = 10_000_000  # added to the seed of a run, for each host before this one
+WORKER_SEED = 10_000_000  # host k adds k times this to the seed of the run
 
 
 def _check_settings(c: Config) -> None:
-    """Raises UserError for settings that do not go together."""
+    """Raises UserError for settings that contradict each other."""
     check_ranges(c)
     if c.overshooting >= c.batch_length:
         raise UserError(
@@ -51,20 +51,20 @@ def _check_settings(c: Config) -> None:
         )
     if c.value_head and c.discount >= 1.0 and not c.discount_head:
         raise UserError(
-            "value_head needs a discount below 1 (ColloDreamer has 0.99) or discount_head: the sum of all rewards to "
-            "come grows without bound."
+            "value_head needs a discount below 1 (ColloDreamer has 0.99) or discount_head: an undiscounted sum of all "
+            "future rewards grows without bound."
         )
     if c.value_head and c.strategy != "one":
         raise UserError(f"value_head learns on one device, not with strategy {c.strategy}: use strategy one.")
 
 
 class PolicyState(NamedTuple):
-    """What a policy of B environments needs at the next step.
+    """What a policy carries from one step of B environments to the next.
 
     Attributes:
         latent: the filtered states.
-        action: float32 [B, A], executed last.
-        plan: what `BaseAgent.act` returned for itself.
+        action: float32 [B, A], the last actions.
+        plan: the second result of `BaseAgent.act`.
     """
 
     latent: models.State
@@ -87,7 +87,7 @@ class BaseAgent:
         state_size = observation_space["state"].shape[0] if c.state_probe and "state" in observation_space.spaces else 0
         if c.state_probe and not state_size:
             raise UserError(
-                f"There is no simulator state to learn from {c.task} (several tasks have none in common): turn "
+                f"{c.task} provides no simulator state to regress (several tasks have none in common): turn "
                 "state_probe off."
             )
         if c.cost_head and not envs.reports_cost(c):
@@ -102,11 +102,11 @@ class BaseAgent:
             )  # fmt: skip
             self.optimizer = models.make_adam(c.model_lr, c.adam_eps, c.precision)
             self.optimizer.build(self.model.trainable_variables)
-            # After the world model, so that its initial weights do not depend on it.
+            # Built last, so that the world model's initial weights do not depend on value_head.
             self.value = ValueLearner(c, self.model.dynamics.feat_size) if c.value_head else None
         self.value_data = c.value_data if c.value_head else ""
         self.rng = tf.random.Generator.from_seed(c.seed)
-        # Hosts share the weights, but each collects its own experience.
+        # Hosts share weights, but each collects its own episodes.
         self.worker_seed = c.seed + WORKER_SEED * self.worker
         self.noise = np.random.default_rng(self.worker_seed)
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="environment_steps")
@@ -129,17 +129,17 @@ class BaseAgent:
             reward        0          r_1        r_2          came with image_t; predicted from z_t, as is discount_t
             cost          c_0        c_1        c_2          came with image_t; predicted from z_t
 
-        Every chunk starts from the zero state, within an episode too. Entries with mask 0 are padding and count in no
-        term. Gaussians have unit variance, and their log-likelihoods leave out the constant.
+        Every chunk starts from the zero state, even in the middle of an episode. Entries with mask 0 are padding and
+        contribute to no term. Likelihoods are Gaussians with unit variance, without their constant.
 
         Args:
             batch: a replay batch, arrays [B, L, ...].
-            noise: standard normal [B, L, overshooting * noise_size], for the posterior, then for each distance of
-                overshooting.
+            noise: standard normal [B, L, overshooting * noise_size], for the posterior, then for each overshooting
+                distance.
 
         Returns:
-            the loss, metrics and the posterior states. On several devices, loss and metrics are this one's shares
-            (training/data_parallel.py).
+            the loss, metrics and the posterior states. On several devices, loss and metrics are this device's shares of
+            those of the whole batch (training/data_parallel.py).
         """
         c, model, mask = self.config, self.model, batch["mask"]
         size = model.dynamics.noise_size
@@ -170,9 +170,9 @@ class BaseAgent:
     def _kl_loss(
         self, post: models.State, prior: models.State, batch: Batch, noise: tf.Tensor
     ) -> tuple[tf.Tensor, Metrics]:
-        """The divergence terms: (1 / D) sum over d of beta_d max(KL_d, free nats) (PlaNet equation 7).
+        """The KL terms: (1 / D) sum over d of beta_d max(KL_d, free nats) (PlaNet equation 7).
 
-        `kl_balance` weighs the prior's part of the one-step divergences (DreamerV2 algorithm 2).
+        `kl_balance` weights the prior's part of the one-step term (DreamerV2 algorithm 2).
         """
         c, dynamics, mask = self.config, self.model.dynamics, batch["mask"]
         kl = masked_mean(dynamics.kl(post, prior), mask)
@@ -192,7 +192,7 @@ class BaseAgent:
         return loss, metrics
 
     def batches(self, replay: Replay) -> Iterator[Batch]:
-        """Endless training batches, spread over the devices. The replay yields `device_batch_size` chunks at a time."""
+        """Endless training batches, one of `device_batch_size` chunks for each device."""
         if self.strategy.num_replicas_in_sync == 1:
             return iter(replay.dataset())
         return iter(self.strategy.distribute_datasets_from_function(lambda _: replay.dataset()))
@@ -204,7 +204,7 @@ class BaseAgent:
 
     @property
     def checkpointed(self) -> dict[str, Any]:
-        """The parts of the agent that a checkpoint holds, by their names in it."""
+        """The parts of the agent that are saved, by their names in a checkpoint."""
         parts = {
             "model": self.model, "optimizer": self.optimizer, "rewards": self.rewards, "step": self.step,
             "updates": self.updates,
@@ -213,7 +213,7 @@ class BaseAgent:
 
     @property
     def device_batch_size(self) -> int:
-        """Chunks of a batch that one device takes."""
+        """Chunks per batch and device."""
         return self.config.batch_size // self.strategy.num_replicas_in_sync
 
     def _train_step(self, batch: Batch) -> Metrics:
@@ -223,8 +223,8 @@ class BaseAgent:
         values = self._learn_value(feat, batch) if self.value_data == "replay" else {}
         norm = self.strategy.experimental_local_results(norm)[0]  # the same on all devices
         finite = tf.math.is_finite(norm)
-        # The conditional must be outside of what runs on each device. With a scaled loss the optimizer itself skips
-        # the step, and lowers the scale.
+        # TensorFlow requires the conditional outside of the per-device code. With float16's scaled loss, the optimizer
+        # itself skips the step and lowers the scale.
         update = lambda: self._update(grads)  # noqa: E731
         tf.cond(finite | (self.config.precision == "float16"), update, lambda: False)
         self.updates.assign_add(1)
@@ -232,17 +232,17 @@ class BaseAgent:
         return metrics | values | {"grad_norm": norm, "skipped_updates": 1.0 - tf.cast(finite, tf.float32)}
 
     def _learn_value(self, feat: tf.Tensor, batch: Batch) -> Metrics:
-        """One update of the value on the posterior states of a batch (ColloDreamer section 5, the first style)."""
-        # Rewards are predicted, as in plans. Discounts are recorded, 0 at terminal states.
+        """One update of the value network on a batch's posterior states (ColloDreamer section 5, first variant)."""
+        # Rewards are predicted, as in plans. Discounts are the recorded ones: 0 at terminal states.
         follows = (batch["mask"] > 0.0) & ~batch["is_first"]
         return self.value.learn(feat, self.model.reward(feat), self.config.discount * batch["discount"], follows)
 
     def _gradients(self, batch: Batch, seed: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor, Metrics, tf.Tensor]:
-        """Runs on each device.
+        """Gradients of the loss; runs on each device.
 
         Returns:
             the clipped gradients of the whole batch, their norm before clipping, this device's shares of the metrics,
-            and the features of the posterior states [B, L, n].
+            and the features of its posterior states [B, L, n].
         """
         c, seeds = self.config, tf.random.split(device_seed(seed), 2)
         batch = batch | {"image": models.reduce_bits(batch["image"], c.image_bits, seeds[1])}
@@ -264,7 +264,7 @@ class BaseAgent:
         return True
 
     def _apply(self, grads: list[tf.Tensor]) -> None:
-        # Keras sums gradients over the devices. These are summed already, to be clipped.
+        # Keras sums gradients over devices, but these are summed already: clipping needed the sum.
         self.optimizer.apply([grad / devices() for grad in grads], self.model.trainable_variables)
 
     # Acting
@@ -290,14 +290,14 @@ class BaseAgent:
         explore: bool,
         idle: np.ndarray | None = None,
     ) -> tuple[np.ndarray, PolicyState, dict]:
-        """Filters the observations of B environments and acts, as `training.driver.Driver` asks for it.
+        """Filters the observations of B environments and acts: a policy for `training.driver.Driver`.
 
         Args:
             obs: 'image' uint8 [B, 64, 64, 3].
             is_first: bool [B], which environments start an episode.
             state: the policy state of the previous step, or None.
             explore: whether to add exploration noise.
-            idle: bool [B], which environments only wait for the others and need no plan; None for none.
+            idle: bool [B], which environments only wait for the others and need no plan, or None.
         """
         batch = len(is_first)
         if state is None:
@@ -321,10 +321,10 @@ class BaseAgent:
             idle: bool [B], which environments may be given any action.
 
         Returns:
-            actions [B, A]; what the next call needs; and what to record: 'predicted_reward' [B] of the actions,
-            'planned' bool [B], where a plan was made, and 'metrics', name -> [B], to log where one was.
+            actions [B, A]; the plan for the next call; and extras to record: 'predicted_reward' [B] of the actions,
+            'planned' bool [B], where a plan was made, and 'metrics', name -> [B], to log for these.
         """
-        raise NotImplementedError("BaseAgent does not act: use a subclass such as PlanningAgent.")
+        raise NotImplementedError("BaseAgent cannot act: use a subclass such as PlanningAgent.")
 
     def planned_states(self, state: PolicyState) -> np.ndarray | None:
         """The features [B, H, n] that the agent plans to reach next, for pictures; None if it does not plan."""
@@ -333,7 +333,7 @@ class BaseAgent:
     def random_policy(
         self, obs: dict[str, np.ndarray], is_first: np.ndarray, state: Any
     ) -> tuple[np.ndarray, Any, dict[str, np.ndarray]]:
-        """Uniform actions in [-1, 1]; `prefill_correlation` is the correlation in time of the Gaussian behind them."""
+        """Uniform actions in [-1, 1], correlated over time by `prefill_correlation` (see `correlated_actions`)."""
         rho = self.config.prefill_correlation
         return *correlated_actions(state, is_first, self.action_size, rho, self.noise), {}
 
@@ -343,5 +343,5 @@ class BaseAgent:
     # The training loop
 
     def train(self, logdir: Path, quiet: bool = False) -> None:
-        """Trains until `steps` environment steps are collected; goes on from the last checkpoint in `logdir`."""
+        """Trains until `steps` environment steps are collected, resuming from the last checkpoint in `logdir`."""
         TrainingRun(self, logdir, quiet).run()

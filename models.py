@@ -3,7 +3,7 @@
 The dynamics are in `world_model/dynamics.py`, the distributions of their latents in `world_model/latents.py`, the image
 loss in `world_model/image_loss.py`. Nothing here depends on environments, files or the config: sizes are arguments.
 
-Every part is a Keras model because a `tf.Module` does not see the variables of Keras 3 layers and would train nothing.
+Every part is a Keras model: a `tf.Module` does not see the variables of Keras 3 layers and would train nothing.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from world_model.ssm import get_feat as get_feat
 class Encoder(keras.Model):
     """Convolutional encoder of Ha & Schmidhuber (2018), as in PlaNet appendix A: [N, 64, 64, 3] -> [N, 32 depth].
 
-    The layers hold the weights, `world_model/convolution.py` multiplies them.
+    The layers only hold the weights; `world_model/convolution.py` has faster convolutions.
     """
 
     def __init__(self, depth: int = 32, act: str = "relu"):
@@ -43,7 +43,7 @@ class Encoder(keras.Model):
         return self.convolve(image, self.block_weights())
 
     def block_weights(self) -> list[tf.Tensor]:
-        """Kernel and bias of each layer, rearranged once for any number of calls of `convolve`."""
+        """Kernel and bias of each layer, rearranged for `convolve`."""
         kernels = [block_kernel(tf.convert_to_tensor(conv.kernel)) for conv in self.convs]
         biases = [tf.convert_to_tensor(conv.bias) for conv in self.convs]
         biases[:-1] = [block_bias(bias) for bias in biases[:-1]]
@@ -51,16 +51,16 @@ class Encoder(keras.Model):
 
     def convolve(self, image: tf.Tensor, weights: Sequence[tf.Tensor]) -> tf.Tensor:
         """Embeddings [N, E] of images [N, 64, 64, 3] under `block_weights`."""
-        # Cast here, so that gradients by the weights are summed over calls in the precision of the weights.
+        # Cast here, so that gradients are summed over calls in the precision of the weights.
         image, *weights = [tf.cast(x, self.compute_dtype) for x in (image, *weights)]
-        # The layers make 31, 14, 6, 2 pixels out of 64. The second does not reach the last of the 31, so the last two
-        # of the 64 are not used.
+        # The layers reduce 64 pixels to 31, 14, 6 and 2. The second one does not reach the last of the 31, so the last
+        # two of the 64 are unused.
         x = tf.nn.space_to_depth(image[:, :62, :62], 2)
         for i, conv in enumerate(self.convs):
             x = convolution.down(x, weights[2 * i])
             if conv is not self.convs[-1]:
                 x = tf.nn.space_to_depth(x, 2)
-            # After the rearrangement, so that the backward pass needs one copy of the result instead of two.
+            # Activating after the rearrangement saves one copy of the result in the backward pass.
             x = conv.activation(tf.nn.bias_add(x, weights[2 * i + 1]))
         return tf.reshape(x, [-1, self.embed_size])
 
@@ -115,8 +115,8 @@ class Decoder(keras.Model):
             if i:
                 x = tf.nn.depth_to_space(x, 2)
             if i == 1:
-                # 5 x 5 pixels make 13 x 13 with a kernel of 5, half a block too many. `tf.slice` has a much faster
-                # gradient than indexing.
+                # 5 x 5 pixels become 13 x 13 with a kernel of 5, so the blocks hold one row and column too many.
+                # `tf.slice` has a much faster gradient than indexing.
                 x = tf.slice(x, [0, 0, 0, 0], [-1, 13, 13, -1])
             x = convolution.up(x, weights[2 * i])
             x = deconv.activation(tf.nn.bias_add(x, weights[2 * i + 1]))
@@ -141,7 +141,7 @@ class DenseHead(keras.Model):
         for dim in self.shape:
             size *= dim
         self.hidden = [keras.layers.Dense(units, activation=act) for _ in range(layers)]
-        self.out = keras.layers.Dense(size, dtype="float32")  # losses and plans sum it, too much for low precision
+        self.out = keras.layers.Dense(size, dtype="float32")  # losses and plans sum many outputs
         for layer, inputs in zip([*self.hidden, self.out], [feat_size] + [units] * layers, strict=True):
             layer.build((None, inputs))
         self.built = True
@@ -161,7 +161,7 @@ PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mi
 
 @contextlib.contextmanager
 def layer_precision(name: str) -> Iterator[None]:
-    """Layers made within compute in this precision; their weights stay float32 (Keras' mixed-precision policies)."""
+    """Layers built in this context compute in this precision, with float32 weights (Keras's mixed precision)."""
     before = keras.mixed_precision.dtype_policy()
     keras.mixed_precision.set_dtype_policy(PRECISIONS[name])
     try:
@@ -171,16 +171,16 @@ def layer_precision(name: str) -> Iterator[None]:
 
 
 def make_adam(lr: float, eps: float, precision: str) -> keras.optimizers.Optimizer:
-    """Adam for weights of layers in this precision."""
+    """Adam for layers that compute in this precision."""
     optimizer = keras.optimizers.Adam(lr, epsilon=eps)
     if precision == "float16":
-        # Gradients below 6e-8 vanish in float16, so the loss is scaled up as long as they stay finite.
+        # Gradients below 6e-8 vanish in float16, so the loss is scaled up as far as they stay finite.
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
 
 
 def loss_scale(optimizer: keras.optimizers.Optimizer) -> tf.Tensor | float:
-    """The factor of a loss before it is differentiated: 1, but in float16, where gradients underflow."""
+    """The factor on the loss before differentiation: 1 except in float16, where gradients would underflow."""
     scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     return tf.convert_to_tensor(optimizer.dynamic_scale) if scaled else 1.0
 
@@ -188,7 +188,7 @@ def loss_scale(optimizer: keras.optimizers.Optimizer) -> tf.Tensor | float:
 class WorldModel(keras.Model):
     """Encoder, dynamics, decoder and reward head; optionally discount head, cost head and state probe.
 
-    Features, distributions and outputs are float32 in every precision of the layers.
+    Features, distributions and outputs are float32, whatever precision the layers compute in.
     """
 
     def __init__(
@@ -224,5 +224,5 @@ class WorldModel(keras.Model):
         return tf.reshape(embed, [*image.shape[:2], self.encoder.embed_size])
 
     def decode(self, feat: tf.Tensor) -> tf.Tensor:
-        """Image means [B, T, 64, 64, 3] around [-0.5, 0.5] of features [B, T, n]."""
+        """Image means [B, T, 64, 64, 3], about in [-0.5, 0.5], of features [B, T, n]."""
         return tf.cast(fold_time(self.decoder, feat), tf.float32)

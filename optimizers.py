@@ -1,16 +1,16 @@
-"""What all trajectory optimizers share: the latent problem they solve, the plan they return, and how they are called.
+"""The interface of all trajectory optimizers: `LatentProblem`, `Planner`, `Plan`, and functions that they share.
 
-Every planner is an object built once for a problem and a horizon and called as `planner(z0, seed) -> Plan`. One call is
-one compiled `tf.function` that runs the whole optimization for a batch of B first states. Planners know nothing of
-world models, agents or images, and hold no state besides their compiled function: all randomness comes from `seed`, and
-what a plan hands on to the next one travels through the caller (`Plan.warm_starts`, `WarmStart`).
+A planner is built once for a problem and a horizon and called as `planner(z0, seed) -> Plan`. One call is one compiled
+`tf.function` that runs the whole optimization for a batch of B first states. Planners know nothing about world models,
+agents or images. Their only state is the compiled function: all randomness comes from `seed`, and the caller passes
+warm starts from one plan to the next (`Plan.warm_starts`, `WarmStart`).
 
-The planners themselves are in `planners/`, by what they know of the problem: values (`cem.py`: random shooting, CEM and
-MPPI; `icem.py`), gradients (`gd.py`, `first_order_latco.py`, `image_collocation.py`, `grasp.py`) or linearizations
-(`gn.py`, `ilqr.py`, `latco.py`, `gaussian_latco.py`).
+The planners are in `planners/`. Some only evaluate the problem (`cem.py`: random shooting, CEM and MPPI; `icem.py`),
+some use gradients (`gd.py`, `first_order_latco.py`, `image_collocation.py`, `grasp.py`), some linearizations (`gn.py`,
+`ilqr.py`, `latco.py`, `gaussian_latco.py`).
 
-Index convention: from the first state z_0 (given), action t leads to state t + 1, so that entry t of a plan's actions,
-states and rewards is (a_t, z_{t+1}, r(z_{t+1})). Shapes: B plans, horizon H, state size n, action size m.
+Index convention: z_0 is given, and action t leads to state t + 1. Entry t of a plan's actions, states and rewards is
+(a_t, z_{t+1}, r(z_{t+1})). Shapes: B plans, horizon H, state size n, action size m.
 """
 
 import abc
@@ -22,24 +22,23 @@ import tensorflow as tf
 
 from tools.errors import UserError
 
-# Multipliers grow and shrink by factors, so over hundreds of iterations they would leave float32 in both directions
-# (0.54^200 is 1e-54, 2.4^200 is 1e76) and zero could never grow again. Below the lower bound a multiplier is lost in
-# the damping (it enters the step as lambda + damping), so that shrinking further would only delay its recovery; above
-# the upper bound the constraint is met to float32's precision, and the float64 normal equations of the
-# block-tridiagonal solver (condition about multiplier / damping) are still solvable. The paper's ablation without
-# relaxation starts from 1e8, well inside.
+# Multipliers change by factors, so over hundreds of iterations they would leave float32's range (0.54^200 is 1e-54,
+# 2.4^200 is 1e76), and zero could never grow again. Below the lower bound the damping dominates (a step uses
+# lambda + damping), and shrinking further would only delay recovery. At the upper bound the constraint holds to
+# float32's precision, and the block-tridiagonal solver's float64 normal equations (condition about multiplier /
+# damping) can still be solved. The paper's ablation without relaxation starts from 1e8, well inside.
 MULTIPLIER_RANGE = (1e-6, 1e10)
 
-# A plan counts as converged after this many iterations in a row that changed its reward by less than the tolerance: one
-# quiet iteration happens by chance, as when a multiplier has yet to grow.
+# A plan has converged after this many iterations in a row that changed its reward by less than the tolerance. A single
+# one can happen by chance, for example before a multiplier has grown.
 PATIENCE = 5
 
-SCORE_STREAM = 7  # which of a plan's streams of random numbers compares the restarts
+SCORE_STREAM = 7  # random stream of the rollouts that compare restarts
 
 
 @dataclasses.dataclass(frozen=True)
 class LatentProblem:
-    """What a planner needs to know of a world model: plain callables of tensors with any leading dimensions.
+    """A world model as planners see it: callables on tensors with any leading dimensions.
 
     Attributes:
         step: (z [..., n], a [..., m]) -> mean of the next state [..., n].
@@ -48,21 +47,21 @@ class LatentProblem:
         action_size: m.
         sample_step: (z [..., n], a [..., m], standard normal noise [..., noise_size]) -> a sample of the next state
             [..., n], or None where the dynamics have no noise.
-        noise_size: how many normal numbers a sample takes.
+        noise_size: normal numbers per sample.
         linearize: (z [N, n], a [N, m]) -> (mu [N, n], A [N, n, n], B [N, n, m]), the mean next state and its
-            Jacobians by z and a; None falls back on automatic differentiation of `step`.
+            Jacobians by z and a; None for automatic differentiation of `step`.
         linearize_moments: (z [N, K, n], a [N, m], noise [N, K, noise_size]) -> (mean [N, n], std [N, n], A [N, n, n],
-            B [N, n, m]) of the K sampled next states, A and B the sample means of their Jacobians; None falls back on
+            B [N, n, m]) of the K sampled next states, where A and B are sample means of their Jacobians; None for
             automatic differentiation of `sample_step`.
-        constraint: z [..., n] -> [..., c], asked to be <= 0 in every state; None asks for nothing.
+        constraint: z [..., n] -> [..., c], which must be <= 0 in every planned state, or None.
         encode: images [N, ...] -> embeddings [N, E].
         filter: (z [..., n], a [..., m], embedding [..., E]) -> mean of the next state after seeing an image, [..., n].
         decode: z [N, n] -> mean images [N, ...].
         a_max: actions are bounded by |a| <= a_max.
-        value: z [..., n] -> mean return [...] of what comes after z. The objective of a plan is then the sum of its
-            rewards plus the value of its last state (ColloDreamer, equation 9); None stops at the horizon.
-        value_steps: how many steps of mean reward a value stands for, 1 / (1 - gamma) where rewards are discounted by
-            gamma. Second-order planners scale its residual by it (`planners.residuals.objective_residuals`).
+        value: z [..., n] -> expected return [...] after z, or None. The objective of a plan is the sum of its rewards
+            plus the value of its last state (ColloDreamer, equation 9).
+        value_steps: how many steps of reward a value stands for, 1 / (1 - gamma) with discount gamma. Second-order
+            planners scale the value's residual with it (`planners.residuals.objective_residuals`).
     """
 
     step: Callable
@@ -83,11 +82,11 @@ class LatentProblem:
 
 
 class WarmStart(NamedTuple):
-    """What the next plan may start from: the last one's `warm_starts`, shifted by the actions already executed.
+    """Initial action sequences for the next plan: the last plan's `warm_starts`, shifted by the executed actions.
 
     Attributes:
         actions: [B, C, H, m].
-        steps: int32 [B], how many leading actions of each sequence hold; 0 starts afresh.
+        steps: int32 [B], how many leading actions of each sequence are valid; 0 for a cold start.
     """
 
     actions: tf.Tensor
@@ -99,20 +98,20 @@ class Plan(NamedTuple):
 
     Attributes:
         actions: [B, H, m], within the bounds.
-        states: [B, H, n], z_1 ... z_H as the planner itself sees them; for collocation they may violate the dynamics.
-        rewards: [B, H], predicted for `actions` rolled out through the mean dynamics: the same measure for all
-            planners, without the terminal value.
-        curves: name -> [B, iterations], the plan after each iteration. `reward`: what is maximized, summed over the
-            planner's own states (sampling: the elites' mean return), the terminal value included. Collocation adds
-            `dynamics_violation`, and every planner that bounds the actions by a penalty `action_violation` (squared,
-            summed over time), with `lam` and `nu` (multipliers, mean over time); a state constraint adds
-            `constraint_violation` and `kappa`. After an early stop the last value is held.
+        states: [B, H, n], z_1 ... z_H as optimized; with collocation they may violate the dynamics.
+        rewards: [B, H], predicted for `actions` rolled out through the mean dynamics, without the terminal value. This
+            makes planners comparable.
+        curves: name -> [B, iterations], the plan after each iteration. `reward` is the objective at the optimized
+            states, terminal value included (sampling: the elites' mean return). Collocation adds `dynamics_violation`
+            with its multiplier `lam`, planners with a penalty on the action bounds `action_violation` with `nu`, and a
+            state constraint `constraint_violation` with `kappa`. Violations are squared and summed over time,
+            multipliers are means over time. After an early stop the last value is held.
         iterations: int32 [B], iterations used.
-        non_finite: int32 [B], how many iterates (sampling: candidates) were rejected because they are not finite.
-        warm_starts: [B, C, H, m], action sequences worth starting the next plan from, the plan's own first.
+        non_finite: int32 [B], iterates (sampling: candidates) that were rejected because they were not finite.
+        warm_starts: [B, C, H, m], action sequences from which the next plan may start, the plan's own first.
         gains: [B, H, m, n], feedback around (states, actions), or None.
-        value: [B], terminal value, weighted as in the objective, where `actions` lead through the mean dynamics; None
-            where the problem has no value.
+        value: [B], terminal value after `actions` under the mean dynamics, weighted as in the objective; None if the
+            problem has no value.
     """
 
     actions: tf.Tensor
@@ -130,22 +129,22 @@ class Planner(abc.ABC):
     """A trajectory optimizer: checks its inputs, compiles `_optimize` once and counts how often it was traced.
 
     Args:
-        problem: the latent problem; its callables are traced into the compiled function, variables stay variables.
+        problem: the latent problem; the compiled function uses the current values of its variables.
         horizon: H, number of actions to plan.
-        iterations: of the optimization.
-        restarts: plans made in parallel for each first state, from random starts of their own; the one with the best
-            return under the model is returned.
-        restart_samples: rollouts of the sampled dynamics whose mean return compares the restarts; 0 compares them
-            under the mean dynamics. Where the dynamics have no noise it is always the latter.
+        iterations: number of optimization steps.
+        restarts: plans made in parallel for each first state, from different random initializations; the one with the
+            best return under the model is returned.
+        restart_samples: compare restarts by the mean return of this many sampled rollouts; 0 compares them under the
+            mean dynamics, as does a problem without noise.
         tolerance: stop a plan once its reward changed by less than this fraction in each of `PATIENCE` iterations in a
-            row and it keeps its constraints; 0 always runs all iterations.
+            row and its constraints hold; 0 always runs all iterations.
         jit_compile: compile with XLA.
     """
 
     CURVES: tuple[str, ...] = ("reward",)
     KEEPS_CONSTRAINTS = False
     num_warm_starts = 1  # C of `Plan.warm_starts`
-    finish = 0  # how many of the last iterations only polish a plan that already keeps its bounds and the dynamics
+    finish = 0  # how many of the last iterations improve a plan that already satisfies the bounds and the dynamics
 
     def __init__(
         self,
@@ -174,10 +173,11 @@ class Planner(abc.ABC):
         """Plan from z0 [B, n].
 
         Args:
-            z0: the first states, float32 [B, n] (or float64, then the plan is).
-            seed: int32 [2], from which a seed for each plan is derived, or these seeds themselves, [B, 2].
-            warm: where to start instead of from random actions, or None.
-            iterations: stop after so many (at most the planner's own) without compiling anew; 0 gives the start.
+            z0: first states, float32 [B, n], or float64 for a plan in float64.
+            seed: int32 [2], from which a seed is derived for each plan, or one seed per plan, [B, 2].
+            warm: initial actions, None for random ones.
+            iterations: stop after this many (at most the planner's own) without compiling again; 0 returns the initial
+                plan.
         """
         z0 = tf.convert_to_tensor(z0)
         if warm is not None:
@@ -201,7 +201,7 @@ class Planner(abc.ABC):
         return plan._replace(value=self.problem.value(rollout(self.problem.step, z0, plan.actions)[:, -1]))
 
     def _best_restart(self, z0, seeds, warm, limit):
-        """The best of `restarts` plans for each first state; only the first of them starts warm."""
+        """The best of `restarts` plans for each first state; only the first one uses the warm start."""
         B, R = z0.shape[0], self.restarts
         z0 = tf.repeat(z0, R, 0)
         seeds = tf.reshape(tf.map_fn(lambda seed: split_seed(seed, R), seeds), [B * R, 2])
@@ -213,11 +213,11 @@ class Planner(abc.ABC):
         best = tf.argmax(tf.where(tf.math.is_finite(score), score, score.dtype.min), 1, tf.int32)
         rows = tf.range(B) * R + best
         chosen = tf.nest.map_structure(lambda x: None if x is None else tf.gather(x, rows), plan)
-        # Those of the other restarts count too.
+        # Count the iterates rejected in all restarts.
         return chosen._replace(non_finite=tf.reduce_sum(tf.reshape(plan.non_finite, [B, R]), 1))
 
     def _score(self, z0, plan, seeds):
-        """The return [B] by which restarts are compared: under the mean dynamics, or mean of sampled rollouts."""
+        """Returns [B] that compare restarts: under the mean dynamics, or the mean over sampled rollouts."""
         if self.restart_samples and self.problem.sample_step is not None:
             return sampled_return(self.problem, z0, plan.actions, fold_in(seeds, SCORE_STREAM), self.restart_samples)
         score = tf.reduce_sum(plan.rewards, 1)
@@ -225,24 +225,24 @@ class Planner(abc.ABC):
 
     @abc.abstractmethod
     def _optimize(self, z0: tf.Tensor, seeds: tf.Tensor, warm: WarmStart | None, limit: tf.Tensor) -> Plan:
-        """Plan from z0 [B, n] with one seed a plan, int32 [B, 2]; traced into the compiled function."""
+        """Plan from z0 [B, n] with one seed per plan, int32 [B, 2]; traced into the compiled function."""
 
     def _meets_constraints(self, metrics):
-        """Whether plans with these metrics [B, len(CURVES)] keep their constraints, bool [B]."""
+        """Whether plans with these metrics [B, len(CURVES)] satisfy their constraints, bool [B]."""
         return tf.ones(metrics.shape[:1], tf.bool)
 
     def _loop(self, body, search, limit):
-        """Iterate `search = body(k, search)` up to `limit` times, and stop plans that have converged.
+        """Repeat `search = body(k, search)` up to `limit` times; plans that have converged stop changing.
 
         Args:
             body: (k, search) -> search.
             search: a NamedTuple of tensors [B, ...] (or nests of them) with a field `metrics` [B, len(CURVES)], the
-                values that the curves have now.
+                current values of the curves.
             limit: scalar.
 
         Returns:
-            (search, history [B, len(CURVES), iterations], count [B]): the metrics after each body, and how many of them
-            each plan has.
+            (search, history [B, len(CURVES), iterations], count [B]): the metrics after each iteration, and the number
+            of iterations of each plan.
         """
         B = search.metrics.shape[0]
         history = tf.TensorArray(search.metrics.dtype, self.iterations, element_shape=search.metrics.shape)
@@ -279,26 +279,26 @@ class Planner(abc.ABC):
         return (k > 0) & small & self._meets_constraints(metrics)
 
     def _curves(self, history, count, final):
-        """Curves of history [B, C, K] where the entries from `count` [B] on are `final` [B, C]."""
+        """Curves from history [B, C, K], with entries from `count` [B] on replaced by `final` [B, C]."""
         known = tf.range(history.shape[-1]) < count[:, None, None]
         curves = tf.unstack(tf.where(known, history, final[:, :, None]), axis=1)
         return dict(zip(self.CURVES, curves, strict=True))
 
     def _lagged_curves(self, history, count, final):
-        """The same where a body's metrics are those of the plan it got, and `final` those of the last one it made."""
+        """`_curves` for iterations that record the metrics before their step; `final` is after the last step."""
         shifted = tf.concat([history[:, :, 1:], final[:, :, None]], -1)
         return self._curves(shifted, tf.maximum(count - 1, 0), final)
 
 
 def random_actions(problem: LatentProblem, horizon: int, seeds: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """Return uniform actions [B, H, m] within the bounds, one seed a plan, int32 [B, 2]."""
+    """Return uniform actions [B, H, m] within the bounds, from one seed per plan, int32 [B, 2]."""
     bound, shape = problem.a_max, [horizon, problem.action_size]
     draw = lambda seed: tf.random.stateless_uniform(shape, seed, -bound, bound, dtype)
     return per_plan(draw, seeds, dtype)
 
 
 def warm_actions(actions: tf.Tensor, warm: WarmStart | None, choice: int = 0) -> tf.Tensor:
-    """Return actions [B, H, m] with the leading ones of a warm start in their place."""
+    """Return actions [B, H, m] whose leading entries are replaced by those of a warm start."""
     if warm is None:
         return actions
     known = tf.range(actions.shape[1]) < warm.steps[:, None]
@@ -306,14 +306,14 @@ def warm_actions(actions: tf.Tensor, warm: WarmStart | None, choice: int = 0) ->
 
 
 def per_plan(draw: Callable, seeds: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """Return draw(seed) for each seed of [B, 2], stacked; what a plan draws does not depend on its batch."""
+    """Return draw(seed) for each seed of [B, 2], stacked, so that a plan's draws do not depend on its batch."""
     if seeds.shape[0] == 1:
         return draw(seeds[0])[None]
     return tf.map_fn(draw, seeds, fn_output_signature=dtype)
 
 
 def rollout(step: Callable, z0: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
-    """Return the states [..., H, n] that actions [..., H, m] lead to from z0 [..., n] under `step`."""
+    """Return the states [..., H, n] reached by actions [..., H, m] from z0 [..., n] under `step`."""
     time_first = tf.transpose(actions, [actions.shape.rank - 2, *range(actions.shape.rank - 2), actions.shape.rank - 1])
     states = tf.scan(step, time_first, z0)
     return tf.transpose(states, [*range(1, actions.shape.rank - 1), 0, actions.shape.rank - 1])
@@ -324,7 +324,7 @@ def sampled_return(
 ) -> tf.Tensor:
     """Mean return [B], terminal value included, of `samples` sampled rollouts of actions [B, H, m] from z0 [B, n].
 
-    One seed a plan, int32 [B, 2].
+    `seeds` has one seed per plan, int32 [B, 2].
     """
     shape = [samples, actions.shape[1], problem.noise_size]
     noise = per_plan(lambda seed: tf.random.stateless_normal(shape, seed, dtype=z0.dtype), seeds, z0.dtype)
@@ -361,7 +361,7 @@ def linearize(problem: LatentProblem, z0: tf.Tensor, states: tf.Tensor, actions:
 
 
 def own_gradient(function: Callable, states: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """A function of single states, [..., n] -> [...] or [..., c], and its gradients by its own state, [..., (c,) n]."""
+    """Values [...] or [..., c] of a function at states [..., n], and their gradients by that state [..., (c,) n]."""
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
         tape.watch(states)
         values = function(states)
@@ -371,11 +371,11 @@ def own_gradient(function: Callable, states: tf.Tensor) -> tuple[tf.Tensor, tf.T
 
 
 def best_finite(problem: LatentProblem, z0: tf.Tensor, candidates: list[tuple[tf.Tensor, tf.Tensor]]) -> tuple:
-    """The first of the candidates (states [B, H, n], actions [B, H, m]) that is finite and has a finite return.
+    """The first candidate (states [B, H, n], actions [B, H, m]) that is finite and has a finite return.
 
     Returns:
-        (actions, states, rewards [B, H]), the actions clipped to the bounds, the rewards those of their rollout and
-        without a terminal value.
+        (actions, states, rewards [B, H]): actions clipped to the bounds, and the rewards of their rollout without a
+        terminal value.
     """
     bound = problem.a_max
     states, actions = (tf.stack(x, 1) for x in zip(*candidates, strict=True))  # [B, C, H, ...]
@@ -384,7 +384,7 @@ def best_finite(problem: LatentProblem, z0: tf.Tensor, candidates: list[tuple[tf
     rewards = problem.reward(ends)
     finite = tf.reduce_all(tf.math.is_finite(objective_rewards(problem, ends)), -1)
     finite &= tf.reduce_all(tf.math.is_finite(states), [-2, -1])
-    best = tf.argmax(tf.cast(finite, tf.int32), 1, tf.int32)  # the first maximum; the last resort is candidate 0
+    best = tf.argmax(tf.cast(finite, tf.int32), 1, tf.int32)  # the first maximum; candidate 0 if none is finite
     return tuple(tf.gather(x, best, batch_dims=1) for x in (actions, states, rewards))
 
 
@@ -394,28 +394,28 @@ def split_seed(seed: tf.Tensor, count: int) -> tf.Tensor:
 
 
 def fold_in(seeds: tf.Tensor, number: tf.Tensor | int) -> tf.Tensor:
-    """Return new seeds, int32 [B, 2], that depend on the old ones and a number."""
+    """Return new seeds, int32 [B, 2], derived from the old ones and a number."""
     return per_plan(lambda seed: tf.random.fold_in(seed, tf.cast(number, tf.int32)), seeds, tf.int32)
 
 
 def previous_states(z0: tf.Tensor, states: tf.Tensor) -> tf.Tensor:
-    """The states [B, H, n] that the actions act on: z_0 ... z_{H-1}."""
+    """The states [B, H, n] in which the actions are taken: z_0 ... z_{H-1}."""
     return tf.concat([z0[:, None], states[:, :-1]], 1)
 
 
 def all_finite(*tensors: tf.Tensor) -> tf.Tensor:
-    """Whether everything is finite in each plan, bool [B]."""
+    """Whether all entries of a plan are finite, bool [B]."""
     checks = [tf.reduce_all(tf.math.is_finite(tf.reshape(x, [x.shape[0], -1])), -1) for x in tensors]
     return tf.reduce_all(tf.stack(checks), 0)
 
 
 def where_rows(condition: tf.Tensor, yes: tf.Tensor, no: tf.Tensor) -> tf.Tensor:
-    """tf.where with one condition [B] for the whole row of a plan."""
+    """tf.where with a condition [B] per plan."""
     return tf.where(tf.reshape(condition, [-1] + [1] * (yes.shape.rank - 1)), yes, no)
 
 
 def where_all(condition: tf.Tensor, yes, no):
-    """`where_rows` for every tensor of two equal nests."""
+    """`where_rows` for every tensor of two nests with the same structure."""
     return tf.nest.map_structure(lambda a, b: where_rows(condition, a, b), yes, no)
 
 
@@ -426,11 +426,11 @@ def scale_multipliers(multiplier: tf.Tensor, violation: tf.Tensor, eps: float, r
         multiplier: any shape.
         violation: squared violation of the same shape.
         eps: the squared violation that counts as satisfied.
-        rate: alpha; 0 keeps the multipliers as they are.
+        rate: alpha; 0 keeps the multipliers fixed.
         eta: keeps the logarithm finite.
 
     Returns:
-        the multipliers, kept in `MULTIPLIER_RANGE`.
+        the new multipliers, clipped to `MULTIPLIER_RANGE`.
     """
     updated = multiplier + rate * tf.math.log(violation / eps + eta) * multiplier
     return tf.clip_by_value(updated, *MULTIPLIER_RANGE)

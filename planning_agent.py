@@ -40,8 +40,8 @@ from training.logdir import open_logdir
 class PlanningAgent(BaseAgent):
     """Model-predictive control for a batch of environments (LatCo algorithm 1, PlaNet algorithm 1).
 
-    An environment gets a new plan at the start of an episode and whenever `mpc_steps` actions of its last one are
-    executed. The plans travel in the policy state (`planners.plan_state.PlanState`).
+    An environment gets a new plan at the start of an episode and after every `mpc_steps` executed actions. The plans
+    are part of the policy state (`planners.plan_state.PlanState`).
     """
 
     def __init__(self, config: Config, observation_space: gymnasium.spaces.Dict, action_space: gymnasium.spaces.Box):
@@ -58,8 +58,8 @@ class PlanningAgent(BaseAgent):
     def latent_problem(self) -> optimizers.LatentProblem:
         """The learned model as planners see it: functions of features and actions.
 
-        Where rewards are discounted, the state has one more entry, the survival (`planners.discounting.discounted`),
-        which `plan_from` strips from the plans.
+        With discounted rewards, the planner's state has one more entry, the log survival probability
+        (`planners.discounting.discounted`). `plan_from` strips it from the plans.
         """
         c, dynamics = self.config, self.model.dynamics
         problem = optimizers.LatentProblem(
@@ -81,17 +81,17 @@ class PlanningAgent(BaseAgent):
         return discounted(problem, self.discount) if self.discounted else problem
 
     def discount(self, z: tf.Tensor) -> tf.Tensor:
-        """The weight [...] of rewards after features z [..., n]: `discount` times what the discount head predicts."""
+        """The factor [...] on rewards after features z [..., n]: `discount` times the discount head's prediction."""
         if self.model.discount is None:
             return tf.fill(z.shape[:-1], tf.cast(self.config.discount, z.dtype))
         return self.config.discount * tf.sigmoid(self.model.discount(z))
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """The trajectory optimizer, built from the config."""
-        raise NotImplementedError("PlanningAgent has no optimizer: use a subclass of it.")
+        """Builds the trajectory optimizer from the config."""
+        raise NotImplementedError("PlanningAgent has no planner of its own: use one of its subclasses.")
 
     def planner_options(self) -> dict:
-        """The settings that all planners have."""
+        """The settings that all planners share."""
         c = self.config
         return {"restarts": c.n_parallel_plans, "restart_samples": c.restart_samples, "tolerance": c.plan_tolerance}
 
@@ -104,7 +104,7 @@ class PlanningAgent(BaseAgent):
         explore: bool,
         idle: np.ndarray | None = None,
     ) -> tuple[np.ndarray, PolicyState, dict]:
-        """As `BaseAgent.policy`; with `value_data` plans, the value learns from each plan made while collecting."""
+        """As `BaseAgent.policy`. With `value_data: plans`, also trains the value on each plan made while collecting."""
         action, state, extras = super().policy(obs, is_first, state, explore=explore, idle=idle)
         if not explore or self.value_data != "plans":
             return action, state, extras
@@ -117,14 +117,15 @@ class PlanningAgent(BaseAgent):
         return action, state, extras | {"metrics": metrics}
 
     def _learn_from_plans(self, feat: tf.Tensor, states: tf.Tensor, planned: tf.Tensor) -> models.Metrics:
-        """One update of the value on planned states (ColloDreamer algorithm 1).
+        """One update of the value network on planned states (ColloDreamer algorithm 1).
 
-        Each is pulled to the rewards planned after it and the target network's value of the last one.
+        The target of a state is the sum of the rewards planned after it plus the target network's value of the last
+        state.
 
         Args:
-            feat: where the plans start [B, n].
-            states: of the plans [B, H, n].
-            planned: bool [B], which of the plans to learn from.
+            feat: first states of the plans [B, n].
+            states: planned states [B, H, n].
+            planned: bool [B], which plans to learn from.
         """
         feat = tf.concat([feat[:, None], states], 1)
         follows = tf.repeat(planned[:, None], feat.shape[1], 1)
@@ -133,14 +134,14 @@ class PlanningAgent(BaseAgent):
     def act(
         self, latent: models.State, is_first: np.ndarray, plan: PlanState | None, idle: np.ndarray
     ) -> tuple[np.ndarray, PlanState, dict]:
-        """The next action of every environment's plan, after planning where a plan is missing or used up."""
+        """The next action of every environment's plan. Plans first where there is no plan or it is used up."""
         feat, steps = models.get_feat(latent), self.config.mpc_steps
         need = np.ones_like(is_first) if plan is None else (is_first | (plan.cursor >= steps)) & ~idle
         if plan is not None:
             plan = plan._replace(cursor=np.where(idle, 0, plan.cursor))
         if need.any():
             new = self.plan(feat, self._warm(plan, is_first))
-            # All environments are planned for, so that shapes stay static; those within a plan keep theirs.
+            # Plans for all environments keep shapes static. Environments in the middle of a plan keep it.
             plan = new if plan is None else plan.replace_where(need, new)
         action = plan.next_action(feat.numpy())
         extras = {"predicted_reward": plan.next_reward(), "planned": need, "metrics": plan.metrics}
@@ -151,7 +152,7 @@ class PlanningAgent(BaseAgent):
         return state.plan.states
 
     def _warm(self, plan: PlanState | None, is_first: np.ndarray) -> optimizers.WarmStart | None:
-        """What new plans may start from; None where `warm_start` is off."""
+        """Warm starts for new plans, None without `warm_start`."""
         if not self.config.warm_start:
             return None
         if plan is None:
@@ -160,13 +161,13 @@ class PlanningAgent(BaseAgent):
         return plan.next_warm_start(is_first)
 
     def planner_start(self, feat: tf.Tensor) -> tf.Tensor:
-        """The planner's first states from features [..., n]."""
+        """The planner's first states at features [..., n]."""
         return start_survival(feat) if self.discounted else feat
 
     def plan_from(
         self, feat: tf.Tensor, seed: tf.Tensor, warm: optimizers.WarmStart | None = None, **options
     ) -> optimizers.Plan:
-        """The planner's plan from features [B, n], its states and gains those of features.
+        """Calls the planner at features [B, n]; states and gains of the plan refer to features.
 
         Arguments as for `optimizers.Planner.__call__`.
         """
@@ -174,13 +175,13 @@ class PlanningAgent(BaseAgent):
         return strip_survival(plan) if self.discounted else plan
 
     def plan(self, feat: tf.Tensor, warm: optimizers.WarmStart | None = None) -> PlanState:
-        """New plans from features [B, n], with the statistics of the planner's last iteration as metrics."""
+        """New plans from features [B, n], with the planner's last iteration as metrics."""
         start, traces = time.perf_counter(), self.planner.traces
         plan = self.plan_from(feat, self.rng.uniform_full_int([2], tf.int32), warm)
         batch = len(plan.actions.numpy())  # waits for the plan
-        # A call that compiles says nothing about the speed of planning.
+        # Compilation would distort the time.
         seconds = time.perf_counter() - start if self.planner.traces == traces else np.nan
-        # A finish leaves no violation, so the search's own are logged.
+        # The finish leaves no violation, so log the last violation before it.
         row = {name: -1 - self.planner.finish for name in ("dynamics_violation", "action_violation")}
         curves = {name: curve for name, curve in plan.curves.items() if name != "reward"}
         metrics = {f"plan/{name}": curve[:, row.get(name, -1)].numpy() for name, curve in curves.items()}
@@ -195,7 +196,7 @@ class PlanningAgent(BaseAgent):
 
 
 class RandomShootingAgent(PlanningAgent):
-    """Uniformly random action sequences, the best of which is executed."""
+    """Executes the best of many uniformly random action sequences."""
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.cem.RandomShooting`."""
@@ -213,14 +214,14 @@ class CEMAgent(PlanningAgent):
         return CEM(problem, self.config.planning_horizon, candidates=self.config.cem_candidates, **self.options())
 
     def options(self) -> dict:
-        """What CEM and MPPI share."""
+        """Options that CEM and MPPI share."""
         c = self.config
         sampling = {"iterations": c.sampling_iterations, "elites": c.sampling_elites, "sample_states": c.sample_states}
         return self.planner_options() | sampling
 
 
 class MPPIAgent(CEMAgent):
-    """MPPI as LatCo's appendix D describes it: CEM whose elites weigh by their return."""
+    """MPPI as in LatCo's appendix D: CEM with elites weighted by their returns."""
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.cem.CEM`."""
@@ -269,10 +270,7 @@ class ILQRAgent(PlanningAgent):
 
 
 class LatCoAgent(PlanningAgent):
-    """Latent collocation.
-
-    States and actions together, by Levenberg-Marquardt under multipliers (LatCo ICML algorithm 1).
-    """
+    """Latent collocation: Levenberg-Marquardt on states and actions, with multipliers (LatCo ICML algorithm 1)."""
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.latco.LatCo`."""
@@ -280,7 +278,7 @@ class LatCoAgent(PlanningAgent):
         return LatCo(problem, c.planning_horizon, c.latco_iterations, eps_dyn=c.eps_dyn, **self.options())
 
     def options(self) -> dict:
-        """What deterministic and Gaussian plans share."""
+        """Options that deterministic and Gaussian LatCo share."""
         c, options = self.config, self.planner_options()
         options |= {"solver": c.latco_solver, "damping": c.latco_damping, "finish": c.latco_finish}
         options |= {"eps_act": c.eps_act, "eps_con": c.eps_con}
@@ -308,7 +306,7 @@ class FirstOrderLatCoAgent(PlanningAgent):
         return FirstOrderLatCo(problem, c.planning_horizon, lr=c.first_order_lr, **self.options())
 
     def options(self) -> dict:
-        """What collocation of states and of images shares."""
+        """Options that collocation of states and collocation of images share."""
         c = self.config
         options = self.planner_options() | {"iterations": c.first_order_iterations}
         options |= {"eps_dyn": c.eps_dyn, "eps_act": c.eps_act}
@@ -340,17 +338,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = load_config(argv).resolved()
         agent = make_agent(config)
-        # Of several hosts the first keeps the log directory, the others have a folder in it.
+        # With several hosts, the first one owns the log directory and the others use folders in it.
         agent.train(Path(config.logdir).expanduser() if agent.worker else open_logdir(config, argv))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"interrupted: the same command goes on in {config.logdir} from the last checkpoint", file=sys.stderr)
+        print(f"interrupted: the same command resumes {config.logdir} from its last checkpoint", file=sys.stderr)
         return 130
     return 0
 
 
 if __name__ == "__main__":
-    sys.modules["planning_agent"] = sys.modules[__name__]  # as agents.py knows it, instead of a second copy
+    sys.modules["planning_agent"] = sys.modules[__name__]  # so that agents.py does not import a second copy
     sys.exit(main())

@@ -1,6 +1,6 @@
-"""LatCo: states and actions by steps of linearized problems, with multipliers of dynamics and bounds.
+"""LatCo: Levenberg-Marquardt on states and actions, with multipliers on the dynamics and the action bounds.
 
-The linear algebra of its steps is in least_squares.py. Conventions and shapes: optimizers.py.
+The linear system of a step is solved in least_squares.py. Conventions and shapes: optimizers.py.
 """
 
 import math
@@ -36,10 +36,10 @@ XLA_SOLVERS = ("condensed",)  # XLA expands float64 Cholesky factorizations of 2
 
 
 class Search(NamedTuple):
-    """What a collocation search carries from one iteration to the next."""
+    """State of the optimization between iterations."""
 
     plan: tuple[tf.Tensor, ...]  # states [B, H, n], actions [B, H, m] and, for Gaussian plans, std [B, H, n]
-    last_finite: tuple[tf.Tensor, ...]  # the last plan known to be finite in all that was computed from it
+    last_finite: tuple[tf.Tensor, ...]  # the last plan with finite residuals, Jacobians and step
     duals: dict[str, tf.Tensor]  # lam and nu [B, H], kappa [B, H, c]
     damping: tf.Tensor  # [B], in units of the mean of lam
     metrics: tf.Tensor  # [B, len(CURVES)]
@@ -47,7 +47,7 @@ class Search(NamedTuple):
 
 
 class Residuals(NamedTuple):
-    """Residuals of a plan and their derivatives, in the order and with the names of least_squares.py."""
+    """Residuals of a plan and their derivatives, named and ordered as in least_squares.py."""
 
     e: tf.Tensor  # [B, H, n]
     v: tf.Tensor  # [B, H, m]
@@ -61,29 +61,29 @@ class Residuals(NamedTuple):
 class LatCo(Planner):
     """Latent collocation with deterministic plans (LatCo, ICML 2021: algorithm 1, section 4 and appendix B).
 
-    State constraints of the problem, `constraint(z) <= 0`, become residuals max(0, constraint(z)) with multipliers
-    kappa of their own, which follow the same dual update. (The papers name state constraints as future work.)
+    State constraints of the problem, `constraint(z) <= 0`, become residuals max(0, constraint(z)). Their multipliers
+    kappa follow the same dual update. (The papers leave state constraints to future work.)
 
     Args:
         problem: the latent problem.
         horizon: H.
-        iterations: number of primal steps, each followed by an update of the multipliers.
+        iterations: number of primal steps, each followed by a dual update.
         solver: "condensed", "block_tridiagonal" (see least_squares.py), or "auto" for the faster one.
-        damping: Levenberg-Marquardt damping, in units of the mean of the plan's dynamics multipliers. This is what
-            normalizing the objective by that mean amounts to. Where steps leave the region in which the linearization
-            holds, violations stay, multipliers grow and so does the damping; an absolute damping of the same 1e-3
-            diverges on random RSSMs.
+        damping: Levenberg-Marquardt damping, relative to the mean of the plan's dynamics multipliers (equivalent to
+            normalizing the objective by that mean). If steps leave the region where the linearization is valid,
+            violations remain, multipliers grow, and the damping grows with them. An absolute damping of 1e-3 diverges
+            on random RSSMs.
         eps_dyn: threshold on the squared dynamics violation of a time step.
         eps_act: threshold on the squared action violation of a time step.
         eps_con: threshold on the squared violation of a state constraint at a time step.
         eta: keeps the logarithm of the dual update finite.
         dual_lr: alpha of the dual update; 0 keeps the multipliers fixed.
-        dual_log: "e" for the paper's natural logarithm, "10" for the base of the authors' code.
-        lam_init: first multipliers of the dynamics.
-        nu_init: first multipliers of the action bounds.
-        kappa_init: first multipliers of the state constraints.
-        finish: steps after those, on plans within the bounds that follow the dynamics (finish.py); 0 leaves the last
-            iterate as it is, whose actions are clipped for execution.
+        dual_log: base of its logarithm, "e" as in the paper or "10" as in the authors' code.
+        lam_init: initial multipliers of the dynamics.
+        nu_init: initial multipliers of the action bounds.
+        kappa_init: initial multipliers of the state constraints.
+        finish: additional steps at the end, on plans that satisfy the bounds and the dynamics (finish.py). With 0, the
+            actions of the last iterate are only clipped.
         reward_residual: r [...] -> residual [...]; maximizing the reward is minimizing its square.
         jit_compile: compile with XLA where the solver allows it.
         **options: those of `Planner`.
@@ -156,7 +156,7 @@ class LatCo(Planner):
         return self._finished(z0, plan, noise, limit) if self.finish else plan
 
     def _finished(self, z0, plan, noise, limit):
-        """The plan after its finish; as it is where the search was told to stop before."""
+        """The plan after its finish, or unchanged if `limit` ends the search before it."""
         steps = tf.maximum(limit - (self.iterations - self.finish), 0)
         end, scores = self._finish(z0, plan.actions, noise, steps)
         zero, held = tf.zeros_like(scores), tf.ones_like(scores)
@@ -173,7 +173,7 @@ class LatCo(Planner):
         return tf.nest.map_structure(choose, finished, plan)
 
     def _finish(self, z0, actions, noise, steps):
-        """The finished plan that `actions` [B, H, m] become, and its score after each step [B, finish]."""
+        """Finishes the plan with `actions` [B, H, m]; also returns its score after each step [B, finish]."""
 
         def residuals(states):
             rewards, value = self.problem.reward(states), terminal_value(self.problem, states)
@@ -182,10 +182,10 @@ class LatCo(Planner):
         return finish(self.problem, z0, actions, self.finish, steps, residuals)
 
     def _iterate(self, k, z0, noise, search):
-        """Update the multipliers for the present plan and take step k + 1 from it.
+        """Update the multipliers for the current plan, then take step k + 1 from it.
 
-        Where its residuals, Jacobians or step are not finite, the search goes back to the last plan for which they
-        were, and damps the next step more.
+        If residuals, Jacobians or the step are not finite, the search goes back to the last plan for which they were
+        finite and increases the damping.
         """
         moments, A, B = self._expand(z0, search.plan, noise)
         residuals = self._residuals(search.plan, moments, noise)
@@ -219,38 +219,38 @@ class LatCo(Planner):
         return duals
 
     def _weighted(self, residuals, duals):
-        """The scalar residuals and their gradients with the constraints' multipliers multiplied in."""
+        """The scalar residuals and their gradients, those of state constraints scaled by sqrt(kappa)."""
         if "kappa" not in duals:
             return residuals.rho, residuals.g
         count = duals["kappa"].shape[-1]
         weight = tf.concat([tf.ones_like(residuals.rho[..., :-count]), tf.sqrt(duals["kappa"])], -1)
         return residuals.rho * weight, residuals.g * weight[..., None]
 
-    # What a plan is made of; a Gaussian plan overrides these.
+    # The parts that depend on how a plan is represented. GaussianLatCo overrides them.
 
     def _noise(self, seeds, dtype):
-        """Random numbers that all iterations share; deterministic plans need none."""
+        """Random numbers shared by all iterations; deterministic plans need none."""
         return ()
 
     def _start(self, z0, seeds, warm, noise):
-        """The first plan: random or warm actions and their rollout."""
+        """The initial plan: random or warm-started actions and their rollout."""
         actions = warm_actions(random_actions(self.problem, self.horizon, seeds, z0.dtype), warm)
         return rollout(self.problem.step, z0, actions), actions
 
     def _expand(self, z0, plan, noise):
-        """What the model predicts along a plan, and its Jacobians A [B, H, n, n], B [B, H, n, m]."""
+        """The model's predictions along a plan, and its Jacobians A [B, H, n, n], B [B, H, n, m]."""
         mu, A, B = linearize(self.problem, z0, *plan)
         return (mu,), A, B
 
     def _predict(self, z0, plan, noise):
-        """What the model predicts along a plan."""
+        """The model's predictions along a plan."""
         return (self.problem.step(previous_states(z0, plan[0]), plan[1]),)
 
     def _moved(self, plan, dz, da, moments):
         return plan[0] + dz, plan[1] + da
 
     def _rewards_and_value(self, states, plan, noise):
-        """Mean rewards [B, H] and terminal value [B] (or None) of a plan whose states are moved to `states`."""
+        """Mean rewards [B, H] and terminal value [B] (or None) of a plan with its states replaced by `states`."""
         return self.problem.reward(states), terminal_value(self.problem, states)
 
     def _dynamics(self, plan, moments):
@@ -259,7 +259,7 @@ class LatCo(Planner):
         return e, tf.reduce_sum(tf.square(e), -1)
 
     def _residuals(self, plan, moments, noise):
-        """The Residuals of a plan along which the model predicts `moments`."""
+        """The `Residuals` of a plan, given the model's predictions `moments` along it."""
         states, actions = plan[:2]
         v = action_violation(actions, self.problem.a_max)
 
@@ -277,10 +277,9 @@ class LatCo(Planner):
         return Residuals(e, v, tf.sign(actions) * tf.cast(v > 0, v.dtype), rho, g, objectives[0], dynamics)
 
     def _after_step(self, k, residuals, search):
-        """Whether the residuals after step k [B] are finite, bool [B], and the search with its multipliers updated.
+        """Dual update after step k [B]. Returns whether the residuals are finite, bool [B], and the new search.
 
-        Step 0 is the start, which updates no multipliers. A plan that is not finite leaves them and its metrics as
-        they are.
+        There is no update at step 0, the initial plan. A plan that is not finite keeps its multipliers and metrics.
         """
         finite = all_finite(residuals.e, residuals.rho, residuals.g)
         violations = {"lam": residuals.dynamics, "nu": tf.reduce_sum(tf.square(residuals.v), -1)}

@@ -8,15 +8,15 @@ from optimizers import Plan, WarmStart
 
 
 class PlanState(NamedTuple):
-    """The plans of B environments, of horizon H, and how far they are executed; the agent's part of the policy state.
+    """The plans of B environments with horizon H, and how far they are executed. Part of the policy state.
 
     Attributes:
         actions: float [B, H, m].
-        states: float [B, H, n]; entry t is where action t leads, as the planner sees it.
+        states: float [B, H, n]; entry t is the planned state after action t.
         rewards: float [B, H], predicted for the actions.
-        metrics: name -> float [B], how each plan was made.
+        metrics: name -> float [B], metrics of the optimization.
         cursor: int [B], how many actions of a plan were executed.
-        warm_starts: float [B, C, H, m], what the next plan may start from; None without warm starts.
+        warm_starts: float [B, C, H, m], from which the next plan may start; None without warm starts.
         gains: float [B, H, m, n], feedback around (states, actions); None without feedback.
     """
 
@@ -30,18 +30,18 @@ class PlanState(NamedTuple):
 
     @classmethod
     def begin(cls, plan: Plan, metrics: dict[str, np.ndarray], warm_start: bool) -> "PlanState":
-        """New plans, of which nothing is executed yet."""
+        """New plans with nothing executed yet."""
         actions, states, rewards = (x.numpy() for x in (plan.actions, plan.states, plan.rewards))
         warm_starts = plan.warm_starts.numpy() if warm_start else None
         gains = None if plan.gains is None else plan.gains.numpy()
         return cls(actions, states, rewards, metrics, np.zeros(len(actions), int), warm_starts, gains)
 
     def replace_where(self, mask: np.ndarray, new: "PlanState") -> "PlanState":
-        """These plans with those of environments in `mask`, bool [B], replaced by new ones."""
+        """These plans, replaced by new ones in environments of `mask`, bool [B]."""
         return PlanState(*(_where(mask, ours, theirs) for theirs, ours in zip(self, new, strict=True)))
 
     def next_action(self, feat: np.ndarray) -> np.ndarray:
-        """The action [B, m] at the cursor, in environments that are in states with features [B, n]."""
+        """The action [B, m] at the cursor, plus feedback (if any) on the current features [B, n]."""
         rows = np.arange(len(self.cursor))
         action = self.actions[rows, self.cursor]
         if self.gains is None:
@@ -51,11 +51,11 @@ class PlanState(NamedTuple):
         return action + np.einsum("bmn,bn->bm", self.gains[rows, self.cursor], deviation)
 
     def next_reward(self) -> np.ndarray:
-        """The reward [B] that was predicted for `next_action`."""
+        """The reward [B] predicted for `next_action`."""
         return self.rewards[np.arange(len(self.cursor)), self.cursor]
 
     def next_warm_start(self, is_first: np.ndarray) -> WarmStart:
-        """What is left of the plans, shifted by what was executed; nothing where an episode starts."""
+        """The rest of each plan, shifted by its executed actions; a cold start where an episode begins."""
         H = self.actions.shape[1]
         index = (self.cursor[:, None] + np.arange(H)) % H
         actions = np.take_along_axis(self.warm_starts, index[:, None, :, None], 2)
@@ -63,7 +63,7 @@ class PlanState(NamedTuple):
 
 
 def _where(mask, new, old):
-    """`new` in the rows of `mask` [B], `old` elsewhere; of dictionaries each entry."""
+    """`new` in the rows of `mask` [B], `old` elsewhere; for dictionaries, entry by entry."""
     if new is None:
         return None
     if isinstance(new, dict):
