@@ -42,9 +42,9 @@ class Quota:
     """How many successful and how many other episodes a data set still needs.
 
     Args:
-      episodes: in all.
-      success_rate: share of successful ones, None to take every episode as it comes.
-      successes, failures: those that the data set has already.
+        episodes: in all.
+        success_rate: share of successful ones, None to take every episode as it comes.
+        successes, failures: those that the data set has already.
     """
 
     def __init__(self, episodes: int, success_rate: float | None, successes: int = 0, failures: int = 0):
@@ -75,12 +75,12 @@ class MixedPolicy:
     """Scripted actions with Gaussian noise in some episodes and random actions in others, decided at their start.
 
     Args:
-      scripted: state [S] to action [A]; None where no episode is to be scripted.
-      choose: says whether the next episode is scripted.
-      size: entries of an action.
-      noise: standard deviation on scripted actions.
-      correlation: of random actions in time.
-      rng: of the noise.
+        scripted: state [S] to action [A]; None where no episode is to be scripted.
+        choose: says whether the next episode is scripted.
+        size: entries of an action.
+        noise: standard deviation on scripted actions.
+        correlation: of random actions in time.
+        rng: of the noise.
     """
 
     def __init__(
@@ -112,11 +112,11 @@ class DataSet:
     """A folder of episodes with its collection.json, which is kept up to date.
 
     Args:
-      folder: made where it is missing.
-      config: the settings that its episodes have or shall have.
+        folder: made where it is missing.
+        config: the settings that its episodes have or shall have.
 
     Raises:
-      UserError: it holds episodes of unknown origin, with other settings, or damaged ones.
+        UserError: it holds episodes of unknown origin, with other settings, or damaged ones.
     """
 
     def __init__(self, folder: Path, config: Config):
@@ -151,19 +151,19 @@ def collect(config: Config, out: Path, episodes: int, success_rate: float | None
     """Adds episodes to a folder until it has as many as wanted; a second start goes on where the first one stopped.
 
     Args:
-      config: the task, its settings, how many environments are stepped at once, the seed and how random actions hang
-        together.
-      out: folder of the episodes.
-      episodes: how many the folder shall have.
-      success_rate: share of successful ones; None for scripted episodes as they come.
-      noise: standard deviation of the noise on scripted actions.
+        config: the task, its settings, how many environments are stepped at once, the seed and how random actions hang
+          together.
+        out: folder of the episodes.
+        episodes: how many the folder shall have.
+        success_rate: share of successful ones; None for scripted episodes as they come.
+        noise: standard deviation of the noise on scripted actions.
 
     Returns:
-      what its collection.json says now.
+        what its collection.json says now.
 
     Raises:
-      UserError: the folder holds other episodes, the task has no scripted policy or no success, or the wanted share
-        of successful episodes cannot be reached. Episodes on disk stay.
+        UserError: the folder holds other episodes, the task has no scripted policy or no success, or the wanted share
+          of successful episodes cannot be reached. Episodes on disk stay.
     """
     scripted = None if success_rate == 0.0 else envs.scripted_policy(config.task)
     data = DataSet(out, config)

@@ -64,8 +64,8 @@ def read_runs(directories: Sequence[Path]) -> list[Run]:
     """Every run at or below the directories, each once, by task, method and seed.
 
     Raises:
-      UserError: a directory is missing or has no run below it, the files of a run cannot be read, or two runs have
-        task, method and seed in common, so that a seed would count twice.
+        UserError: a directory is missing or has no run below it, the files of a run cannot be read, or two runs have
+          task, method and seed in common, so that a seed would count twice.
     """
     found: dict[Path, None] = {}
     for directory in directories:
@@ -88,7 +88,7 @@ def find_files(directory: Path, name: str) -> Iterator[Path]:
     """The files of a name at or below a directory; what is inside a log directory is not searched.
 
     Raises:
-      UserError: there is no such directory.
+        UserError: there is no such directory.
     """
     if not directory.is_dir():
         raise UserError(f"{directory} is no folder: give folders of runs.")
@@ -110,7 +110,7 @@ def read_run(logdir: Path) -> list[Run]:
     after the number of tasks, as it is not the agent that learned this one alone.
 
     Raises:
-      UserError: config.yaml or metrics.jsonl cannot be read.
+        UserError: config.yaml or metrics.jsonl cannot be read.
     """
     config = Config.load(logdir / "config.yaml")
     for key in ("task", "planner", "seed"):
@@ -140,7 +140,7 @@ def read_metrics(path: Path) -> dict[str, Series]:
     and lines beyond the step to which it returned are not what the present run came from, so they are left out.
 
     Raises:
-      UserError: the file cannot be read, or a line before the last one is no line of metrics.
+        UserError: the file cannot be read, or a line before the last one is no line of metrics.
     """
     rows: list[dict[str, Any]] = []
     for number, line in read_lines(path):
@@ -161,7 +161,7 @@ def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """The lines of a file of JSON objects with their numbers from 1 on. A last one that is cut off is left out.
 
     Raises:
-      UserError: the file cannot be read, or another line is no JSON object.
+        UserError: the file cannot be read, or another line is no JSON object.
     """
     try:
         content = path.read_bytes()

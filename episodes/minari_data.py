@@ -53,15 +53,15 @@ def export_folder(folder: Path, name: str) -> dict[str, Any]:
     """Makes a Minari data set of a folder's episodes, bit by bit the same and its pictures uncompressed.
 
     Args:
-      folder: of episodes as `replay.py` writes them, with a collection.json or without.
-      name: of the new data set, `[namespace/]name-v0`.
+        folder: of episodes as `replay.py` writes them, with a collection.json or without.
+        name: of the new data set, `[namespace/]name-v0`.
 
     Returns:
-      its name and place, and how many episodes and transitions it has.
+        its name and place, and how many episodes and transitions it has.
 
     Raises:
-      UserError: there are no episodes, one is damaged or different from the others, or Minari does not accept the name
-        or has it already. A data set that was begun is removed again.
+        UserError: there are no episodes, one is damaged or different from the others, or Minari does not accept the
+            name or has it already. An unfinished data set is removed again.
     """
     _check_name(name)
     files = episode_files(folder)
@@ -89,18 +89,18 @@ def import_dataset(name: str, out: Path, task: str = "", image: str = "", replay
     flat vector of floats among the observations and a success or cost among the infos, they are kept too.
 
     Args:
-      name: of the data set.
-      out: folder of the episodes, which must not have any yet.
-      task: what the episodes are of, for a data set that does not say it.
-      image: entry of the observations that holds the pictures, where there are several.
-      replay: plays the episodes of a data set without pictures again in its environment, to render them.
+        name: of the data set.
+        out: folder of the episodes, which must not have any yet.
+        task: what the episodes are of, for a data set that does not say it.
+        image: entry of the observations that holds the pictures, where there are several.
+        replay: plays the episodes of a data set without pictures again in its environment, to render them.
 
     Returns:
-      what the folder's collection.json says.
+        what the folder's collection.json says.
 
     Raises:
-      UserError: the data set is missing or does not fit, an episode breaks the replay's conventions or played again
-        takes another course, or the folder has episodes. Nothing of a refused data set stays in the folder.
+        UserError: the data set is missing or does not fit, an episode breaks the replay's conventions or played again
+          takes another course, or the folder has episodes. Nothing of a refused data set stays in the folder.
     """
     dataset = _load(name)
     scale = _action_scale(name, dataset.action_space)
@@ -352,8 +352,8 @@ class _Player:
     """Plays recorded episodes again and renders them.
 
     Raises:
-      UserError: the data set has pictures, does not say in which environment it was recorded, or that cannot be made
-        or cannot render.
+        UserError: the data set has pictures, does not say in which environment it was recorded, or that cannot be made
+          or cannot render.
     """
 
     def __init__(self, name: str, dataset: minari.MinariDataset):

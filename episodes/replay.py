@@ -1,6 +1,6 @@
-"""Experience on disk and in memory: whole episodes in compressed files, chunks of them for training.
+"""The replay: whole episodes on disk and in memory, sampled in chunks for training.
 
-Time alignment (an episode of T agent steps has T + 1 entries):
+Time alignment (an episode of T decisions has T + 1 entries):
 
     entry       0       1       2    ...    T
     action      0      a_1     a_2   ...   a_T      action[t] led to image[t]
@@ -10,7 +10,7 @@ Time alignment (an episode of T agent steps has T + 1 entries):
     discount    1       1       1    ...   0|1      0 only at a true terminal state, never at a time limit
     is_first  true   false   false   ...  false
 
-One file an episode, named `<UTC time>-<unique id>-<transitions T>.npz`, so that names sort by age and steps are counted
+Each episode is one file, named `<UTC time>-<unique id>-<transitions T>.npz`: names sort by age, and steps are counted
 without opening files.
 """
 
@@ -38,10 +38,10 @@ Episode = dict[str, np.ndarray]
 
 
 class Key(NamedTuple):
-    """What an episode stores under one name."""
+    """One array of an episode."""
 
     dtype: type
-    axes: tuple[str, ...]  # of one entry; the entries come before them
+    axes: tuple[str, ...]  # of one entry; the time axis comes first
     required: bool = True
     in_batch: bool = True
 
@@ -52,14 +52,13 @@ KEYS = {
     "reward": Key(np.float32, ()),
     "discount": Key(np.float32, ()),
     "is_first": Key(np.bool_, ()),
-    "state": Key(np.float32, ("size",), required=False),  # where the simulator has one
-    "success": Key(
-        np.float32, (), required=False, in_batch=False
-    ),  # where the environment knows it; for diagnosis only
-    "cost": Key(np.float32, (), required=False),  # where the environment reports one
+    # Only if the environment provides them. Success is for evaluation, not for training.
+    "state": Key(np.float32, ("size",), required=False),
+    "success": Key(np.float32, (), required=False, in_batch=False),
+    "cost": Key(np.float32, (), required=False),
 }
 
-PREFETCH = 4  # batches; at 50 x 50 images of 64 x 64 one batch is 31 MB
+PREFETCH = 4  # batches; one of 50 x 50 images has 31 MB
 
 _FILE_NAME = re.compile(r"(?P<time>\d{8}T\d{12})-[0-9a-f]{8}-(?P<transitions>\d+)\.npz")
 _TIME_FORMAT = "%Y%m%dT%H%M%S%f"
@@ -69,22 +68,22 @@ _UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.Ba
 class Replay:
     """Episodes in a folder, the newest of them in memory, sampled in chunks for training.
 
-    Sampling may run in one thread while another adds episodes. Two processes may write to one folder; each knows the
-    other's episodes only from its next start on.
+    One thread may sample while another adds episodes. Two processes may write to the same folder, but neither sees the
+    other's episodes until it restarts.
 
     Args:
-        directory: folder of the episode files; created when missing.
-        batch_size: chunks a batch, B.
-        batch_length: entries a chunk, L.
-        capacity: entries kept in memory (a 64 x 64 image takes 12.3 kB); above it the oldest episodes leave memory,
-            never the disk. The newest episode always stays.
-        seed: of the sampling.
-        offline: folder of episodes that were collected before and count as the oldest ones in memory; they are only
-            read, and neither `steps` nor `episodes` counts them.
+        directory: folder of the episode files, created if missing.
+        batch_size: chunks per batch, B.
+        batch_length: entries per chunk, L.
+        capacity: entries kept in memory (a 64 x 64 image takes 12.3 kB). Above it the oldest episodes leave memory but
+            stay on disk. The newest episode is always in memory.
+        seed: seed of the sampling.
+        offline: folder of previously collected episodes. They count as the oldest ones in memory, are never written,
+            and are not part of `steps` and `episodes`.
 
     Raises:
-        UserError: for an unusable setting, an offline folder without episodes, and for an episode file that is corrupt
-            or differs in its keys or shapes from the newest one. Nothing is deleted.
+        UserError: a setting is invalid, the offline folder has no episodes, or an episode file is corrupt or differs
+            from the newest one in keys or shapes. Nothing is deleted.
     """
 
     def __init__(
@@ -120,33 +119,32 @@ class Replay:
 
     @property
     def steps(self) -> int:
-        """Agent transitions on disk: the sum of (entries - 1) over all episodes, those dropped from memory included."""
+        """Transitions on disk: the sum of (entries - 1) over all episodes, in memory or not."""
         return self._steps
 
     @property
     def episodes(self) -> int:
-        """Episodes on disk, those dropped from memory included."""
+        """Episodes on disk, in memory or not."""
         return self._episodes
 
     @property
     def entries(self) -> int:
-        """Entries in memory, at most `capacity` unless one episode alone is longer."""
+        """Entries in memory: at most `capacity`, unless a single episode is longer."""
         ends = self._ends
         return int(ends[-1]) if len(ends) else 0
 
     @property
     def memory(self) -> tuple[Episode, ...]:
-        """The episodes in memory, oldest first; not to be changed."""
+        """The episodes in memory, oldest first. Do not modify them."""
         return tuple(self._memory)
 
     @property
     def random_state(self) -> dict[str, Any]:
         """State of the sampling generator, ready for JSON.
 
-        Setting it back makes `sample` go on exactly where it was. Through `dataset` a resumed run is not exact: the
-        generator is ahead by the prefetched batches (`PREFETCH`, and one in the making), which a resumed run skips, and
-        from which episodes a batch could draw depends on when the other thread added them. The distribution is the
-        same, the batches are not.
+        After restoring it, `sample` continues exactly. `dataset` does not: the generator is ahead by the prefetched
+        batches, which a resumed run skips, and the episodes that a batch could draw from depend on thread timing. The
+        distribution is the same, the batches are not.
         """
         with self._lock:
             return dict(self._rng.bit_generator.state)
@@ -162,18 +160,18 @@ class Replay:
                 ) from error
 
     def add(self, arrays: Mapping[str, np.ndarray | Sequence]) -> Path:
-        """Write one whole episode to disk and put it in memory.
+        """Write one whole episode to disk and add it to memory.
 
         Args:
-            arrays: those of `KEYS`, all with the same number of entries T + 1 >= 2; they are copied.
+            arrays: arrays named in `KEYS`, all with the same number of entries T + 1 >= 2. They are copied.
 
         Returns:
-            The file, complete on disk.
+            the path of the file.
 
         Raises:
-            UserError: when the episode breaks the conventions at the top of this file; nothing is written then.
+            UserError: the episode breaks the conventions at the top of this file. Nothing is written.
         """
-        # Without order='C' a transposed view would keep its strides, and sampling from it be twenty times slower.
+        # With order='C': a transposed view would keep its strides and make sampling twenty times slower.
         episode = {key: np.array(value, order="C") for key, value in arrays.items()}
         try:
             check_episode(episode)
@@ -194,28 +192,27 @@ class Replay:
         return path
 
     def sample(self) -> Episode:
-        """Draw one batch of chunks that never cross an episode.
+        """Draw one batch of chunks. A chunk never crosses the boundary of an episode.
 
-        An episode in memory is drawn with probability proportional to its length, the chunk's first entry uniformly
-        among those that leave a full chunk. Episodes shorter than that are padded with zeros at the end, where `mask`
-        is 0.
+        Episodes in memory are drawn with probability proportional to their length, the start of a chunk uniformly among
+        those that leave a full chunk. Shorter episodes are padded with zeros at the end, where `mask` is 0.
 
         Returns:
             image uint8 [B, L, H, W, 3], action float32 [B, L, A], reward, discount, mask float32 [B, L], is_first bool
-            [B, L], and state float32 [B, L, S] and cost float32 [B, L] where the episodes have them; fresh arrays.
+            [B, L], and, if the episodes have them, state float32 [B, L, S] and cost float32 [B, L]; new arrays.
 
         Raises:
-            UserError: when there is no episode.
+            UserError: there is no episode.
         """
         batch = _zeros(self)
         self.fill(batch, range(self.batch_size))
         return batch
 
     def fill(self, batch: Episode, rows: Sequence[int] | np.ndarray) -> None:
-        """Draw chunks as `sample` does into some rows of a batch of zeros, for each key that the batch has.
+        """Draw chunks as in `sample` into some rows of a batch of zeros, for the keys of the batch.
 
         Raises:
-            UserError: when there is no episode.
+            UserError: there is no episode.
         """
         with self._lock:
             self._need_an_episode()
@@ -223,7 +220,7 @@ class Replay:
             episodes = [self._memory[i] for i in np.searchsorted(self._ends, drawn, side="right")]
             lengths = np.array([len(episode["action"]) for episode in episodes], np.int64)
             starts = self._rng.integers(np.maximum(lengths - self.batch_length, 0) + 1)
-        # Episodes in memory never change, so the copies need no lock and do not hold up `add`.
+        # Episodes in memory never change, so copying needs no lock and does not block `add`.
         counts = np.minimum(lengths, self.batch_length)
         for key in batch.keys() - {"mask"}:
             for row, episode, start, count in zip(rows, episodes, starts, counts, strict=True):
@@ -231,10 +228,10 @@ class Replay:
         batch["mask"][rows] = np.arange(self.batch_length) < counts[:, None]
 
     def chunk(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Shape, [L, ...], and dtype of each key of a chunk.
+        """Shape [L, ...] and dtype of each key of a chunk.
 
         Raises:
-            UserError: when there is no episode yet, since the first one tells the shapes.
+            UserError: there is no episode yet to read them from.
         """
         with self._lock:
             self._need_an_episode()
@@ -244,15 +241,15 @@ class Replay:
         return chunk | {"mask": ((self.batch_length,), np.dtype(np.float32))}
 
     def dataset(self) -> "tf.data.Dataset":
-        """Batches of `sample` for ever, prepared ahead in another thread; every shape is static.
+        """An endless data set of `sample` batches with static shapes, prefetched in another thread.
 
         Raises:
-            UserError: when there is no episode yet, since the first one tells the shapes.
+            UserError: there is no episode yet to read the shapes from.
         """
         return _dataset(self)
 
     def _load(self, offline: Path | None) -> None:
-        """Count every file; read the newest into memory until the capacity is reached, then offline ones."""
+        """Count all files, and read the newest into memory up to the capacity; offline episodes count as the oldest."""
         paths = episode_files(self.directory)
         self._episodes = len(paths)
         self._steps = sum(int(_parse(path)["transitions"]) for path in paths)
@@ -280,7 +277,7 @@ class Replay:
             self._remember(episode)
 
     def _remember(self, episode: Episode) -> None:
-        """Append to memory and drop the oldest above the capacity. The caller holds the lock, or is alone."""
+        """Add to memory and drop the oldest above the capacity. The caller holds the lock or is the only thread."""
         self._memory.append(episode)
         self._ends = np.append(self._ends, self.entries + len(episode["action"]))
         while self._ends[-1] > self.capacity and len(self._memory) > 1:
@@ -295,15 +292,15 @@ class Replay:
 
 
 class MixedReplay:
-    """Several replays sampled as one, such as those of the tasks of one agent.
+    """Several replays sampled as one: the tasks of an agent.
 
-    The replay of each chunk is drawn uniformly: every task counts the same, however many decisions its episodes have
-    (which differ with the action repeat). A batch has the keys that all of them have.
+    The replay of each chunk is drawn uniformly, so tasks have equal weight whatever the length of their episodes. A
+    batch has the keys that all replays share.
 
     Args:
-        replays: at least one, of one batch length; entries that they share have one shape.
-        batch_size: chunks a batch, B.
-        seed: of the draws among the replays, which have random states of their own.
+        replays: at least one, with the same batch length and with equal shapes of the shared keys.
+        batch_size: chunks per batch, B.
+        seed: seed of the choice of replays; each replay has its own random state.
     """
 
     def __init__(self, replays: Sequence[Replay], batch_size: int, seed: int) -> None:
@@ -319,7 +316,7 @@ class MixedReplay:
 
     @property
     def random_state(self) -> dict[str, Any]:
-        """State of the draws and of every replay, ready for JSON; see `Replay.random_state`."""
+        """Random states of the mixture and of every replay, ready for JSON; see `Replay.random_state`."""
         with self._lock:
             states = [replay.random_state for replay in self.replays]
             return {"mixture": self._rng.bit_generator.state, "replays": states}
@@ -338,43 +335,43 @@ class MixedReplay:
                 replay.random_state = own
 
     def sample(self) -> Episode:
-        """Draw one batch as `Replay.sample` does, each chunk from a replay drawn uniformly.
+        """Draw one batch as `Replay.sample` does, each chunk from a uniformly drawn replay.
 
         Raises:
-            UserError: when a replay has no episode.
+            UserError: a replay has no episode.
         """
         batch = _zeros(self)
-        with self._lock:  # so that the random states belong together
+        with self._lock:  # keeps `random_state` consistent
             drawn = self._rng.integers(len(self.replays), size=self.batch_size)
             for index, replay in enumerate(self.replays):
                 replay.fill(batch, np.flatnonzero(drawn == index))
         return batch
 
     def chunk(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Shape, [L, ...], and dtype of each key of a chunk that all replays have.
+        """Shape [L, ...] and dtype of the keys that all replays have.
 
         Raises:
-            UserError: when a replay has no episode yet.
+            UserError: a replay has no episode yet.
         """
         chunks = [replay.chunk() for replay in self.replays]
         return {key: value for key, value in chunks[0].items() if all(key in chunk for chunk in chunks)}
 
     def dataset(self) -> "tf.data.Dataset":
-        """Batches of `sample` for ever, as `Replay.dataset`.
+        """As `Replay.dataset`.
 
         Raises:
-            UserError: when a replay has no episode yet.
+            UserError: a replay has no episode yet.
         """
         return _dataset(self)
 
 
 def _zeros(replay: Replay | MixedReplay) -> Episode:
-    """A batch of zeros as the replay samples it."""
+    """An empty batch for a replay to fill."""
     return {key: np.zeros((replay.batch_size, *shape), dtype) for key, (shape, dtype) in replay.chunk().items()}
 
 
 def _dataset(replay: Replay | MixedReplay) -> "tf.data.Dataset":
-    """The batches that a replay samples, prepared ahead in another thread."""
+    """Sampled batches, prefetched in another thread."""
     import tensorflow as tf
 
     signature = {
@@ -392,7 +389,7 @@ def check_episode(episode: Mapping[str, np.ndarray]) -> None:
     """Check one episode against the conventions at the top of this file.
 
     Raises:
-        ValueError: with the first broken convention in words.
+        ValueError: the first violated convention.
     """
     _check_keys(episode)
     for key in ("action", "reward", "discount", "state", "success", "cost"):
@@ -413,7 +410,7 @@ def check_episode(episode: Mapping[str, np.ndarray]) -> None:
 
 
 def _check_keys(episode: Mapping[str, np.ndarray]) -> None:
-    """Raise ValueError unless keys, dtypes and shapes are those of `KEYS`, with one length of at least two."""
+    """Raise ValueError unless keys, dtypes and shapes match `KEYS`, with one length of at least two."""
     missing = [name for name, key in KEYS.items() if key.required and name not in episode]
     unknown = sorted(set(episode) - set(KEYS))
     if missing or unknown:
@@ -435,10 +432,10 @@ def _check_keys(episode: Mapping[str, np.ndarray]) -> None:
 
 
 def check_same_kind(reference: Episode, episode: Episode) -> None:
-    """Check that two episodes, each as `check_episode` wants it, can be in one replay.
+    """Check that two valid episodes can be in the same replay.
 
     Raises:
-        ValueError: their keys or, but for the length, their shapes differ.
+        ValueError: their keys or the shapes of their entries differ.
     """
     if set(reference) != set(episode):
         raise ValueError(
@@ -450,7 +447,7 @@ def check_same_kind(reference: Episode, episode: Episode) -> None:
 
 
 def episode_files(directory: str | os.PathLike) -> list[Path]:
-    """The episode files of a folder, oldest first. Raises UserError for an .npz that is not named like one."""
+    """The episode files of a folder, oldest first. Raises UserError for an .npz with another kind of name."""
     paths = sorted(Path(directory).expanduser().glob("*.npz"))
     for path in paths:
         _parse(path)
@@ -458,7 +455,7 @@ def episode_files(directory: str | os.PathLike) -> list[Path]:
 
 
 def read_episode(path: str | os.PathLike) -> Episode:
-    """One whole episode from its file. Raises UserError where `Replay` would refuse the file."""
+    """Reads one episode. Raises UserError if the file is not a valid episode."""
     path = Path(path)
     return _read(path, int(_parse(path)["transitions"]))
 
@@ -473,7 +470,7 @@ def _parse(path: Path) -> re.Match[str]:
 
 
 def _time_after(newest: str) -> str:
-    """Time for a file name, moved past the newest: names sort in the order of adding whatever the clock does."""
+    """The time for a new file name, always later than the newest: names sort in order even if the clock jumps."""
     now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
     if newest:
         now = max(now, datetime.datetime.strptime(newest, _TIME_FORMAT) + datetime.timedelta(microseconds=1))
@@ -483,7 +480,7 @@ def _time_after(newest: str) -> str:
 def _read(path: Path, transitions: int) -> Episode:
     try:
         with open(path, "rb") as file:
-            # Without this an array file (.npy) under a wrong name would be loaded as one bare array.
+            # np.load would also accept a bare array (.npy) under this name.
             if not zipfile.is_zipfile(file):
                 raise ValueError("it is not a whole .npz archive")
             file.seek(0)
@@ -501,4 +498,4 @@ def _read(path: Path, transitions: int) -> Episode:
 
 def _write(path: Path, episode: Episode) -> None:
     with replaced(path, "wb") as file:
-        np.savez_compressed(file, **episode)  # type: ignore[arg-type]  # no entry is called allow_pickle
+        np.savez_compressed(file, **episode)  # type: ignore[arg-type]  # mypy thinks of the argument allow_pickle

@@ -65,7 +65,7 @@ def experiment_lines(path: Path, rows: Sequence[str], settings: Sequence[str]) -
     The settings come after those of the line; presets among them stack on the line's, and the line's keys beat them.
 
     Raises:
-      UserError: the file is not as the head of this module says, or lacks a row.
+        UserError: the file is not as the head of this module says, or lacks a row.
     """
     _check_words(settings, "an experiment", OWN_WORDS)
     content = read_yaml(path)
@@ -99,7 +99,7 @@ def make_runs(lines: Sequence[tuple[str, Sequence[str]]], seeds: Sequence[int], 
     """Every line with every seed, all lines with the first seed first. Nothing is imported or started for it.
 
     Raises:
-      UserError: a command line that planning_agent.py would refuse, or two runs in one folder.
+        UserError: a command line that planning_agent.py would refuse, or two runs in one folder.
     """
     configs = [_checked_config(words) for _, words in lines]
     # Runs start in the folder of the program, wherever the sweep does.

@@ -59,10 +59,10 @@ class Sweep:
     """Hands runs to Ray, which must be connected, and keeps their statuses.
 
     Args:
-      statuses: of all runs, complete ones included.
-      options: cpus, gpus, parallel and retries.
-      program: what to start in place of planning_agent.py.
-      lock_seconds: how long an attempt waits for another process in its folder.
+        statuses: of all runs, complete ones included.
+        options: cpus, gpus, parallel and retries.
+        program: what to start in place of planning_agent.py.
+        lock_seconds: how long an attempt waits for another process in its folder.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ def connected(options: argparse.Namespace) -> Iterator[ModuleType]:
     """Connects to Ray, or starts it on this machine; nothing of it is left afterwards.
 
     Raises:
-      UserError: there is no cluster at the address, or this machine is too small for a run.
+        UserError: there is no cluster at the address, or this machine is too small for a run.
     """
     ray = _import_ray()
     common = {"log_to_driver": False, "logging_level": "ERROR"}

@@ -1,4 +1,4 @@
-"""What the training loop needs of an agent."""
+"""The agent's interface to the training loop."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -11,23 +11,23 @@ from tools.config import Config
 from world_model.rewards import RewardTransform
 
 Batch = dict[str, tf.Tensor]
-Transition = tuple[np.ndarray, Any, dict]  # actions, policy state, what to record: see `training.driver.Driver`
+Transition = tuple[np.ndarray, Any, dict]  # actions, policy state, extras to record: see `training.driver.Driver`
 
 
 class Agent(Protocol):
-    """What the training loop needs of an agent; `base_agent.BaseAgent` has it.
+    """An agent as the training loop sees it; `base_agent.BaseAgent` implements it.
 
     Attributes:
-        step: int64, environment steps so far, which the loop counts.
-        updates: int64, updates so far, which `train_step` counts.
-        rewards: what the model learns instead of raw rewards. The loop shows it every episode.
-        noise: the random stream of exploration and random actions.
-        rng: the random stream of everything compiled.
-        value_data: which states the value learns from, 'replay', 'plans' or '' without a value.
-        worker: which of the hosts this is. The first one, 0, evaluates and saves.
-        workers: how many hosts there are.
-        worker_seed: the seed of this host's experience.
-        checkpointed: what a checkpoint holds of the agent, by name.
+        step: int64, environment steps so far, counted by the loop.
+        updates: int64, updates so far, counted by `train_step`.
+        rewards: the transform of rewards that the model learns. The loop passes it the rewards of every episode.
+        noise: random stream of exploration and random actions.
+        rng: random stream of compiled functions.
+        value_data: the states that the value network learns from: 'replay', 'plans', or '' without a value network.
+        worker: index of this host. Host 0 evaluates and saves.
+        workers: number of hosts.
+        worker_seed: seed of the episodes that this host collects.
+        checkpointed: the parts of the agent that are saved, by name.
     """
 
     config: Config

@@ -13,17 +13,17 @@ from training.collector import Collector
 
 
 class Checkpoints:
-    """Saves and restores a run: the agent, the random streams and, of several tasks, their decisions.
+    """Saves and restores a run: the agent, the random streams and, with several tasks, their decisions.
 
-    Episodes are files of their own. Of several hosts the first one saves and all restore, so the log directory must be
-    one that all of them see.
+    Episodes are separate files. With several hosts, the first one saves and all restore, so they must share the log
+    directory.
     """
 
     def __init__(self, agent: Agent, replay: Replay | MixedReplay, collectors: Sequence[Collector], folder: Path):
         self._agent, self._replay, self._collectors = agent, replay, collectors
         self.replay_state = tf.Variable("", trainable=False, name="replay_random_state")
         self.noise_state = tf.Variable("", trainable=False, name="noise_random_state")
-        # Those of a single task follow from the steps.
+        # With a single task, decisions follow from the steps.
         decisions = {"decisions": [collector.decisions for collector in collectors]} if len(collectors) > 1 else {}
         self.checkpoint = tf.train.Checkpoint(
             **agent.checkpointed,
@@ -35,7 +35,7 @@ class Checkpoints:
         self.manager = tf.train.CheckpointManager(self.checkpoint, str(folder), agent.config.checkpoints_kept)
 
     def restore(self) -> bool:
-        """Restores the newest checkpoint, if there is one, and says whether there was."""
+        """Restores the newest checkpoint; returns whether there was one."""
         newest = self.manager.latest_checkpoint
         if newest:
             restore(self.checkpoint, newest)
@@ -46,10 +46,10 @@ class Checkpoints:
         return bool(newest)
 
     def _count_steps(self) -> None:
-        """Sets decisions and steps to those of the checkpoint, or of the episodes where these are more.
+        """Sets decisions and steps to those of the checkpoint or of the saved episodes, whichever are more.
 
-        Episodes are saved more often than weights, so after a crash they may be ahead, and they are paid for. Several
-        hosts must agree, so they start from the checkpoint.
+        Episodes are saved more often than weights, so after a crash they may be ahead, and their steps count. Several
+        hosts must agree, so they use the checkpoint's.
         """
         agent, collectors = self._agent, self._collectors
         if len(collectors) == 1:
@@ -61,7 +61,7 @@ class Checkpoints:
         agent.step.assign(sum(int(collector.decisions) * collector.repeat for collector in collectors))
 
     def save(self) -> None:
-        """Writes a checkpoint and drops the oldest. Atomic: the index that names the newest is replaced last."""
+        """Writes a checkpoint and deletes the oldest. Atomic: the index that names the newest is replaced last."""
         if self._agent.worker:
             return
         self.replay_state.assign(json.dumps(self._replay.random_state))
@@ -70,12 +70,12 @@ class Checkpoints:
 
 
 def restore(checkpoint: tf.train.Checkpoint, path: str, partial: bool = False) -> None:
-    """Reads a checkpoint file into objects, all of which must be in it.
+    """Restores objects from a checkpoint file that must contain all of them.
 
     Args:
-        checkpoint: names the objects.
+        checkpoint: the objects by name.
         path: the file, without its suffix.
-        partial: whether the file may hold more than these objects.
+        partial: whether the file may contain other objects, too.
 
     Raises:
         UserError: the file is damaged or was made with another configuration.

@@ -19,12 +19,12 @@ class Collector:
     """The environments and episodes of one task of a run.
 
     Attributes:
-        task: its name.
-        repeat: simulator steps of a decision.
-        replay: its episodes.
-        decisions: of all its training environments so far.
-        driver: of its training environments, None before `start`.
-        eval_driver: of its evaluation environments, None before the first evaluation.
+        task: the task's name.
+        repeat: simulator steps per decision.
+        replay: the task's episodes.
+        decisions: decisions in all training environments so far.
+        driver: drives the training environments; None before `start`.
+        eval_driver: drives the evaluation environments; None before the first evaluation.
     """
 
     def __init__(self, agent: Agent, task: str, folder: Path):
@@ -46,7 +46,7 @@ class Collector:
         self.eval_driver: Driver | None = None
 
     def _offline_folder(self) -> Path | None:
-        """The folder of the episodes that the run starts with, checked against its settings."""
+        """The folder of offline episodes, checked against the run's settings."""
         if not self.config.offline_dir:
             return None
         if not self.only_task:
@@ -56,7 +56,7 @@ class Collector:
         return folder
 
     def _check_offline(self, action_size: int) -> None:
-        """Raises UserError where offline episodes lack what the model learns from."""
+        """Raises UserError if offline episodes lack something that the model learns from."""
         for episode in self.replay.memory[:1]:
             found = episode["action"].shape[1]
             if found != action_size:
@@ -69,11 +69,11 @@ class Collector:
                     raise UserError(f"Episodes in {self.config.offline_dir} have no {key} to learn: turn {name} off.")
 
     def start(self) -> None:
-        """Starts the training environments, whose seeds differ from those of the episodes that a resumed run has."""
+        """Starts the training environments. A resumed run must not repeat the seeds of its earlier episodes."""
         self.driver = self._make_driver(self.seed + 1000 * self.replay.episodes)
 
     def collect(self, policy: Policy) -> list[Episode]:
-        """One decision in every training environment; returns the finished episodes, which are in the replay too."""
+        """One decision in every training environment. Adds finished episodes to the replay and returns them."""
         episodes = self.driver.step(policy)
         self.decisions.assign_add(self.config.envs)
         for episode in episodes:
@@ -81,7 +81,7 @@ class Collector:
         return episodes
 
     def start_evaluation(self) -> Driver:
-        """The evaluation environments at the starts that every evaluation has."""
+        """The evaluation environments, reset to the starts that all evaluations share."""
         seed = self.config.seed + EVAL_SEED
         if self.eval_driver is None:
             self.eval_driver = self._make_driver(seed)
@@ -89,7 +89,7 @@ class Collector:
         return self.eval_driver
 
     def metric_name(self, name: str) -> str:
-        """The name of this task's own metric: of several tasks it holds the task."""
+        """The name of this task's metric, which contains the task if there are several."""
         return name if self.only_task else own_name(name, self.task)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Steps a vector environment with a policy and cuts the stream of transitions into episodes."""
+"""Steps a vector environment with a policy and splits the transitions into episodes."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +19,8 @@ class Episode:
     Attributes:
         env: index of its environment in the batch.
         data: the T + 1 entries that a replay stores (docs/data.md).
-        extras: what the policy recorded of its T actions, name -> [T]; 'metrics' is such a dictionary itself.
-        number: which seed of the list given to `Driver.restart` it started from, None without a list.
+        extras: the policy's extras for its T actions, name -> [T]; 'metrics' is itself such a dictionary.
+        number: index of its seed in the list given to `Driver.restart`, None without a list.
     """
 
     env: int
@@ -30,11 +30,11 @@ class Episode:
 
     @property
     def length(self) -> int:
-        """Agent decisions."""
+        """Number of decisions."""
         return len(self.data["reward"]) - 1
 
     def summary(self) -> dict[str, float]:
-        """Return, length and, where the simulator reports them, success at any and at the last step and summed cost."""
+        """Return, length and, if the simulator reports them, success at any step, success at the last step and cost."""
         stats = {"return": float(self.data["reward"].sum()), "length": float(self.length)}
         if "success" in self.data:
             success = self.data["success"]
@@ -57,12 +57,12 @@ class _Recorder:
 
 
 def _row(values: dict[str, Any], env: int) -> dict[str, Any]:
-    """The entries of one environment, in nested dictionaries too."""
+    """The values of one environment, also in nested dictionaries."""
     return {key: _row(value, env) if isinstance(value, dict) else value[env] for key, value in values.items()}
 
 
 def _stack(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    # A simulator may report success and cost at its steps but not at a reset, where they are 0.
+    # Success and cost may be missing at a reset. They are 0 there.
     def stack(key, last):
         if isinstance(last, dict):
             return _stack([row.get(key, {}) for row in rows])
@@ -74,17 +74,17 @@ def _stack(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def correlated_actions(
     previous: np.ndarray | None, is_first: np.ndarray, size: int, correlation: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Uniform actions float32 [B, size] in [-1, 1] whose underlying Gaussian has a correlation in time.
+    """Uniform actions float32 [B, size] in [-1, 1], made from a Gaussian that is correlated over time.
 
     Args:
         previous: the Gaussian [B, size] of the last actions, None at the start.
-        is_first: bool [B], which environments start an episode, where nothing is kept.
-        size: numbers of an action.
-        correlation: from 0, independent actions, up to 1.
-        rng: of the draws.
+        is_first: bool [B], which environments start an episode and draw independently of the last actions.
+        size: length of an action.
+        correlation: between successive steps, from 0 (independent actions) to 1.
+        rng: random stream.
 
     Returns:
-        the actions and their Gaussian.
+        the actions, and the Gaussian behind them.
     """
     gaussian = rng.standard_normal([len(is_first), size])
     if previous is not None:
@@ -102,8 +102,8 @@ class Driver:
 
     Attributes:
         policy_state: what the policy returned last.
-        waiting: bool [B], which environments found no seed left (see `restart`). They are stepped with the others, but
-            nothing of it is recorded.
+        waiting: bool [B], which environments had no seed left (see `restart`). They are stepped with the others, but
+            not recorded.
     """
 
     def __init__(self, envs: gymnasium.vector.VectorEnv):
@@ -117,9 +117,9 @@ class Driver:
         """Drops the episodes in progress and starts new ones.
 
         Args:
-            seed: of the first environment, from which those of the others follow; later episodes go on with the random
-                streams of the environments. Or a list with a seed for each episode to come: an environment that starts
-                an episode takes the next one, and waits for the next restart where none is left.
+            seed: of the first environment, from which the seeds of the others follow; later episodes continue the
+                random streams of the environments. Or a list with a seed for each future episode: an environment that
+                starts an episode takes the next one. Once none is left, it waits for the next restart.
         """
         everyone = np.ones(self.envs.num_envs, bool)
         self._seeds = deque(enumerate(seed)) if isinstance(seed, Sequence) else None
@@ -129,7 +129,7 @@ class Driver:
         self._start(everyone, self._take_seeds(everyone) if isinstance(seed, Sequence) else seed)
 
     def step(self, policy: Policy) -> list[Episode]:
-        """One decision in every environment. Returns the episodes that this ended."""
+        """One decision in every environment. Returns the episodes that ended."""
         if self._obs is None:
             self.restart()
         action, self.policy_state, extras = policy(self._obs, self._is_first, self.policy_state)
@@ -150,7 +150,7 @@ class Driver:
         self.envs.close()
 
     def _take_seeds(self, done: np.ndarray) -> list[int | None]:
-        """The next seeds for the environments in `done`, which get new recorders, or wait where there is none."""
+        """The next seeds for the environments in `done`. They get new recorders, or wait if no seed is left."""
         seeds: list[int | None] = [None] * len(done)
         for env in np.flatnonzero(done):
             self._recorders[env] = _Recorder(None)
@@ -190,6 +190,6 @@ class Driver:
 
 
 def play(driver: Driver, policy: Policy) -> Iterator[Episode]:
-    """Episodes without end, each as it ends. `itertools.islice` takes some."""
+    """An endless stream of finished episodes; take some with `itertools.islice`."""
     while True:
         yield from driver.step(policy)

@@ -11,9 +11,9 @@ from training.metrics import RunMetrics
 
 
 class Evaluation:
-    """Evaluates an agent in a run: `eval_episodes` episodes of a task, always from the same seeds.
+    """Evaluates an agent during a run: `eval_episodes` episodes per task, always from the same seeds.
 
-    With `media` the first episode is shown.
+    With `media`, the first episode is shown.
     """
 
     def __init__(self, agent: Agent, metrics: RunMetrics, media: EvaluationMedia | None):
@@ -27,5 +27,5 @@ class Evaluation:
         for episode in episodes:
             self._metrics.episode("eval", episode, collector)
         if self._media:
-            # Of the environment with the least index, since which one is done first may change.
+            # By index, since the order in which environments finish may change.
             self._media(min(episodes, key=lambda episode: episode.env), collector)

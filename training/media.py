@@ -16,32 +16,32 @@ COLUMNS = 10  # frames of a plan in its picture, at most
 
 
 class EvaluationMedia:
-    """Shows an episode, an open-loop prediction and a plan."""
+    """Logs videos and images of an episode, an open-loop prediction and a plan."""
 
     def __init__(self, agent: Agent, turns: Turns, replay: Replay | MixedReplay, logger: Logger):
         self._agent, self._turns, self._replay, self._logger = agent, turns, replay, logger
 
     def __call__(self, episode: Episode, collector: Collector) -> None:
-        """Logs a video of an episode of a task, and what the agent makes of that task."""
+        """Logs an episode, open-loop predictions for its task, and its first plan."""
         self._logger.video(collector.metric_name("eval/episode"), episode.data["image"], fps=20)
         self._open_loop(collector)
         if "plan_states" in episode.extras:
             self._plan(episode, collector.metric_name("plan/plan_above_execution"))
 
     def _open_loop(self, collector: Collector) -> None:
-        """Predictions on replayed chunks of a task, if they are longer than the context."""
+        """Open-loop predictions on replayed chunks of a task, if they are longer than the context."""
         config = self._agent.config
         if config.batch_length <= open_loop.CONTEXT or config.batch_size < open_loop.ROWS or not self._turns.can_train:
             return
         chunks = collector.replay.sample()
-        # Only the keys that all tasks have: others would trace the function again.
+        # Only the keys that all tasks share, so that the function is traced once.
         batch = {key: tf.convert_to_tensor(chunks[key]) for key in self._replay.chunk()}
         self._logger.video(collector.metric_name("model/open_loop"), self._agent.open_loop(batch).numpy(), fps=10)
 
     def _plan(self, episode: Episode, name: str) -> None:
-        """The first plan of an episode above its execution, as a video and as a picture with time from left to right.
+        """The first plan of an episode above its execution, as a video and as an image with time from left to right.
 
-        The start, which both share, is left out.
+        Their common first frame is left out.
         """
         states = episode.extras["plan_states"][0][: episode.length]
         images = episode.data["image"][1 : len(states) + 1]

@@ -1,4 +1,4 @@
-"""What a run logs of its episodes, plans and speed."""
+"""The metrics of a run: episodes, plans and speed."""
 
 import time
 
@@ -21,7 +21,7 @@ class RunMetrics:
         self._last_write = time.perf_counter(), int(agent.step)
 
     def timed(self, policy: Policy) -> Policy:
-        """The policy, with the seconds of each call logged."""
+        """Wraps a policy to log the seconds of each call."""
 
         def call(*args):
             start = time.perf_counter()
@@ -32,19 +32,19 @@ class RunMetrics:
         return call
 
     def episode(self, mode: str, episode: Episode, collector: Collector) -> None:
-        """Logs an episode's summary and the return that its plans predicted; while training, the plans too.
+        """Logs an episode's summary, its predicted return and, in training, the metrics of its plans.
 
         Args:
             mode: 'train' or 'eval'.
-            episode: of any task.
-            collector: of that task. Several tasks have metrics of their own besides the common ones.
+            episode: an episode of any task.
+            collector: the collector of that task. With several tasks, each one also has its own metrics.
         """
         stats = episode.summary()
         for prefix in {f"{mode}/", collector.metric_name(f"{mode}/")}:
             self._logger.scalars(stats, prefix)
         if "predicted_reward" in episode.extras:
             predicted = float(episode.extras["predicted_reward"].sum())
-            # Predictions are in the units that the model learned, so the achieved return is, too.
+            # Predictions are transformed as the model learned them, so transform the achieved rewards, too.
             achieved = float(tf.reduce_sum(self._agent.rewards(tf.constant(episode.data["reward"][1:]))))
             prefix = "plan/" if mode == "train" else "plan/eval_"
             self._logger.scalars({"predicted_return": predicted, "achieved_return": achieved}, prefix)
@@ -55,7 +55,7 @@ class RunMetrics:
                 self._plans(episode.extras["planned"], episode.extras["metrics"])
 
     def _plans(self, planned: np.ndarray, metrics: dict[str, np.ndarray]) -> None:
-        """Logs the mean of each metric [T] over the decisions that made a plan, bool [T]."""
+        """Logs the mean of each metric [T] over the decisions at which a plan was made, bool [T]."""
         for name, values in metrics.items():
             known = values[planned & np.isfinite(values)]
             if known.size:

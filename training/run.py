@@ -17,17 +17,17 @@ from training.schedules import Every, Schedule
 from training.turns import Turns
 from training.updates import Updates
 
-PRETRAIN_SLICE = 50  # updates between looks at the schedule
+PRETRAIN_SLICE = 50  # updates between checks of the schedule
 
 
 class TrainingRun:
-    """Trains an agent in a log directory, from its last checkpoint if it has one.
+    """Trains an agent in a log directory, resuming from the last checkpoint if there is one.
 
-        prefill     random actions, `prefill` steps and until each task has an episode
+        prefill     random actions for `prefill` steps, and until each task has an episode
         pretrain    `pretrain` updates
-        steps       act; every `train_every` steps `train_steps` updates; evaluate, log and save every now and then
+        steps       act; `train_steps` updates every `train_every` steps; evaluate, log and save on schedule
 
-    A run of 0 steps collects nothing: it pretrains on the episodes of `offline_dir`.
+    With `steps: 0` the run collects nothing and only pretrains on the episodes of `offline_dir`.
     """
 
     def __init__(self, agent: Agent, logdir: Path, quiet: bool = False):
@@ -43,7 +43,7 @@ class TrainingRun:
         self._check_offline()
         self.checkpoints = Checkpoints(agent, self.replay, collectors, logdir / "checkpoints")
         if not self.checkpoints.restore():
-            # A checkpoint knows the rewards of the episodes before it.
+            # A checkpoint includes these reward statistics.
             for collector in collectors:
                 for episode in collector.replay.memory:
                     agent.rewards.add(episode["reward"][1:])
@@ -59,7 +59,7 @@ class TrainingRun:
         self.evaluation = Evaluation(agent, self.metrics, media)
 
     def _check_offline(self) -> None:
-        """Raises UserError where a run that collects nothing has nothing to learn from."""
+        """Raises UserError if a run collects nothing and has nothing to learn from."""
         if self.config.steps:
             return
         if not self.turns.can_train:
@@ -68,7 +68,7 @@ class TrainingRun:
             raise UserError("steps is 0, so no plans are made that a value could learn from: set --value_data replay.")
 
     def run(self) -> None:
-        """Collects and trains until the environment steps are spent; saves at the end."""
+        """Collects and trains for `steps` environment steps, then saves."""
         c, agent = self.config, self.agent
         pretrained = agent.updates >= max(c.pretrain, 1)
         try:
@@ -93,7 +93,7 @@ class TrainingRun:
             self.close()
 
     def prefill(self) -> None:
-        """Collects with random actions. `pretrain` pays for these steps, so no updates are due for them."""
+        """Collects with random actions. The updates for these steps are those of `pretrain`."""
         while self.prefilling():
             self.collect(self.agent.random_policy)
         if self.agent.workers > 1 and not self.turns.can_train:
@@ -101,17 +101,17 @@ class TrainingRun:
         self.schedule.train(int(self.agent.step))
         for collector in self.turns.collectors:
             if collector.driver:
-                collector.driver.policy_state = None  # the agent cannot read that of the random policy
+                collector.driver.policy_state = None  # the random policy's state means nothing to the agent
 
     def prefilling(self) -> bool:
-        """Whether random actions are due: for `prefill` steps, and of several tasks until each has an episode."""
+        """Whether to act randomly: for `prefill` steps, and with several tasks until each has an episode."""
         step, several = int(self.agent.step), len(self.turns.collectors) > 1
         return step < self.config.steps and (step < self.config.prefill or (several and not self.turns.can_train))
 
     def pretrain(self) -> None:
-        """Updates until there are `pretrain` of them, from where an interrupted pretraining was saved.
+        """Makes the `pretrain` updates that an interrupted pretraining has not made yet.
 
-        Logs and saves are counted in updates. Offline this is the whole training, with evaluations on the way.
+        `log_every` and `checkpoint_every` count updates here. An offline run does all its training and evaluation here.
         """
         c, start = self.config, int(self.agent.updates)
         log, save = Every(c.log_every, start), Every(c.checkpoint_every, start)
@@ -126,7 +126,7 @@ class TrainingRun:
         self.checkpoints.save()
 
     def collect(self, policy: Policy) -> None:
-        """One decision in every training environment of the task in turn."""
+        """One decision in every training environment of the current task."""
         agent = self.agent
         collector, episodes = self.turns.collect(self.metrics.timed(policy))
         agent.step.assign_add(self.config.envs * collector.repeat * agent.workers)
@@ -139,7 +139,7 @@ class TrainingRun:
         self.logger.progress(step, episodes=self.replay.episodes, updates=int(agent.updates))
 
     def evaluate(self) -> None:
-        """Evaluates each task. Of several hosts the first does it; the others wait for it in the next update."""
+        """Evaluates each task. With several hosts only the first one does; the others wait in the next update."""
         if self.agent.worker:
             return
         for collector in self.turns.collectors:

@@ -1,11 +1,11 @@
-"""What is due when a count has grown."""
+"""When updates, evaluations, logs and checkpoints are due."""
 
 from tools.config import Config
 from training.agent import Agent
 
 
 class Every:
-    """Counts the multiples of `period` that a growing count has passed since the last call; none for a period of 0."""
+    """How many multiples of `period` a count has passed since the last call; always 0 for a period of 0."""
 
     def __init__(self, period: int, start: int = 0):
         self.period = period
@@ -23,8 +23,8 @@ class Schedule:
     """When a run updates, evaluates, logs and saves, by the settings named `_every`.
 
     Attributes:
-        offline: whether the run collects nothing. Then updates are counted instead of environment steps.
-        train, evaluate, log, save: how often each is due.
+        offline: whether the run collects nothing and counts updates instead of environment steps.
+        train, evaluate, log, save: an `Every` for each.
     """
 
     def __init__(self, config: Config, agent: Agent):
@@ -36,5 +36,5 @@ class Schedule:
 
     @property
     def now(self) -> int:
-        """Environment steps so far, offline updates: what the settings count, and the step of a line of metrics."""
+        """Environment steps so far (offline: updates), as counted by the settings and logged as `step`."""
         return int(self._agent.updates if self.offline else self._agent.step)

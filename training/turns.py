@@ -1,4 +1,4 @@
-"""The tasks of a run, which collect in turns."""
+"""The tasks of a run take turns at collecting."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,11 @@ from training.driver import Episode, Policy
 
 
 class Turns:
-    """The tasks of a run take turns (PlaNet section 5): an episode of each in every training environment is a round.
+    """Tasks take turns (PlaNet section 5). In a round, each task collects an episode in every training environment.
 
     Attributes:
         collectors: one for each task.
-        current: whose turn it is.
+        current: the collector of the current task.
     """
 
     def __init__(self, collectors: Sequence[Collector], envs: int):
@@ -19,7 +19,7 @@ class Turns:
         self._next()
 
     def collect(self, policy: Policy) -> tuple[Collector, list[Episode]]:
-        """One decision in every training environment of the task in turn; returns it and its finished episodes."""
+        """One decision in every training environment of the current task; returns its collector and ended episodes."""
         collector = self.current
         episodes = collector.collect(policy)
         if collector.replay.episodes >= self._end:
@@ -27,8 +27,8 @@ class Turns:
         return collector, episodes
 
     def _next(self) -> None:
-        # The first task of those with the fewest episodes. That is one after the other, even where an earlier run
-        # stopped within a round, and it makes up for parallel environments that end together.
+        # The first task with the fewest episodes. This keeps the order even if an earlier run stopped within a round or
+        # parallel environments ended together.
         self.current = min(self.collectors, key=lambda collector: collector.replay.episodes)
         self._end = self.current.replay.episodes + self._envs
 
@@ -39,7 +39,7 @@ class Turns:
 
     @property
     def decisions(self) -> int:
-        """Of all tasks so far."""
+        """Decisions of all tasks so far."""
         return sum(int(collector.decisions) for collector in self.collectors)
 
     @property

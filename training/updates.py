@@ -9,14 +9,14 @@ from training.schedules import Schedule
 
 
 class Updates:
-    """Updates an agent on batches of the replay, which are prepared from the first update on."""
+    """Updates an agent on batches of the replay. Prefetching starts with the first update."""
 
     def __init__(self, agent: Agent, replay: Replay | MixedReplay, schedule: Schedule, logger: Logger):
         self._agent, self._replay, self._schedule, self._logger = agent, replay, schedule, logger
         self._batches = None
 
     def make(self, count: int) -> None:
-        """Makes `count` updates and logs them, with their mean time."""
+        """Makes `count` updates and logs their metrics and mean time."""
         if self._batches is None:
             self._batches = self._agent.batches(self._replay)
         before, start = int(self._agent.updates), time.perf_counter()
@@ -24,11 +24,11 @@ class Updates:
         for done in range(1, count + 1):
             metrics = self._agent.train_step(next(self._batches))
             self._logger.scalars(metrics, "model/")
-            # Reading the agent's own count would wait for the device.
+            # Counted here, since reading agent.updates would wait for the device.
             self._logger.progress(before + done if self._schedule.offline else step, updates=before + done)
-        float(metrics["loss"])  # waits for all updates, so that the time is theirs
+        float(metrics["loss"])  # waits until all updates are done
         self._logger.scalars({"speed/update_seconds": (time.perf_counter() - start) / count})
 
     def close(self) -> None:
-        """Ends the thread that prepares batches."""
+        """Ends the prefetching thread."""
         self._batches = None
