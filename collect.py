@@ -33,13 +33,12 @@ from tools.progress import ProgressLine
 from tools.revision import git_revision
 from training.driver import Driver, correlated_actions
 
-# Finished episodes in a row that the mixture has no place for, after which the wanted success rate counts as out of
-# reach.
+# After this many discarded episodes in a row, the requested success rate counts as out of reach.
 PATIENCE = 40
 
 
 class Quota:
-    """How many successful and how many other episodes a data set still needs.
+    """The numbers of successful and other episodes that a data set still needs.
 
     Args:
         episodes: in all.
@@ -54,14 +53,14 @@ class Quota:
         self.successes, self.failures = wanted - successes, episodes - wanted - failures
 
     def scripted(self, rng: np.random.Generator) -> bool:
-        """Whether the next episode is for the scripted policy: drawn so that both kinds are spread over the set."""
+        """Draws whether the next episode is scripted, so that both kinds are spread over the data set."""
         if self.any:
             return True
         successes, failures = max(self.successes, 0), max(self.failures, 0)
         return rng.random() * (successes + failures) < successes
 
     def take(self, success: bool) -> bool:
-        """Counts a finished episode if there is a place for it; returns whether there was."""
+        """Counts a finished episode if the data set still needs it; returns whether it does."""
         place = self.any or (self.successes if success else self.failures) > 0
         if place and self.left > 0:
             self.left -= 1
@@ -98,7 +97,7 @@ class MixedPolicy:
     def __call__(
         self, obs: dict[str, np.ndarray], is_first: np.ndarray, state: Any
     ) -> tuple[np.ndarray, Any, dict[str, np.ndarray]]:
-        """A policy as `training.driver.Driver` wants it; 'scripted' among what it says of its actions."""
+        """A policy for `training.driver.Driver`, with 'scripted' in its extras."""
         kinds, gaussian = state or (np.zeros(len(is_first), bool), None)
         kinds = np.array([self.choose() if first else kind for kind, first in zip(kinds, is_first, strict=True)])
         action, gaussian = correlated_actions(gaussian, is_first, self.size, self.correlation, self.rng)
@@ -113,7 +112,7 @@ class DataSet:
 
     Args:
         folder: made where it is missing.
-        config: the settings that its episodes have or shall have.
+        config: the settings of its episodes, present and future.
 
     Raises:
         UserError: it holds episodes of unknown origin, with other settings, or damaged ones.
@@ -133,7 +132,7 @@ class DataSet:
         self.facts = {"scripted_episodes": 0, "attempts": 0} | (found or {}) | {"settings": settings(config)}
 
     def add(self, data: dict[str, np.ndarray], **facts: Any) -> None:
-        """Writes an episode, and what has become known with it."""
+        """Writes an episode and updates collection.json with `facts`."""
         try:
             self.replay.add(data)
             self.rows.append(numbers(data))
@@ -143,23 +142,22 @@ class DataSet:
             raise UserError(f"{self.folder} cannot be written ({error.strerror}): choose another --out.") from error
 
     def summary(self) -> dict[str, Any]:
-        """What collection.json says."""
+        """The contents of collection.json."""
         return self.facts | totals(self.rows)
 
 
 def collect(config: Config, out: Path, episodes: int, success_rate: float | None, noise: float) -> dict[str, Any]:
-    """Adds episodes to a folder until it has as many as wanted; a second start goes on where the first one stopped.
+    """Adds episodes to a folder until it has the requested number; an interrupted collection is continued.
 
     Args:
-        config: the task, its settings, how many environments are stepped at once, the seed and how random actions hang
-          together.
+        config: the task and its settings, the number of parallel environments, the seed and `prefill_correlation`.
         out: folder of the episodes.
-        episodes: how many the folder shall have.
-        success_rate: share of successful ones; None for scripted episodes as they come.
+        episodes: total number of episodes in the folder.
+        success_rate: share of successful episodes; None keeps every scripted episode.
         noise: standard deviation of the noise on scripted actions.
 
     Returns:
-        what its collection.json says now.
+        the contents of its collection.json.
 
     Raises:
         UserError: the folder holds other episodes, the task has no scripted policy or no success, or the wanted share
@@ -191,7 +189,7 @@ def collect(config: Config, out: Path, episodes: int, success_rate: float | None
 
 
 def _fill(data: DataSet, driver: Driver, policy: MixedPolicy, quota: Quota) -> None:
-    """Plays until the quota is met. Raises UserError where that takes too long."""
+    """Plays until the quota is met. Raises UserError if that takes too long."""
     unused = 0
     with ProgressLine(len(data.rows) + quota.left, "episodes", Console(stderr=True)) as progress:
         progress.update(len(data.rows))
@@ -238,7 +236,7 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _add_episodes_options(make: argparse.ArgumentParser) -> None:
     make.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the episodes")
-    make.add_argument("--episodes", type=int, default=100, metavar="N", help="how many the folder shall have")
+    make.add_argument("--episodes", type=int, default=100, metavar="N", help="total number of episodes in the folder")
     make.add_argument(
         "--success_rate", type=float, metavar="P",
         help="share of successful episodes; 0 for random actions only, which every task can, and without it scripted "

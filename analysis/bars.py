@@ -24,7 +24,7 @@ def draw_bars(rows: Sequence[Row]) -> Figure:
     shown = [textwrap.fill(name, LABEL_WIDTH, subsequent_indent="  ") for name in order]
     lines = max(name.count("\n") + 1 for name in shown)
     figure, axes = figures.grid(*shape, size=(3.4, 0.9 + (0.12 + 0.16 * lines) * len(order)))
-    # The labels stand at the first column only, and its panel shall not pay for them.
+    # Only the first column has labels, and its panel must not shrink for them.
     width, height = figure.get_size_inches()
     figure.set_size_inches(width + 0.075 * max(len(line) for name in shown for line in name.split("\n")), height)
     for axis in axes.flat[len(tasks) :]:

@@ -1,4 +1,4 @@
-"""What evaluate.py has written, and the rows of a table of planners that it makes."""
+"""Reads the output of evaluate.py and makes the rows of a table of planners."""
 
 import math
 import os
@@ -21,7 +21,7 @@ class Row(NamedTuple):
 
     Attributes:
         model: the method that trained the world model.
-        method: how the evaluation is called; the model, where it is the run as it was trained.
+        method: name of the evaluation; equals `model` if it is the run as it was trained.
         settings: what the evaluation changed besides the planner, as words of a command line.
         seeds: how many log directories.
         episodes: of all of them.
@@ -164,7 +164,7 @@ def _distances(group: tuple[str, ...], lines: Sequence[Mapping[str, Any]]) -> li
 
 
 def labels(rows: Sequence[Row]) -> list[str]:
-    """How rows are called in a figure: method, model where several were evaluated, settings where they are changed."""
+    """Names of the rows in a figure: the method, the model if there are several, and changed settings."""
     several = len({row.model for row in rows}) > 1
     models = [f" (model: {row.model})" if several and row.method != row.model else "" for row in rows]
     names = [f"{row.method}{model} {row.settings}".strip() for row, model in zip(rows, models, strict=True)]

@@ -17,5 +17,5 @@ def is_success(metric: str) -> bool:
 
 
 def title_of(metric: str) -> str:
-    """How a metric is called in a figure."""
+    """The name of a metric in a figure."""
     return TITLES.get(metric, metric)

@@ -49,13 +49,13 @@ def common_unit(runs: Sequence[Run]) -> str:
 
 
 def method_of(logdir: str | os.PathLike[str], config: Mapping[str, Any]) -> str:
-    """What the method of a run is called: the folder above a log directory named like its seed, else the planner."""
+    """The method of a run: the folder above a log directory that is named after its seed, else the planner."""
     logdir = Path(os.path.abspath(logdir))
     return logdir.parent.name if logdir.name == str(config["seed"]) else config["planner"]
 
 
 def own_name(name: str, task: str) -> str:
-    """How a metric of one of several tasks is called: train/return becomes train/<task>/return."""
+    """The name of a task's own metric in a run of several tasks: train/return becomes train/<task>/return."""
     group, _, rest = name.partition("/")
     return f"{group}/{task}/{rest}"
 

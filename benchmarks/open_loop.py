@@ -530,7 +530,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         configs = {
             label: load_config([*shared, *words, "--seed", str(args.seed)]) for label, words in args.variants.items()
         }
-        # All data are read first: bad ones shall not waste the training on those before them.
+        # All data are read first, so that bad data fail before any training.
         first = next(iter(configs.values()))
         sets = [read_data(name, path, first, args.horizon, args.chunks) for name, path in args.data.items()]
         make_folder(args.out)

@@ -230,7 +230,7 @@ def blind(
     agent: PlanningAgent, starts: Starts, plans: Plans, best: tuple[Plans, list[str]], sampled: np.ndarray,
     played: Played,
 ) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
-    """The part of a line about the first plans, and what it says of each start."""
+    """The fields of a line about the first plans, and its values for each start."""
     came = achieved(agent, played)
     line = losses(plans, best[0], sampled, came)
     each: dict[str, Any] = {"seed": list(starts.seeds), "found": plans.score, "best": best[0].score, "best_by": best[1]}
@@ -242,7 +242,7 @@ def blind(
 
 
 def closed_loop(agent: PlanningAgent, starts: Starts, num_envs: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The part of a line about whole episodes, and what it says of each."""
+    """The fields of a line about whole episodes, and its values for each episode."""
     episodes, seconds = run_episodes(agent, starts.task, starts.seeds, num_envs)
     rows = [describe(episode, starts.seeds, starts.task) for episode in episodes]
     predicted, came = np.array([episode_returns(agent, episode) for episode in episodes]).T
@@ -258,7 +258,7 @@ def closed_loop(agent: PlanningAgent, starts: Starts, num_envs: int) -> tuple[di
 
 
 def settings(agent: PlanningAgent) -> dict[str, Any]:
-    """What a line says of the agent before anything is measured."""
+    """The fields of a line that describe the agent."""
     c = agent.config
     names = ("planner", "mpc_steps", "warm_start", "n_parallel_plans", "restart_samples", "discount")
     return {

@@ -42,7 +42,7 @@ def make(name: str, config: Any, seed: int) -> gym.Env:
         simulator.model.vis.global_.offwidth = simulator.model.vis.global_.offheight = IMAGE_SIZE
         if config.render_quality == "fast":
             simplify(simulator.model)
-    if len(env.observation_space.shape or ()) == 3:  # pictures are no state; ours replaces them
+    if len(env.observation_space.shape or ()) == 3:  # images are not a state, and ours replaces them
         nothing = gym.spaces.Box(-np.inf, np.inf, (0,), np.float32)
         env = TransformObservation(env, lambda picture: np.zeros(0, np.float32), nothing)
     low = np.full(env.action_space.shape, -1.0, env.action_space.dtype)

@@ -124,7 +124,7 @@ class PointMass(gym.Env):
         """Moves for a tenth of a second; episodes end only by the time limit."""
         self.data.ctrl[:] = action
         mujoco.mj_step(self.model, self.data, SUBSTEPS)
-        # Poses of the last step belong to its beginning; the picture shall show its end.
+        # MuJoCo's poses are those at the beginning of the last step; the image has to show its end.
         mujoco.mj_forward(self.model, self.data)
         reward, success = self._outcome()
         return self._state(), reward, False, False, self._info(success)

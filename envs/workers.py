@@ -35,7 +35,7 @@ class WorkerEnvs(gym.vector.AsyncVectorEnv):
             spaces: observation and action space of one environment.
         """
         factories = [_Factory(maker, spaces) for maker in makers]
-        # Spawned, because TensorFlow's threads do not survive a fork and a worker shall not hold TensorFlow.
+        # Spawned, because TensorFlow's threads do not survive a fork and workers must not import TensorFlow.
         with _hidden_main():
             super().__init__(factories, context="spawn", autoreset_mode=gym.vector.AutoresetMode.DISABLED)
 

@@ -54,7 +54,7 @@ def numbers(data: Mapping[str, np.ndarray]) -> tuple[int, float, bool]:
 
 
 def totals(rows: Sequence[tuple[int, float, bool]]) -> dict[str, Any]:
-    """What a collection.json says of all episodes together, from the `numbers` of each."""
+    """The totals in a collection.json, from the `numbers` of each episode."""
     lengths, returns, successes = np.array(rows, np.float64).reshape(-1, 3).T
     return {
         "episodes": len(rows),

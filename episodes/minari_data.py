@@ -172,7 +172,7 @@ def _description(facts: dict[str, Any]) -> str:
 
 
 def _buffer(episode: Episode) -> EpisodeBuffer:
-    """An episode as Minari wants it. Raises ValueError for one that Minari could not give back."""
+    """An episode in Minari's format. Raises ValueError if Minari could not restore it."""
     if episode["reward"][0] != 0:
         raise ValueError("it has a reward before its first action, for which Minari has no place")
     if not np.isin(episode["discount"], (0, 1)).all():
@@ -233,7 +233,7 @@ def _action_scale(name: str, space: gym.Space) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _boxes(space: gym.Space) -> dict[str, spaces.Box]:
-    """The arrays of an observation by their names; the only one of an observation that is no Dict is called ''."""
+    """The arrays of an observation by name; an observation that is not a Dict has one array, named ''."""
     named = space.spaces if isinstance(space, spaces.Dict) else {"": space}
     return {key: entry for key, entry in named.items() if isinstance(entry, spaces.Box)}
 

@@ -48,13 +48,13 @@ class CEM(SamplingPlanner):
     standard deviation; the latter is what matches a Gaussian). The plan is the final mean. Where fewer than two elites
     are finite the belief stays.
 
-    MPPI as LatCo's appendix D describes it differs in one number: elites weigh softmax(gamma return) in the refit.
+    MPPI as in LatCo's appendix D differs in one thing: the refit weights elites by softmax(gamma return).
 
     Args:
         problem: the latent problem.
         horizon: H.
         iterations: number of refits.
-        candidates: action sequences a refit, for each plan.
+        candidates: action sequences per refit and plan.
         elites: how many of them the belief is refit to.
         sample_states: evaluate candidates on sampled trajectories as PlaNet does; otherwise on the mean dynamics.
         gamma: 0 for CEM, MPPI's temperature otherwise.

@@ -1,10 +1,10 @@
-"""The end of a collocation search: a plan that keeps its bounds and the dynamics exactly.
+"""The end of a collocation search: a plan that satisfies the action bounds and the dynamics exactly.
 
-A multiplier acts only after its bound was crossed, so the last iterate of collocation may lie a little outside, and
-clipped for execution it is another plan. The finish clips it once, rolls it out, and improves what it then has by
-projected Gauss-Newton steps on the actions (Bertsekas 1982): actions at a bound that the gradient pushes outwards are
-held there, the others take the condensed step without slacks, and a line search over clipped rollouts accepts a step
-only if the return under the model grows.
+Multipliers only react to violated bounds, so the last iterate of collocation may lie slightly outside, and clipping it
+for execution changes the plan. The finish clips it once, rolls it out, and improves the result with projected
+Gauss-Newton steps on the actions (Bertsekas 1982). Actions at a bound that the gradient pushes outwards stay there, the
+others take the condensed step without slacks. A line search over clipped rollouts accepts a step only if the return
+under the model grows.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from planners.least_squares import projected_shooting_step
 from planners.residuals import DAMPING_FACTOR
 
 STEP_SIZES = (1.0, 0.3, 0.1, 0.03)
-DAMPING = 1e-3  # first and smallest damping of the actions, as GN has it
+DAMPING = 1e-3  # first and smallest damping of the actions, as in GN
 
 
 class Finished(NamedTuple):
@@ -52,7 +52,7 @@ def finish(
         residuals: states [B, H, n] -> residuals of the objective [B, H, k].
 
     Returns:
-        the finished plan, and its score after each step [B, count]; from `limit` on the last one.
+        the finished plan, and its score after each step [B, count], constant from `limit` on.
     """
     start = _feasible(problem, z0, actions, tf.fill([z0.shape[0]], tf.cast(DAMPING, z0.dtype)))
 
@@ -77,7 +77,7 @@ def _feasible(problem, z0, actions, damping):
 
 
 def _improve(problem, z0, plan, residuals):
-    """One projected step with its line search; the plan stays where no step size helps, and damps the next one more."""
+    """One projected step with a line search. If no step size helps, the plan stays and its damping grows."""
     _, A, B = linearize(problem, z0, plan.states, plan.actions)
     rho, g = own_gradient(residuals, plan.states)
     bound, L = problem.a_max, len(STEP_SIZES)

@@ -1,7 +1,7 @@
-"""What planners share that follow gradients with Adam.
+"""The base class of planners that use Adam.
 
-They differ in what they optimize (actions; states and actions; images and actions) and in their objective, which is one
-method each. Conventions and shapes: optimizers.py.
+A subclass defines the variables (actions; states and actions; images and actions) and the objective, one method each.
+Conventions and shapes: optimizers.py.
 """
 
 import abc
@@ -36,10 +36,10 @@ class Terms(NamedTuple):
 
 
 class Search(NamedTuple):
-    """What a first-order search carries from one iteration to the next."""
+    """State of the optimization between iterations."""
 
     variables: tuple[tf.Tensor, ...]  # [B, ...] each, the actions last
-    last_finite: tuple[tf.Tensor, ...]  # the last ones known to be finite in all that was computed from them
+    last_finite: tuple[tf.Tensor, ...]  # the last variables with finite loss and gradients
     first: tuple[tf.Tensor, ...]  # Adam's moments of the gradient
     second: tuple[tf.Tensor, ...]
     duals: dict[str, tf.Tensor]  # multiplier's name -> [B, H]
@@ -51,8 +51,8 @@ class Search(NamedTuple):
 class FirstOrderPlanner(Planner):
     """Adam on the variables, dual ascent on the multipliers every `dual_every` steps.
 
-    A step that leads to non-finite numbers is taken back and repeated at half the learning rate, with Adam's moments
-    reset: the same step would fail again.
+    A step that leads to non-finite numbers is undone and retried with half the learning rate and Adam's moments reset,
+    since the same step would fail again.
 
     Args:
         problem: the latent problem.
@@ -86,7 +86,7 @@ class FirstOrderPlanner(Planner):
         return {name: tf.ones(shape, dtype) for name in self.DUALS}
 
     def _project(self, k, z0, seeds, variables):
-        """What is done to the variables after a step."""
+        """Projects or perturbs the variables after a step."""
         del k, z0, seeds
         return variables
 
@@ -125,7 +125,7 @@ class FirstOrderPlanner(Planner):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(search.variables)
             terms = self._terms(z0, search.variables, search.duals)
-            loss = tf.reduce_sum(terms.loss)  # plans share no term, so each gets its own gradient
+            loss = tf.reduce_sum(terms.loss)  # plans share no terms, so their gradients are independent
         gradients = tape.gradient(loss, search.variables)
         finite = all_finite(terms.loss, *gradients)
         first = self._moments(search.first, gradients, BETAS[0])
@@ -150,7 +150,7 @@ class FirstOrderPlanner(Planner):
         return tuple(beta * a + (1 - beta) * b for a, b in zip(old, new, strict=True))
 
     def _adam(self, k, search, first, second):
-        """Adam's step (Kingma & Ba, algorithm 1) with a learning rate a plan."""
+        """Adam's step (Kingma & Ba, algorithm 1) with a learning rate per plan."""
         step = tf.cast(k + 1, search.scale.dtype)
         correction = tf.sqrt(1 - BETAS[1] ** step) / (1 - BETAS[0] ** step)
         lr = self.lr * correction * search.scale

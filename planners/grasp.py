@@ -93,7 +93,7 @@ class GRASP(FirstOrderPlanner):
                 tape.watch(actions)
                 returns = tf.reduce_sum(objective_rewards(self.problem, rollout(self.problem.step, z0, actions)), 1)
             gradient = tape.gradient(returns, actions)
-            better = returns > score  # false where the return is no number
+            better = returns > score  # false where the return is NaN
             best, score = where_rows(better, actions, best), tf.where(better, returns, score)
             size = tf.sqrt(tf.reduce_mean(tf.square(gradient), [1, 2], keepdims=True))
             step = self.sync_lr * bound * tf.math.divide_no_nan(gradient, size)

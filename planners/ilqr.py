@@ -32,7 +32,7 @@ class ILQR(SecondOrderShooting):
         found = self._search(z0, seeds, warm, limit)
         gains = self._backward(z0, found[0])[1] if self.feedback else None
         plan = self._plan(z0, *found, gains)
-        if gains is not None:  # gains that are no numbers would spoil a plan that is fine
+        if gains is not None:  # NaN gains would spoil an otherwise valid plan
             plan = plan._replace(gains=where_rows(all_finite(gains), gains, tf.zeros_like(gains)))
         return plan
 

@@ -1,4 +1,4 @@
-"""Residuals of the objective, whose squares second-order planners make small, and their damping."""
+"""The objective as least squares for second-order planners, and their damping."""
 
 import math
 from collections.abc import Callable
@@ -7,8 +7,7 @@ import tensorflow as tf
 
 from optimizers import LatentProblem
 
-# A plan whose step led to non-finite numbers goes back and damps its next step more, and less again after a success, as
-# Levenberg and Marquardt do; without it, the same step would fail again.
+# A failed step multiplies the damping by this factor, a successful one divides by it (Levenberg-Marquardt).
 DAMPING_FACTOR = 10.0
 
 
@@ -22,10 +21,10 @@ def objective_residuals(
 ) -> tf.Tensor:
     """The residuals of a plan's rewards and of its terminal value.
 
-    A value is the sum of many rewards, and where it is large softplus(-value) is flat: at a value of 20 its gradient is
-    e^-20, although the same return in rewards of 0.2 has plenty. So it counts as what it stands for, w = `value_steps`
-    more rewards of value / w each, w residual(value / w)^2. It is a residual of its own: as a part of the last reward's
-    it would change that one's curvature.
+    A value sums many rewards, and softplus(-value) is flat for large values: at a value of 20 its gradient is e^-20,
+    although the same return in rewards of 0.2 has large gradients. So a value counts as w = `value_steps` more rewards
+    of value / w each: w residual(value / w)^2. It has a separate residual because it would change the curvature of the
+    last reward's.
 
     Args:
         problem: for `value_steps`.

@@ -12,7 +12,7 @@ from tools.errors import UserError
 
 
 class Belief(NamedTuple):
-    """What a sampling planner carries from one iteration to the next."""
+    """State of a sampling planner between iterations: a Gaussian over actions, and the best sequences so far."""
 
     mean: tf.Tensor  # [B, H, m]
     std: tf.Tensor  # [B, H, m]
@@ -99,7 +99,8 @@ class SamplingPlanner(Planner):
 def refit(elites: tf.Tensor, scores: tf.Tensor, gamma: float = 0.0) -> tuple[tf.Tensor, ...]:
     """Fits the belief to elites [B, K, H, m] with returns [B, K], best first.
 
-    Elites with the lowest possible return count as missing. The others weigh the same, or softmax(gamma return) (MPPI).
+    Elites with the lowest possible return count as missing. The others have equal weights, or softmax(gamma return) in
+    MPPI.
 
     Returns:
         mean and standard deviation [B, H, m], mean return [B], whether there are two elites or more, bool [B, 1, 1].

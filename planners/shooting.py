@@ -21,7 +21,7 @@ from planners.residuals import DAMPING_FACTOR, objective_residuals, softplus_res
 
 
 class Shooting(NamedTuple):
-    """What a second-order shooting search carries from one iteration to the next."""
+    """State of the optimization between iterations."""
 
     states: tf.Tensor  # [B, H, n], the rollout of the actions
     actions: tf.Tensor  # [B, H, m]
@@ -67,7 +67,7 @@ class SecondOrderShooting(Planner):
 
     @abc.abstractmethod
     def _merit(self, states: tf.Tensor, actions: tf.Tensor, nu: tf.Tensor) -> tf.Tensor:
-        """What a step shall make smaller, [...], for states [..., H, n], actions [..., H, m] and nu [..., H]."""
+        """The merit [...] that a step must reduce, for states [..., H, n], actions [..., H, m] and nu [..., H]."""
 
     def _update(self, search):
         """The search with its multipliers updated."""
@@ -108,7 +108,7 @@ class SecondOrderShooting(Planner):
         finite = tf.math.is_finite(merits) & tf.reduce_all(tf.math.is_finite(states), [-2, -1])
         merits = tf.where(finite, merits, merits.dtype.max)
         best = tf.argmin(merits, 1, tf.int32)
-        better = ~(tf.gather(merits, best, batch_dims=1) >= now)  # also where the present merit is no number
+        better = ~(tf.gather(merits, best, batch_dims=1) >= now)  # also where the current merit is NaN
         better &= tf.reduce_any(finite, 1)
         moved = [tf.gather(x, best, batch_dims=1) for x in (states, actions)]
         search = search._replace(

@@ -80,4 +80,4 @@ class Display:
 
 
 def _plain(text: str) -> rich.text.Text:
-    return rich.text.Text(text)  # brackets are no markup
+    return rich.text.Text(text)  # so that brackets are not read as markup

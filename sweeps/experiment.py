@@ -29,22 +29,22 @@ class Run:
 
     @property
     def name(self) -> str:
-        """How lines about the run call it."""
+        """The run's name in messages."""
         return f"{self.config.task} {self.method} {self.config.seed}"
 
     @property
     def arguments(self) -> list[str]:
-        """What planning_agent.py is started with."""
+        """The arguments of planning_agent.py."""
         return [*self.words, "--logdir", str(self.folder)]
 
     @property
     def length(self) -> str:
-        """How long it will be: steps, or updates where it collects nothing."""
+        """The run's length: steps, or updates if it collects nothing."""
         return f"{self.config.steps:,} steps" if self.config.steps else f"{self.config.pretrain:,} updates"
 
     @property
     def identity(self) -> list[str]:
-        """What a complete run is recognized by; the folder may move."""
+        """Identifies a complete run, independently of its folder."""
         return [PROGRAM.name, *self.words]
 
     @property

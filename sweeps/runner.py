@@ -196,7 +196,7 @@ def _import_ray() -> ModuleType:
 
 
 def _check_capacity(nodes: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> None:
-    """Raises UserError where no node is large enough for a run, which would wait for ever."""
+    """Raises UserError if no node is large enough for a run, which would then wait forever."""
     have = [node["Resources"] for node in nodes if node["Alive"]]
     if not any(node.get("CPU", 0) >= options.cpus and node.get("GPU", 0) >= options.gpus for node in have):
         sizes = "; ".join(f"{node.get('CPU', 0):g} and {node.get('GPU', 0):g}" for node in have)

@@ -1,4 +1,4 @@
-"""What is known of a run while a sweep goes on."""
+"""The status of a run during a sweep."""
 
 import contextlib
 import json
@@ -52,7 +52,7 @@ class Metrics:
 
 @dataclass
 class Status:
-    """What is known of a run: waiting, running, retrying, done or failed."""
+    """The status of a run: waiting, running, retrying, done or failed."""
 
     run: Run
     state: str = "waiting"

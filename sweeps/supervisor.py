@@ -27,7 +27,7 @@ from pathlib import Path
 from tools.files import replaced
 
 GUARD = (sys.executable, "-E", "-S", "-m", "sweeps.supervisor")
-BAD_INPUT = 2  # the exit code for what only the user can mend
+BAD_INPUT = 2  # exit code for errors that a retry cannot fix
 LOCK_SECONDS = 300.0  # how long a run waits for another process in its folder; NFS frees a dead node's locks after 90
 GRACE_SECONDS = 10.0  # between the interrupt and the end of all processes
 POLL_SECONDS = 0.2
@@ -187,7 +187,7 @@ def guard(folder: Path, mark: Mapping[str, object], lock: int, grace: float, com
 
     Args:
         folder: of the run, with its sweep.log.
-        mark: what `done.json` shall hold besides exit code, seconds and time.
+        mark: entries of `done.json` besides exit code, seconds and time.
         lock: the file descriptor that the program inherits.
         grace: seconds between interrupting and killing it.
         command: its words.

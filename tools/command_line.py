@@ -8,7 +8,7 @@ from tools.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses bad input as the rest of the project does."""
+    """Reports bad input as a UserError."""
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError."""
@@ -31,5 +31,5 @@ def positive(text: str) -> int:
 
 
 def note(text: str) -> None:
-    """Tells the user something that is no reason to stop."""
+    """Prints a note that does not stop the program."""
     print(f"note: {text}", file=sys.stderr)

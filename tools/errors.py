@@ -1,4 +1,4 @@
-"""The error that a user can mend, and the one sentence that refuses a name nobody knows."""
+"""The error for bad input, and the suggestion for a misspelled name."""
 
 import difflib
 from collections.abc import Iterable
@@ -15,9 +15,9 @@ def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
     """Returns (does not raise) the error for a name that is not among the valid ones.
 
     Args:
-        kind: what the name stands for, as the sentence shall call it: "planner", "task", ...
+        kind: what is named, for the message: "planner", "task", ...
         name: what the user wrote.
-        valid: the names that exist. The nearest one is suggested, case ignored.
+        valid: the valid names. The message suggests the closest one, ignoring case.
     """
     by_lower_case = {choice.lower(): choice for choice in valid}
     nearest = difflib.get_close_matches(str(name).lower(), by_lower_case, n=1, cutoff=0.0)

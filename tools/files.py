@@ -45,6 +45,6 @@ def _sync_folder(folder: Path) -> None:
 
 
 def append_json(path: Path, line: Mapping[str, Any]) -> None:
-    """Appends one line of JSON to a file, which may have numbers that are finite only."""
+    """Appends one line of JSON to a file. Numbers must be finite."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line, allow_nan=False) + "\n")

@@ -104,7 +104,7 @@ class Logger:
         """Collect values; `write` averages those of one name. Cheap: device tensors are fetched at `write` only.
 
         Args:
-            values: name to a float, numpy or TensorFlow scalar; None means that there is no value and is left out.
+            values: name to a float, NumPy or TensorFlow scalar; None is left out.
             prefix: put before every name, such as 'model/'; what stands before the slash groups in TensorBoard.
 
         Raises:
@@ -269,7 +269,7 @@ def _means(scalars: Mapping[str, list[Any]]) -> dict[str, float]:
 
 
 def _checked(name: str, picture: np.ndarray, rank: int) -> np.ndarray:
-    """A copy, since the caller may go on drawing into its array before `write`."""
+    """A checked copy, since the caller may reuse its array before `write`."""
     picture = np.array(picture)
     if picture.dtype != np.uint8 or picture.ndim != rank or picture.shape[-1] != 3 or not picture.size:
         expected = "[T, H, W, 3]" if rank == 4 else "[H, W, 3]"

@@ -1,4 +1,4 @@
-"""TensorFlow as every program here has it. Import this before anything that imports TensorFlow.
+"""TensorFlow's options, the same for all programs. Import this before anything that imports TensorFlow.
 
 TF_CPP_MIN_LOG_LEVEL=0 shows all start-up notices again, and TF_ENABLE_ONEDNN_OPTS=0 turns oneDNN off.
 """
