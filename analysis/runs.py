@@ -173,7 +173,7 @@ def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
         values.pop()
     for number, value in values:
         if value is None:
-            raise UserError(f"line {number} of {path} is no JSON object: mend it, or remove it.")
+            raise UserError(f"line {number} of {path} is not a JSON object: repair it, or remove it.")
     return values
 
 

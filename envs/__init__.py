@@ -4,18 +4,18 @@
     action       Box(-1, 1, (A,), float32)
     info         'success' (0.0 or 1.0) and 'cost' (float), each where the simulator reports it, and nothing else
 
-The cost says how far a state breaks a constraint; it is never part of the reward. A simulator that reports one does so
-at every step; it may leave it out at a reset, where it then counts as 0.
+The cost is how far a state violates a constraint; it is never part of the reward. A simulator that reports a cost does
+so at every step. If it is missing at a reset, it counts as 0.
 
-Several tasks for one agent (PlaNet section 5) share spaces: an action of the largest size, of which each task uses as
-many entries as it has and ignores the others, and no state.
+Several tasks for one agent (PlaNet section 5) share spaces: actions have the largest size, each task ignores the
+entries that it does not use, and there is no state.
 
-A task is named `<suite>_<name>`. One table says which function makes the environments of a suite; it is resolved on
-first use, so that importing this package stays cheap (no simulator, no TensorFlow) and worker processes start fast.
+A task is named `<suite>_<name>`. The table `SUITES` names the function that makes the environments of a suite. It is
+imported on first use, so that importing this package stays cheap (no simulator, no TensorFlow) and workers start fast.
 
-Simulators and TensorFlow stay in separate processes: Mesa's software renderer and TensorFlow each bring an LLVM, and a
-process with both crashes, at the first picture or (DM Control) at its end. So the agent's process asks for `spaces` and
-`make_vector_env`, which work in other processes; `make_env` is for programs without TensorFlow.
+Simulators and TensorFlow run in separate processes: Mesa's software renderer and TensorFlow each load an LLVM, and a
+process with both crashes, at the first image or (DM Control) at exit. The agent's process uses `spaces` and
+`make_vector_env`, which start other processes; `make_env` is for programs without TensorFlow.
 """
 
 import copy
@@ -63,12 +63,12 @@ PAPER_ACTION_REPEAT = {
 
 
 def make_env(config: Any, seed: int) -> "gym.Env":
-    """Makes one environment of `config.task` in this process, which must not hold TensorFlow.
+    """Makes one environment of `config.task` in this process, which must not have imported TensorFlow.
 
     Args:
         config: an object with the attributes `setting_keys()`; its task is a single one.
-        seed: decides everything random; two environments of one seed and one task are identical. It takes effect at
-            the first reset, unless that reset is given a seed of its own.
+        seed: determines everything random: two environments with the same seed and task are identical. It takes effect
+            at the first reset, unless that reset gets its own seed.
 
     Raises:
         UserError: an unknown suite, task or camera, an environment that does not fit (discrete actions, no pictures),
@@ -86,7 +86,7 @@ def make_env(config: Any, seed: int) -> "gym.Env":
 
 
 def make_shared_env(config: Any, seed: int, action_size: int) -> "gym.Env":
-    """`make_env` with the spaces that several tasks share: of `action_size` numbers the task ignores those it lacks."""
+    """`make_env` with the spaces shared by several tasks: actions of length `action_size`, and no state."""
     import numpy as np
     from gymnasium import spaces, wrappers
 
@@ -97,12 +97,12 @@ def make_shared_env(config: Any, seed: int, action_size: int) -> "gym.Env":
 
 
 def make_vector_env(config: Any, num_envs: int, seed: int, task: str | None = None) -> "gym.vector.VectorEnv":
-    """Makes a batch of environments, in a process each; each has a random stream of its own derived from `seed`.
+    """Makes a batch of environments of one task, each in its own process with a random stream derived from `seed`.
 
-    All are of one task: `task`, which must be among those of the config, or the config's first.
+    The task is `task`, one of those in the config, or the config's first.
 
-    Episodes do not restart by themselves: `reset(options={'reset_mask': mask})`, bool of shape [num_envs], starts new
-    ones where the mask is true and repeats the last observation elsewhere.
+    Episodes do not restart by themselves: `reset(options={'reset_mask': mask})`, bool [num_envs], starts new ones where
+    the mask is true and repeats the last observation elsewhere.
 
     Raises:
         UserError: as `make_env`, or when a worker dies or does not answer in time.
@@ -120,9 +120,9 @@ def make_vector_env(config: Any, num_envs: int, seed: int, task: str | None = No
 
 
 def spaces(config: Any) -> tuple["gym.spaces.Dict", "gym.spaces.Box"]:
-    """Observation and action space of one environment, found out in another process (about two seconds, then known).
+    """Observation and action space of one environment, determined in another process (about two seconds, then cached).
 
-    Those of several tasks are pictures and the largest action size.
+    For several tasks: images, and actions of the largest size.
 
     Raises:
         UserError: as `make_env`.
@@ -131,7 +131,7 @@ def spaces(config: Any) -> tuple["gym.spaces.Dict", "gym.spaces.Box"]:
 
 
 def reports_cost(config: Any) -> bool:
-    """Whether the `info` of a step holds a cost, for several tasks that of each; asked in another process as `spaces`.
+    """Whether the `info` of a step has a cost, in every task; determined in another process, like `spaces`.
 
     Raises:
         UserError: as `make_env`.

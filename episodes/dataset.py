@@ -35,10 +35,10 @@ def read_collection(folder: str | os.PathLike) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path} cannot be read ({error}): mend it, or remove it to use the episodes unchecked."
+            f"{path} cannot be read ({error}): repair it, or remove it to use the episodes unchecked."
         ) from None
     if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):
-        raise UserError(f"{path} has no 'settings': mend it, or remove it to use the episodes unchecked.")
+        raise UserError(f"{path} has no 'settings': repair it, or remove it to use the episodes unchecked.")
     return found
 
 

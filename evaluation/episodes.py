@@ -19,16 +19,16 @@ PLAN_EXTRAS = ("plan_start", "plan_states")
 
 
 class EvaluationPolicy:
-    """An agent without exploration noise, as a policy of a driver.
+    """An agent without exploration noise, as a policy for a driver.
 
     Args:
-        agent: what acts.
-        driver: of the environments. Those that wait get no plans, which would take time and random numbers.
+        agent: the agent.
+        driver: drives the environments. Waiting ones get no plans, which would cost time and random numbers.
         keep_plans: whether to record at every decision where the plan starts, 'plan_start' [B, n], and the states that
             it goes through, 'plan_states' [B, H, n].
 
     Attributes:
-        plan_seconds: of every call of the planner but those that compiled.
+        plan_seconds: seconds of each planning call, without calls that compiled.
     """
 
     def __init__(self, agent: Agent, driver: Driver, keep_plans: bool):
@@ -48,7 +48,7 @@ class EvaluationPolicy:
 
 
 def episode_seeds(seed: int, count: int) -> list[int]:
-    """The seeds of `count` starts, the first of a sequence that no training run starts its environments from."""
+    """The seeds of `count` starts, which no training run uses."""
     return [envs.stream_seed(EVAL_SEED + seed, number) for number in range(count)]
 
 
@@ -63,16 +63,16 @@ def run_episodes(
     """Plays an episode of a task from each seed.
 
     Args:
-        agent: what acts.
+        agent: the agent.
         task: one of its tasks.
-        seeds: of the starts.
-        num_envs: how many episodes are played at a time.
-        with_pictures: numbers of the episodes whose pictures are kept.
-        with_plans: numbers of the episodes whose pictures and plans (see `EvaluationPolicy`) are kept.
+        seeds: seeds of the starts.
+        num_envs: number of parallel environments.
+        with_pictures: numbers of the episodes whose images are kept.
+        with_plans: numbers of the episodes whose images and plans (see `EvaluationPolicy`) are kept.
 
     Returns:
-        the episodes in the order of the seeds, and the median seconds of a call of the planner, which plans for all
-        environments at once; None if there was only the one that compiled.
+        the episodes in the order of the seeds, and the median seconds of a planning call for all environments at once,
+        None if the only call compiled.
     """
     count = min(num_envs, len(seeds))
     driver = Driver(envs.make_vector_env(agent.config, count, agent.config.seed, task))
@@ -92,7 +92,7 @@ def run_episodes(
 
 
 def _without_unseen(episode: Episode, with_pictures: Collection[int], with_plans: Collection[int]) -> Episode:
-    """The episode without the pictures and plans that nobody will look at."""
+    """The episode without images and plans that are not needed, to save memory."""
     if episode.number in with_plans:
         return episode
     dropped = PLAN_EXTRAS if episode.number in with_pictures else (*PLAN_EXTRAS, "image")

@@ -21,12 +21,12 @@ class ExecutedPlan:
     """One plan of an episode and its execution.
 
     Attributes:
-        time: decisions of the episode before the plan was made.
-        decoded: uint8 [H + 1, 64, 64, 3], the start first.
-        frames: uint8 [H + 1, 64, 64, 3], the episode from there on, white after its end.
-        executed: how many of its actions were executed.
-        predicted: the sum of the rewards that were predicted for these actions.
-        achieved: the sum of the rewards that they brought, in the same units.
+        time: decisions before the plan was made.
+        decoded: uint8 [H + 1, 64, 64, 3], the plan decoded, its first state included.
+        frames: uint8 [H + 1, 64, 64, 3], the observed frames from then on, white after the end of the episode.
+        executed: number of executed actions.
+        predicted: sum of the rewards predicted for these actions.
+        achieved: sum of the rewards received, in the same units.
     """
 
     def __init__(self, agent: Agent, episode: Episode, time: int, end: int):

@@ -18,7 +18,7 @@ Row = dict[str, float | int]
 
 
 def describe(episode: Episode, seeds: Sequence[int], task: str) -> Row:
-    """The row of an episode: its outcome, the return that was predicted, and means over the metrics of its plans.
+    """The row of an episode: its outcome, the predicted return, and means over the metrics of its plans.
 
     The predicted return is the sum of the rewards that the model predicted for the executed actions, in the units that
     it learned (`reward_normalization` and `reward_transform` change them).

@@ -1,4 +1,4 @@
-"""Plans as the model imagines them, and what pictures of them share."""
+"""Plans decoded to frames, and helpers for pictures of plans."""
 
 from collections.abc import Collection, Sequence
 
@@ -13,7 +13,7 @@ GAP = 4  # pixels between frames
 
 
 def spread(last: int, most: int) -> np.ndarray:
-    """At most so many whole numbers from 0 to `last`, both among them, evenly spread."""
+    """At most `most` evenly spaced integers from 0 to `last`, both included."""
     return np.unique(np.linspace(0, last, min(last + 1, most)).round().astype(int))
 
 

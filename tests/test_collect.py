@@ -231,7 +231,7 @@ def test_a_run_refuses_episodes_of_another_task_or_action_repeat(tmp_path):
 @pytest.mark.parametrize("text", ["{", "[]", '{"task": "pointmass_obstacle"}'])
 def test_a_damaged_collection_is_refused(text, tmp_path):
     (tmp_path / FILE).write_text(text)
-    with pytest.raises(UserError, match="mend it, or remove it"):
+    with pytest.raises(UserError, match="repair it, or remove it"):
         check_collection(tmp_path, make_config())
 
 

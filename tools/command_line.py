@@ -18,7 +18,7 @@ class Parser(argparse.ArgumentParser):
 def count(text: str) -> int:
     """A whole number from 0 on that fits into an int32."""
     if not text.isdecimal() or int(text) >= 2**31:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {2**31 - 1}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {2**31 - 1}")
     return int(text)
 
 

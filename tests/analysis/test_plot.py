@@ -463,7 +463,7 @@ def test_curves_refuse_in_one_sentence(tmp_path, capsys):
 
 def test_spoiled_log_directories_are_refused(tmp_path, capsys):
     run_dir = write_run(tmp_path / "latco" / "0", '{"step": 1\n{"step": 2}\n')
-    assert f"line 1 of {run_dir / 'metrics.jsonl'} is no JSON object" in refusal(capsys, "curves", run_dir)
+    assert f"line 1 of {run_dir / 'metrics.jsonl'} is not a JSON object" in refusal(capsys, "curves", run_dir)
     (run_dir / "metrics.jsonl").write_text('{"time": 1}\n')
     assert "has no step" in refusal(capsys, "curves", run_dir)
     (run_dir / "config.yaml").write_text("planner: latco\nseed: 0\n")
