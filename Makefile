@@ -23,10 +23,11 @@ test: rendering ## Run the tests that take seconds; ARGS="-k replay" goes to pyt
 slow: rendering ## Run the tests that take minutes
 	$(RENDER) $(PYTHON) -m pytest -m slow --timeout 7200 $(ARGS)
 
-lint: install ## Check style, formatting and spelling
+lint: install ## Check style, formatting, spelling and types
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m codespell_lib
+	$(PYTHON) -m mypy .
 
 format: install ## Format the code and repair what ruff can repair
 	$(PYTHON) -m ruff check --fix .

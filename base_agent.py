@@ -17,7 +17,7 @@ from tensorflow import keras
 
 import envs
 import models
-from episodes.replay import Replay
+from episodes.replay import MixedReplay, Replay
 from tools.config import Config, check_ranges
 from tools.errors import UserError
 from training.data_parallel import (
@@ -191,7 +191,7 @@ class BaseAgent:
             loss = (loss + c.overshooting_scale * tf.reduce_sum(at_least(kls, c.free_nats))) / c.overshooting
         return loss, metrics
 
-    def batches(self, replay: Replay) -> Iterator[Batch]:
+    def batches(self, replay: Replay | MixedReplay) -> Iterator[Batch]:
         """Endless training batches, one of `device_batch_size` chunks for each device."""
         if self.strategy.num_replicas_in_sync == 1:
             return iter(replay.dataset())

@@ -21,6 +21,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -109,9 +110,12 @@ def measure(agent: BaseAgent, episodes: Sequence[Episode], entries: Sequence[int
     features = posterior_features(agent, episodes)
     states = [episode["state"][:, entries] for episode in episodes]
     train, test = ([i for i in range(len(episodes)) if (i % HELD_OUT == 0) == held] for held in (False, True))
-    probe = Probe(*(np.concatenate([x[i] for i in train]) for x in (features, states)), agent.config.seed)
+    known = [np.concatenate([x[i] for i in train]) for x in (features, states)]
+    probe = Probe(known[0], known[1], agent.config.seed)
     errors = [probe.error(features[i], states[i]) for i in test]
-    row = {"posterior": {name: _median([error[slice(*of)] for error in errors]) for name, of in SEEN.items()}}
+    row: dict[str, Any] = {
+        "posterior": {name: _median([error[slice(*of)] for error in errors]) for name, of in SEEN.items()}
+    }
     distances = [[goal_distance(agent.config.task, state) for state in episodes[i]["state"]] for i in test]
     if distances[0][0] is not None:
         far = [np.array(distance) > near for distance in distances]

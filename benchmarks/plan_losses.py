@@ -246,7 +246,7 @@ def closed_loop(agent: PlanningAgent, starts: Starts, num_envs: int) -> tuple[di
     episodes, seconds = run_episodes(agent, starts.task, starts.seeds, num_envs)
     rows = [describe(episode, starts.seeds, starts.task) for episode in episodes]
     predicted, came = np.array([episode_returns(agent, episode) for episode in episodes]).T
-    line = estimate("episode_predicted", predicted) | estimate("episode_achieved", came)
+    line: dict[str, Any] = estimate("episode_predicted", predicted) | estimate("episode_achieved", came)
     line |= {"plan_seconds": seconds, "envs": min(num_envs, len(rows))}
     each: dict[str, Any] = {"episode_predicted": predicted, "episode_achieved": came}
     for name in ("distance", "success", "return", "length"):

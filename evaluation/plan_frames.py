@@ -1,6 +1,6 @@
 """Plans decoded to frames, and helpers for pictures of plans."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import numpy as np
 import tensorflow as tf
@@ -41,7 +41,7 @@ def plan_above_execution(
 
 
 def draw_sheet(
-    rows: list[np.ndarray], labels: list[str], columns: Sequence[int], apart: Collection[int]
+    rows: list[np.ndarray], labels: list[str], columns: np.ndarray, apart: Collection[int]
 ) -> tuple[Figure, Axes]:
     """Frames, uint8 [C, 64, 64, 3] a row, below each other.
 
@@ -55,7 +55,8 @@ def draw_sheet(
     figure = Figure(figsize=(1.6 + 0.9 * len(columns), 1.3 + 0.9 * len(rows)), dpi=120, layout="constrained")
     axis = figure.subplots()
     axis.imshow(sheet, interpolation="nearest")
-    axis.set_xticks((np.arange(len(columns)) + 0.5) * (models.IMAGE_SHAPE[1] + GAP) - GAP / 2 - 0.5, columns)
+    middles = (np.arange(len(columns)) + 0.5) * (models.IMAGE_SHAPE[1] + GAP) - GAP / 2 - 0.5
+    axis.set_xticks(middles, list(map(str, columns)))
     axis.set_yticks(centres, labels, fontsize=9)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)

@@ -25,9 +25,9 @@ DEBUG = ["--configs", "defaults"]
 
 SUITES = ["dmc", "metaworld", "pointmass", "gym"]
 PLANNERS = sorted(agents.PLANNERS)
-# The others are slow. Below, point masses and a Gymnasium environment are trained on in other ways that are quick, and
-# training/test_several_tasks.py has DM Control.
-QUICK = [("metaworld", "latco"), ("dmc", "cem")]
+# The others are slow. Below, point masses are trained on in other ways that are quick, and
+# training/test_several_tasks.py trains on DM Control and a Gymnasium environment with CEM.
+QUICK = [("metaworld", "latco")]
 PAIRS = [
     pytest.param(suite, planner, marks=[] if (suite, planner) in QUICK else pytest.mark.slow)
     for suite in SUITES
@@ -76,6 +76,7 @@ def test_every_way_of_planning_trains(words, tmp_path):
         assert {"plan/constraint_violation", "plan/kappa", "model/cost_loss"} <= set().union(*rows)
 
 
+@pytest.mark.slow
 def test_feedback_works_where_episodes_end(tmp_path):
     words = ["--planner", "ilqr", "--ilqr_feedback", "true", "--discount", "0.99"]
     argv = [*DEBUG, "gym", "debug", *words, "--logdir", str(tmp_path)]

@@ -124,7 +124,7 @@ class Setting:
             value = _join_names(label, str(value))
         if self.choices and value not in self.choices:
             raise unknown(f"{label} value", str(value), map(str, self.choices))
-        if self.range is not None and value not in self.range:
+        if self.range is not None and float(value) not in self.range:
             raise UserError(f"{label} is {value}: choose a number {self.range.words}.")
         return value
 
@@ -231,7 +231,7 @@ def _read_setting(path: Path, name: str, default: Value, section: str, comment: 
     for mark in reversed(_MARKS):
         if match := _MARKS[mark].search(comment):
             marks[mark], comment = match.groups(), comment[: match.start()]
-    number = lambda text: _parse(f"{path}: the range of {name}", text, float)
+    number = lambda text: float(_parse(f"{path}: the range of {name}", text, float))
     span = None
     if "limit" in marks:
         sign, low = marks["limit"]

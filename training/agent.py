@@ -32,7 +32,6 @@ class Agent(Protocol):
 
     config: Config
     action_size: int
-    device_batch_size: int
     model: Any
     step: tf.Variable
     updates: tf.Variable
@@ -45,6 +44,9 @@ class Agent(Protocol):
     worker_seed: int
 
     @property
+    def device_batch_size(self) -> int: ...
+
+    @property
     def checkpointed(self) -> dict[str, Any]: ...
 
     def batches(self, replay: Replay | MixedReplay) -> Iterator[Batch]: ...
@@ -54,7 +56,13 @@ class Agent(Protocol):
     def random_policy(self, obs: dict[str, np.ndarray], is_first: np.ndarray, state: Any) -> Transition: ...
 
     def policy(
-        self, obs: dict[str, np.ndarray], is_first: np.ndarray, state: Any, *, explore: bool, idle: np.ndarray | None
+        self,
+        obs: dict[str, np.ndarray],
+        is_first: np.ndarray,
+        state: Any,
+        *,
+        explore: bool,
+        idle: np.ndarray | None = ...,
     ) -> Transition: ...
 
     def planned_states(self, state: Any) -> np.ndarray | None: ...

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import envs
-from episodes.replay import MixedReplay
+from episodes.replay import MixedReplay, Replay
 from tools.errors import UserError
 from tools.logger import Logger
 from training.agent import Agent
@@ -36,7 +36,7 @@ class TrainingRun:
         folder = logdir / f"worker-{agent.worker}" if agent.worker else logdir
         collectors = [Collector(agent, task, folder) for task in tasks]
         self.turns = Turns(collectors, c.envs)
-        self.replay = collectors[0].replay
+        self.replay: Replay | MixedReplay = collectors[0].replay
         if len(tasks) > 1:
             replays = [collector.replay for collector in collectors]
             self.replay = MixedReplay(replays, agent.device_batch_size, agent.worker_seed + len(tasks))

@@ -1,10 +1,11 @@
 """Updates of the agent on batches of the replay."""
 
 import time
+from collections.abc import Iterator
 
 from episodes.replay import MixedReplay, Replay
 from tools.logger import Logger
-from training.agent import Agent
+from training.agent import Agent, Batch
 from training.schedules import Schedule
 
 
@@ -13,7 +14,7 @@ class Updates:
 
     def __init__(self, agent: Agent, replay: Replay | MixedReplay, schedule: Schedule, logger: Logger):
         self._agent, self._replay, self._schedule, self._logger = agent, replay, schedule, logger
-        self._batches = None
+        self._batches: Iterator[Batch] | None = None
 
     def make(self, count: int) -> None:
         """Makes `count` updates and logs their metrics and mean time."""

@@ -103,7 +103,7 @@ class RSSM(SSM):
         weights = self._gru_kernels()  # transposed once, not in every iteration
         # One of the N at a time, whose [K, deter, hidden] fits in the cache.
         jacobian = tf.map_fn(
-            lambda x: self._mean_jacobian(*x, *weights), (slopes, std_slope), fn_output_signature=raw.dtype
+            lambda x: self._mean_jacobian(x[0], x[1], *weights), (slopes, std_slope), fn_output_signature=raw.dtype
         )
         return mean, std, jacobian[..., : self.feat_size], jacobian[..., self.feat_size :]
 
