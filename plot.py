@@ -11,8 +11,9 @@ seeds with 95% intervals. `aggregate` sums up tasks and seeds by the interquarti
 evaluate.py appended to evaluations.jsonl into a Markdown table, bars, and success over the distance to the goal (LatCo,
 ICML 2021, table 1 and figure 4).
 
-Every figure is a PNG and a PDF, and beside it is a JSON file with the numbers that it draws. A method is called after
-the folder above a log directory that is named like its seed, otherwise after the planner. Runs may still be going on.
+Every figure is a PNG and a PDF, and beside it is a JSON file with the numbers that it draws. A method has the
+name of the folder above a log directory that is named like its seed, otherwise that of its planner. Runs may still be
+going on.
 """
 
 import argparse

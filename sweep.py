@@ -10,7 +10,7 @@ directory. A run's folder is <out>/<task>/<planner or row>/<seed>; in it, sweep.
 done.json says that the run is complete. The same command again skips complete runs and goes on with the others.
 
 On a cluster this program runs on one of the nodes, and all nodes see the checkout, its Python and <out> at the same
-paths (a shared file system): that is how a run whose node died goes on on another one.
+paths (a shared file system): so a run whose node died continues on another one.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def _amount(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
     return value
 
 

@@ -64,7 +64,7 @@ def _checked(line: dict[str, Any], place: str) -> dict[str, Any]:
     """The line itself. Raises UserError unless it is that of an evaluation."""
     for key in ("task", "method", "planner", "logdir", "episodes", "return"):
         if key not in line:
-            raise UserError(f"{place} has no {key!r}, so it is no evaluation: give what evaluate.py has written.")
+            raise UserError(f"{place} has no {key!r}, so it is not an evaluation: give what evaluate.py has written.")
     bins = line.get("by_distance") or []
     for key, value in [*line.items(), *(("success", bin.get("success")) for bin in bins)]:
         if key in ("return", "success") and not (value is None or isinstance(value, dict) and "mean" in value):

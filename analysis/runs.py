@@ -91,7 +91,7 @@ def find_files(directory: Path, name: str) -> Iterator[Path]:
         UserError: there is no such directory.
     """
     if not directory.is_dir():
-        raise UserError(f"{directory} is no folder: give folders of runs.")
+        raise UserError(f"{directory} is not a folder: give folders of runs.")
     seen = set()
     for folder, folders, files in os.walk(directory, followlinks=True):
         folders.sort()
@@ -106,8 +106,8 @@ def find_files(directory: Path, name: str) -> Iterator[Path]:
 def read_run(logdir: Path) -> list[Run]:
     """The run of a log directory, once for each of its tasks.
 
-    Of an agent of several tasks a metric that every task has for itself is the task's own, and the method is called
-    after the number of tasks, as it is not the agent that learned this one alone.
+    An agent of several tasks has metrics of each task, which are taken where every task has them. Its method is named
+    after the number of tasks, so that it is not mistaken for an agent of one task.
 
     Raises:
         UserError: config.yaml or metrics.jsonl cannot be read.
@@ -140,7 +140,7 @@ def read_metrics(path: Path) -> dict[str, Series]:
     and lines beyond the step to which it returned are not what the present run came from, so they are left out.
 
     Raises:
-        UserError: the file cannot be read, or a line before the last one is no line of metrics.
+        UserError: the file cannot be read, or a line before the last one holds no metrics.
     """
     rows: list[dict[str, Any]] = []
     for number, line in read_lines(path):

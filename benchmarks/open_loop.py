@@ -209,7 +209,7 @@ def read_data(name: str, folder: Path, config: Config, horizon: int, count: int)
         count: chunks at most.
 
     Raises:
-        UserError: there are too few episodes, all held-out ones are too short, or a file is no usable episode.
+        UserError: there are too few episodes, all held-out ones are too short, or a file is not a usable episode.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: give --data {name}=FOLDER the episodes/ of a log directory.")
@@ -482,7 +482,7 @@ def parse_data(words: Sequence[str]) -> dict[str, Path]:
 def _at_least(smallest: int):
     def number(text: str) -> int:
         if not text.isdecimal() or not smallest <= int(text) < 2**31:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {smallest} on")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {smallest} on")
         return int(text)
 
     return number
@@ -490,7 +490,7 @@ def _at_least(smallest: int):
 
 def _seconds(text: str) -> float:
     if not float(text) > 0:  # NaN, too
-        raise argparse.ArgumentTypeError(f"{text!r} is no time in seconds")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time in seconds")
     return float(text)
 
 

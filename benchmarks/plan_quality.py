@@ -2,7 +2,7 @@
 
     python benchmarks/plan_quality.py --logdir logdir/metaworld_reach/latco/0
     python benchmarks/plan_quality.py --logdir logdir/metaworld_reach/latco/0 --variants latco cem --starts 50 \\
-        --n_parallel_plans 4                      # any setting that is no part of the model can be overridden
+        --n_parallel_plans 4                      # any setting that the weights do not depend on can be overridden
     python benchmarks/plan_quality.py --logdir logdir/metaworld_reach/latco/0 --variants latco cem --execute --envs 4 \\
         --variant "latco5: --planner latco --mpc_steps 5 --warm_start true" --figure losses.png --out losses.jsonl
 
@@ -182,7 +182,7 @@ def parse_options(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[
     add("--envs", type=positive, default=4, metavar="N", help="environments at a time (default: 4)")
     add("--task", metavar="NAME", help="which of the run's tasks (default: the first)")
     add("--figure", type=Path, metavar="FILE", help="draw the lines of --execute into this picture (.png, .pdf)")
-    parser.add_argument_group("--KEY VALUE", "any setting of config.yaml that is no part of the model")
+    parser.add_argument_group("--KEY VALUE", "any setting of config.yaml that the weights do not depend on")
     options, overrides = parser.parse_known_args(argv)
     if options.figure and not options.execute:
         raise UserError("--figure draws what --execute finds out: give both.")

@@ -82,7 +82,7 @@ def experiment_lines(path: Path, rows: Sequence[str], settings: Sequence[str]) -
             try:
                 words = shlex.split(line)
             except ValueError as error:
-                raise UserError(f"{path}: {line!r} in row {row} is no command line ({error}).") from None
+                raise UserError(f"{path}: {line!r} in row {row} is not a command line ({error}).") from None
             _check_words(words, f"row {row} of {path}", ("--seed", "--logdir", "--help", "-h"))
             lines.append((row, [*words, *settings]))
     return lines

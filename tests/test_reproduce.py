@@ -203,7 +203,7 @@ def check_format(path: Path) -> None:
     assert text.startswith("# "), "an experiment file starts with a comment: table, seeds, steps, the paper's figures"
     assert isinstance(rows, dict) and rows
     for name, lines in rows.items():
-        assert isinstance(name, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*", name), f"{name!r} is no folder name"
+        assert isinstance(name, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*", name), f"{name!r} names no folder"
         assert isinstance(lines, list) and lines and all(isinstance(line, str) for line in lines), name
         for line in lines:
             words = [word.partition("=")[0] for word in shlex.split(line)]

@@ -161,7 +161,7 @@ def load_config(
 
     Raises:
         UserError: for an unknown preset or key (naming the nearest), a value that is missing, of the wrong type or out
-            of range, saved ones included, or a file that is not as schema.py wants it.
+            of range, saved ones included, or a file that schema.py refuses.
     """
     schema = read_schema(path)
     if {"-h", "--help"} & set(argv):

@@ -437,7 +437,7 @@ def test_tables_refuse_what_is_no_evaluation(tmp_path, capsys):
     assert "'by_distance'" in refusal(capsys, "table", path)
     write_evaluations(path)
     assert "no evaluation has ended" in refusal(capsys, "table", path)
-    assert "is no folder" in refusal(capsys, "table", tmp_path / "missing")
+    assert "is not a folder" in refusal(capsys, "table", tmp_path / "missing")
 
 
 # --- refusals and the program
@@ -447,7 +447,7 @@ def test_curves_refuse_in_one_sentence(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     good = write_run(tmp_path / "latco" / "0", returns((10, 1.0)))
     assert "holds no run" in refusal(capsys, "curves", good, tmp_path / "empty")
-    assert "is no folder" in refusal(capsys, "curves", tmp_path / "missing")
+    assert "is not a folder" in refusal(capsys, "curves", tmp_path / "missing")
     assert "did you mean 'train/return'?" in refusal(capsys, "curves", good, "--metric", "train/retrun")
     assert "'0' is too few" in refusal(capsys, "curves", good, "--bins", "0")
     assert "invalid choice: 'curve'" in refusal(capsys, "curve", good)
