@@ -25,7 +25,8 @@ from rich.console import Console
 
 import envs
 from episodes.dataset import numbers, read_collection, settings, totals, write_collection
-from episodes.replay import Replay, episode_files, read_episode
+from episodes.episode import episode_files, read_episode
+from episodes.replay import Replay
 from tools.command_line import Parser
 from tools.config import BEFORE, Config, load_config
 from tools.errors import UserError

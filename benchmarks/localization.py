@@ -31,7 +31,7 @@ import models
 from agents import load_agent
 from base_agent import BaseAgent
 from envs.distance import goal_distance
-from episodes.replay import Episode, episode_files, read_episode
+from episodes.episode import Episode, episode_files, read_episode
 from tools.command_line import Parser, count
 from tools.errors import UserError
 from tools.revision import git_revision

@@ -46,7 +46,8 @@ from matplotlib.lines import Line2D
 
 import models
 from base_agent import BaseAgent
-from episodes.replay import Episode, Replay, read_episode
+from episodes.episode import Episode, read_episode
+from episodes.replay import Replay
 from tools.config import Config, load_config
 from tools.errors import UserError
 from tools.files import append_json

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from episodes.replay import Episode, Replay
+from episodes.episode import Episode
+from episodes.replay import Replay
 
 
 def main() -> None:

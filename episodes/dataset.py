@@ -1,6 +1,6 @@
 """What is known of a folder of episodes that was not collected by the run that uses it: `collection.json`.
 
-The folder holds episode files as `replay.py` writes them. Its collection.json says where they are from, so that a run
+The folder holds episode files (`episode.py`). Its collection.json says where they are from, so that a run
 on another task, or with another action repeat, does not train on them by accident. A folder without one, such as the
 episodes of another run, is taken as it is.
 """

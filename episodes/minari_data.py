@@ -1,6 +1,6 @@
 """Exchange of episodes with Minari, the store of offline data sets that goes with Gymnasium.
 
-An episode of T steps (`replay.py`), and what Minari calls its parts:
+An episode of T steps (`episode.py`), and what Minari calls its parts:
 
     replay                     Minari
     image, state [T+1]         observations, Dict(image[, state]) [T+1]
@@ -32,7 +32,8 @@ from rich.console import Console
 import envs
 from envs.rendering import shrink
 from episodes.dataset import numbers, read_collection, totals, write_collection
-from episodes.replay import Episode, Replay, check_same_kind, episode_files, read_episode
+from episodes.episode import Episode, check_same_kind, episode_files, read_episode
+from episodes.replay import Replay
 from tools.errors import UserError, unknown
 from tools.progress import ProgressLine
 
@@ -53,7 +54,7 @@ def export_folder(folder: Path, name: str) -> dict[str, Any]:
     """Makes a Minari data set of a folder's episodes, bit by bit the same and its pictures uncompressed.
 
     Args:
-        folder: of episodes as `replay.py` writes them, with a collection.json or without.
+        folder: of episode files, with a collection.json or without.
         name: of the new data set, `[namespace/]name-v0`.
 
     Returns:

@@ -1,68 +1,32 @@
-"""The replay: whole episodes on disk and in memory, sampled in chunks for training.
+"""The replay: whole episodes on disk (episode.py) and in memory, sampled in chunks for training."""
 
-Time alignment (an episode of T decisions has T + 1 entries):
-
-    entry       0       1       2    ...    T
-    action      0      a_1     a_2   ...   a_T      action[t] led to image[t]
-    image      o_0     o_1     o_2   ...   o_T
-    reward      0      r_1     r_2   ...   r_T      reward[t] came with image[t]
-    cost       c_0     c_1     c_2   ...   c_T      cost[t] came with image[t]; optional
-    discount    1       1       1    ...   0|1      0 only at a true terminal state, never at a time limit
-    is_first  true   false   false   ...  false
-
-Each episode is one file, named `<UTC time>-<unique id>-<transitions T>.npz`: names sort by age, and steps are counted
-without opening files.
-"""
-
-import datetime
 import os
-import re
 import secrets
 import threading
-import zipfile
-import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from episodes.episode import (
+    KEYS,
+    Episode,
+    check_episode,
+    check_same_kind,
+    episode_files,
+    parse_name,
+    read_episode,
+    time_after,
+    write_episode,
+)
 from tools.errors import UserError
-from tools.files import replaced
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-Episode = dict[str, np.ndarray]
-
-
-class Key(NamedTuple):
-    """One array of an episode."""
-
-    dtype: type
-    axes: tuple[str, ...]  # of one entry; the time axis comes first
-    required: bool = True
-    in_batch: bool = True
-
-
-KEYS = {
-    "image": Key(np.uint8, ("height", "width", "3")),
-    "action": Key(np.float32, ("size",)),  # within [-1, 1]
-    "reward": Key(np.float32, ()),
-    "discount": Key(np.float32, ()),
-    "is_first": Key(np.bool_, ()),
-    # Only if the environment provides them. Success is for evaluation, not for training.
-    "state": Key(np.float32, ("size",), required=False),
-    "success": Key(np.float32, (), required=False, in_batch=False),
-    "cost": Key(np.float32, (), required=False),
-}
-
 PREFETCH = 4  # batches; one of 50 x 50 images has 31 MB
-
-_FILE_NAME = re.compile(r"(?P<time>\d{8}T\d{12})-[0-9a-f]{8}-(?P<transitions>\d+)\.npz")
-_TIME_FORMAT = "%Y%m%dT%H%M%S%f"
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class Replay:
@@ -181,10 +145,10 @@ class Replay:
             raise UserError(
                 f"An episode was refused: {error}. Correct the environment or collector that made it."
             ) from error
-        self._newest = _time_after(self._newest)
+        self._newest = time_after(self._newest)
         transitions = len(episode["action"]) - 1
         path = self.directory / f"{self._newest}-{secrets.token_hex(4)}-{transitions:06d}.npz"
-        _write(path, episode)
+        write_episode(path, episode)
         with self._lock:
             self._remember(episode)
             self._episodes += 1
@@ -252,8 +216,8 @@ class Replay:
         """Count all files, and read the newest into memory up to the capacity; offline episodes count as the oldest."""
         paths = episode_files(self.directory)
         self._episodes = len(paths)
-        self._steps = sum(int(_parse(path)["transitions"]) for path in paths)
-        self._newest = _parse(paths[-1])["time"] if paths else ""
+        self._steps = sum(int(parse_name(path)["transitions"]) for path in paths)
+        self._newest = parse_name(paths[-1])["time"] if paths else ""
         before = episode_files(offline) if offline else []
         if offline and not before:
             raise UserError(
@@ -262,11 +226,11 @@ class Replay:
         newest_first: list[Episode] = []
         entries = 0
         for path in reversed(before + paths):
-            length = int(_parse(path)["transitions"])
+            length = int(parse_name(path)["transitions"])
             entries += length + 1
             if newest_first and entries > self.capacity:
                 break
-            newest_first.append(_read(path, length))
+            newest_first.append(read_episode(path))
             try:
                 check_same_kind(newest_first[0], newest_first[-1])
             except ValueError as error:
@@ -383,119 +347,3 @@ def _dataset(replay: Replay | MixedReplay) -> "tf.data.Dataset":
             yield replay.sample()
 
     return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(PREFETCH)
-
-
-def check_episode(episode: Mapping[str, np.ndarray]) -> None:
-    """Check one episode against the conventions at the top of this file.
-
-    Raises:
-        ValueError: the first violated convention.
-    """
-    _check_keys(episode)
-    for key in ("action", "reward", "discount", "state", "success", "cost"):
-        if key in episode and not np.isfinite(episode[key]).all():
-            first = int(np.argwhere(~np.isfinite(episode[key]))[0, 0])
-            raise ValueError(f"{key} is not finite at entry {first}")
-    action, discount, is_first = episode["action"], episode["discount"], episode["is_first"]
-    if np.abs(action).max(initial=0) > 1:
-        raise ValueError(f"action leaves [-1, 1]: its largest absolute value is {np.abs(action).max():.6g}")
-    if action[0].any():
-        raise ValueError("action[0] must be zero, for no action led to the first image")
-    if not is_first[0] or is_first[1:].any():
-        raise ValueError("is_first must be true at entry 0 and nowhere else")
-    if (discount < 0).any() or (discount > 1).any():
-        raise ValueError("discount leaves [0, 1]")
-    if (discount[:-1] == 0).any():
-        raise ValueError("discount is 0 before the last entry, but a terminal state ends its episode")
-
-
-def _check_keys(episode: Mapping[str, np.ndarray]) -> None:
-    """Raise ValueError unless keys, dtypes and shapes match `KEYS`, with one length of at least two."""
-    missing = [name for name, key in KEYS.items() if key.required and name not in episode]
-    unknown = sorted(set(episode) - set(KEYS))
-    if missing or unknown:
-        words = [f"{label} {', '.join(keys)}" for label, keys in (("missing", missing), ("unknown", unknown)) if keys]
-        raise ValueError(f"wrong keys ({'; '.join(words)})")
-    for name, value in episode.items():
-        key = KEYS[name]
-        if value.dtype != key.dtype:
-            raise ValueError(f"{name} is {value.dtype} instead of {np.dtype(key.dtype)}")
-        if value.ndim != 1 + len(key.axes) or (name == "image" and value.shape[-1] != 3):
-            raise ValueError(f"{name} has shape {value.shape} instead of [{', '.join(('entries', *key.axes))}]")
-    lengths = {key: len(value) for key, value in episode.items()}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(
-            f"the numbers of entries differ ({', '.join(f'{key} {length}' for key, length in lengths.items())})"
-        )
-    if lengths["action"] < 2:
-        raise ValueError("there is no transition (an episode needs at least two entries)")
-
-
-def check_same_kind(reference: Episode, episode: Episode) -> None:
-    """Check that two valid episodes can be in the same replay.
-
-    Raises:
-        ValueError: their keys or the shapes of their entries differ.
-    """
-    if set(reference) != set(episode):
-        raise ValueError(
-            f"its keys are {', '.join(sorted(episode))}, those of the others {', '.join(sorted(reference))}"
-        )
-    for key, value in episode.items():
-        if value.shape[1:] != reference[key].shape[1:]:
-            raise ValueError(f"{key} has shape {value.shape[1:]} an entry, {reference[key].shape[1:]} in the others")
-
-
-def episode_files(directory: str | os.PathLike) -> list[Path]:
-    """The episode files of a folder, oldest first. Raises UserError for an .npz with another kind of name."""
-    paths = sorted(Path(directory).expanduser().glob("*.npz"))
-    for path in paths:
-        _parse(path)
-    return paths
-
-
-def read_episode(path: str | os.PathLike) -> Episode:
-    """Reads one episode. Raises UserError if the file is not a valid episode."""
-    path = Path(path)
-    return _read(path, int(_parse(path)["transitions"]))
-
-
-def _parse(path: Path) -> re.Match[str]:
-    match = _FILE_NAME.fullmatch(path.name)
-    if not match:
-        raise UserError(
-            f"{path} is not named like an episode (<time>-<id>-<transitions>.npz); move it out of the replay folder."
-        )
-    return match
-
-
-def _time_after(newest: str) -> str:
-    """The time for a new file name, always later than the newest: names sort in order even if the clock jumps."""
-    now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
-    if newest:
-        now = max(now, datetime.datetime.strptime(newest, _TIME_FORMAT) + datetime.timedelta(microseconds=1))
-    return now.strftime(_TIME_FORMAT)
-
-
-def _read(path: Path, transitions: int) -> Episode:
-    try:
-        with open(path, "rb") as file:
-            # np.load would also accept a bare array (.npy) under this name.
-            if not zipfile.is_zipfile(file):
-                raise ValueError("it is not a whole .npz archive")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as arrays:
-                episode = {key: np.asarray(arrays[key], order="C") for key in arrays.files}
-        check_episode(episode)
-        if len(episode["action"]) != transitions + 1:
-            raise ValueError(f"it has {len(episode['action']) - 1} transitions, its name says {transitions}")
-    except _UNREADABLE as error:
-        raise UserError(
-            f"{path} is not a usable episode: {error}. Move it out of the replay folder; nothing was deleted."
-        ) from error
-    return episode
-
-
-def _write(path: Path, episode: Episode) -> None:
-    with replaced(path, "wb") as file:
-        np.savez_compressed(file, **episode)  # type: ignore[arg-type]  # mypy thinks of the argument allow_pickle

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import envs
 from agents import PLANNERS
-from episodes.replay import episode_files
+from episodes.episode import episode_files
 from sweeps import supervisor
 from tools.config import Config, load_config
 from tools.errors import UserError, unknown

@@ -21,7 +21,8 @@ import collect
 import envs
 from collect import DataSet, MixedPolicy, Quota
 from episodes.dataset import FILE, check_collection, read_collection, settings, write_collection
-from episodes.replay import Replay, episode_files, read_episode
+from episodes.episode import episode_files, read_episode
+from episodes.replay import Replay
 from tools.config import load_config
 from tools.errors import UserError
 from training.driver import Episode

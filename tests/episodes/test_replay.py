@@ -395,7 +395,8 @@ def test_names_sort_in_the_order_of_adding_when_the_clock_goes_back(tmp_path):
 
 
 def test_sampling_while_another_thread_adds(tmp_path, monkeypatch):
-    monkeypatch.setattr(replay_module, "_write", lambda path, episode: None)  # the race is about memory, not the disk
+    # The race is about memory, not the disk.
+    monkeypatch.setattr(replay_module, "write_episode", lambda path, episode: None)
     replay = make_replay(tmp_path, batch_size=32, batch_length=4, capacity=60)
     replay.add(make_episode(0, transitions=9, size=2))
     errors, enough = [], threading.Event()
