@@ -61,15 +61,9 @@ def test_errors_are_sorted_by_pictures_seen_distance_and_steps(monkeypatch):
             feat[0, 1] += 0.2
         return seen
 
-    class Identity:
-        def __init__(self, feat, state, seed):
-            pass
-
-        def error(self, feat, state):
-            return np.linalg.norm(feat - state, axis=-1)
-
+    exact = SimpleNamespace(error=lambda feat, state: np.linalg.norm(feat - state, axis=-1))
     monkeypatch.setattr(localization, "posterior_features", features)
-    monkeypatch.setattr(localization, "Probe", Identity)
+    monkeypatch.setattr(localization, "Probe", lambda *args: exact)
     config = SimpleNamespace(task="metaworld_reach", seed=0)
     agent = SimpleNamespace(config=config, model=SimpleNamespace(dynamics=Line()))
     row = localization.measure(agent, [episode() for _ in range(10)], [0, 1, 2], near=0.1)
