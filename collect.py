@@ -16,7 +16,7 @@ pictures and continuous actions; without pictures, `--replay` plays its episodes
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import numpy as np
 from rich.console import Console
 
 import envs
+from episodes.behavior import MixedPolicy
 from episodes.dataset import numbers, read_collection, settings, totals, write_collection
 from episodes.episode import episode_files, read_episode
 from episodes.replay import Replay
@@ -32,7 +33,7 @@ from tools.config import BEFORE, Config, load_config
 from tools.errors import UserError
 from tools.progress import ProgressLine
 from tools.revision import git_revision
-from training.driver import Driver, correlated_actions
+from training.driver import Driver
 
 # After this many discarded episodes in a row, the requested success rate counts as out of reach.
 PATIENCE = 40
@@ -69,43 +70,6 @@ class Quota:
             self.failures -= not success
             return True
         return False
-
-
-class MixedPolicy:
-    """Scripted actions with Gaussian noise in some episodes and random actions in others, decided at their start.
-
-    Args:
-        scripted: state [S] to action [A]; None where no episode is to be scripted.
-        choose: says whether the next episode is scripted.
-        size: entries of an action.
-        noise: standard deviation on scripted actions.
-        correlation: of random actions in time.
-        rng: of the noise.
-    """
-
-    def __init__(
-        self,
-        scripted: Callable[[np.ndarray], np.ndarray] | None,
-        choose: Callable[[], bool],
-        size: int,
-        noise: float,
-        correlation: float,
-        rng: np.random.Generator,
-    ):
-        self.scripted, self.choose, self.size = scripted, choose, size
-        self.noise, self.correlation, self.rng = noise, correlation, rng
-
-    def __call__(
-        self, obs: dict[str, np.ndarray], is_first: np.ndarray, state: Any
-    ) -> tuple[np.ndarray, Any, dict[str, np.ndarray]]:
-        """A policy for `training.driver.Driver`, with 'scripted' in its extras."""
-        kinds, gaussian = state or (np.zeros(len(is_first), bool), None)
-        kinds = np.array([self.choose() if first else kind for kind, first in zip(kinds, is_first, strict=True)])
-        action, gaussian = correlated_actions(gaussian, is_first, self.size, self.correlation, self.rng)
-        noise = self.noise * self.rng.standard_normal(action.shape)
-        for row in np.flatnonzero(kinds):
-            action[row] = np.clip(np.clip(self.scripted(obs["state"][row]), -1.0, 1.0) + noise[row], -1.0, 1.0)
-        return action, (kinds, gaussian), {"scripted": kinds}
 
 
 class DataSet:
@@ -147,7 +111,9 @@ class DataSet:
         return self.facts | totals(self.rows)
 
 
-def collect(config: Config, out: Path, episodes: int, success_rate: float | None, noise: float) -> dict[str, Any]:
+def collect(
+    config: Config, out: Path, episodes: int, success_rate: float | None, noise: float, detours: float = 0.0
+) -> dict[str, Any]:
     """Adds episodes to a folder until it has the requested number; an interrupted collection is continued.
 
     Args:
@@ -156,6 +122,7 @@ def collect(config: Config, out: Path, episodes: int, success_rate: float | None
         episodes: total number of episodes in the folder.
         success_rate: share of successful episodes; None keeps every scripted episode.
         noise: standard deviation of the noise on scripted actions.
+        detours: share of the decisions that ignore the state (see `episodes.behavior.Detours`).
 
     Returns:
         the contents of its collection.json.
@@ -175,13 +142,13 @@ def collect(config: Config, out: Path, episodes: int, success_rate: float | None
         )
     if quota.left <= 0:
         return done
-    data.facts |= {"seed": config.seed, "noise": noise, "wanted_success_rate": success_rate}
+    data.facts |= {"seed": config.seed, "noise": noise, "detours": detours, "wanted_success_rate": success_rate}
     data.facts |= {"command": ["collect.py", *sys.argv[1:]], **git_revision()}
     # A second start must not repeat the episodes of the first.
     rng = np.random.default_rng([config.seed, data.facts["attempts"]])
     driver = Driver(envs.make_vector_env(config, config.envs, config.seed + 1000 * data.facts["attempts"]))
     size = driver.envs.single_action_space.shape[0]
-    policy = MixedPolicy(scripted, lambda: quota.scripted(rng), size, noise, config.prefill_correlation, rng)
+    policy = MixedPolicy(scripted, lambda: quota.scripted(rng), size, noise, config.prefill_correlation, rng, detours)
     try:
         _fill(data, driver, policy, quota)
     finally:
@@ -221,7 +188,7 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     options: dict[str, Any] = {"allow_abbrev": False, "formatter_class": argparse.ArgumentDefaultsHelpFormatter}
     make = kinds.add_parser(
         "episodes", help="play episodes", **options,
-        usage="%(prog)s --out DIR [--episodes N] [--success_rate P] [--noise STD] [--configs PRESET ...] "
+        usage="%(prog)s --out DIR [--episodes N] [--success_rate P] [--noise STD] [--detours P] [--configs PRESET ...] "
         "[--KEY VALUE ...]",
         epilog="Settings of config.yaml follow as --KEY VALUE: task, action_repeat, time_limit, render_quality, "
         "camera, reward, randomize, starts, envs, seed and prefill_correlation (of random actions) are read.",
@@ -244,6 +211,11 @@ def _add_episodes_options(make: argparse.ArgumentParser) -> None:
         "episodes are taken as they come",
     )  # fmt: skip
     make.add_argument("--noise", type=float, default=0.3, metavar="STD", help="on scripted actions")
+    make.add_argument(
+        "--detours", type=float, default=0.0, metavar="P",
+        help="share of the decisions that hold an action, or none, for a few steps whatever the state: they teach a "
+        "model what actions do",
+    )  # fmt: skip
     make.set_defaults(run=_play)
 
 
@@ -287,10 +259,14 @@ def _play(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
         raise UserError(f"--success_rate is {options.success_rate}: choose a share from 0 to 1.")
     if not 0.0 <= options.noise < float("inf"):
         raise UserError(f"--noise is {options.noise}: choose a standard deviation from 0.")
+    if not 0.0 <= options.detours <= 0.9:
+        raise UserError(f"--detours is {options.detours}: choose a share from 0 to 0.9.")
     config = load_config(words).resolved()
     if len(envs.split_tasks(config.task)) > 1:
         raise UserError(f"{config.task} are several tasks: collect the episodes of one at a time.")
-    return collect(config, options.out.expanduser(), options.episodes, options.success_rate, options.noise)
+    return collect(
+        config, options.out.expanduser(), options.episodes, options.success_rate, options.noise, options.detours
+    )
 
 
 def _export(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from minari.data_collector.episode_buffer import EpisodeBuffer
 
 import collect
 import envs
-from collect import DataSet, MixedPolicy, Quota
+from collect import DataSet, Quota
 from episodes.dataset import FILE, check_collection, read_collection, settings, write_collection
 from episodes.episode import episode_files, read_episode
 from episodes.replay import Replay
@@ -130,54 +130,6 @@ def test_a_resumed_quota_asks_for_what_is_missing():
     assert quota.scripted(Draws(0.33)) and not quota.scripted(Draws(0.34))
     full = Quota(4, 0.5, successes=4)  # more successes than are wanted now
     assert full.left == 0 and not full.take(True) and not full.take(False)
-
-
-# Actions --------------------------------------------------------------------------------------------------------------
-
-
-def run_policy(choices, noise, firsts, scripted=lambda state: state[:2]):
-    """Actions [calls, 2, 2] of two environments whose states tell them and the call apart, and which were scripted."""
-    choices = list(choices)
-    policy = MixedPolicy(scripted, lambda: choices.pop(0), 2, noise, 0.5, np.random.default_rng(0))
-    state, actions, kinds = None, [], []
-    for call, is_first in enumerate(firsts):
-        obs = {"state": np.array([[call, -0.25, 9.0], [0.5, call, 9.0]], np.float32)}
-        action, state, extras = policy(obs, np.array(is_first), state)
-        actions.append(action)
-        kinds.append(extras["scripted"].tolist())
-    assert not choices
-    return np.array(actions), kinds
-
-
-def test_the_kind_of_an_episode_is_decided_at_its_start_alone():
-    firsts = [(True, True), (False, False), (False, True), (True, False)]
-    _, kinds = run_policy([True, False, True, False], 0.3, firsts)
-    assert kinds == [[True, False], [True, False], [True, True], [False, True]]
-
-
-def test_scripted_actions_without_noise_are_the_scripted_policy_s_clipped():
-    actions, _ = run_policy([True, True], 0.0, [(True, True), (False, False), (False, False)])
-    expected = [[[0, -0.25], [0.5, 0]], [[1, -0.25], [0.5, 1]], [[1, -0.25], [0.5, 1]]]
-    np.testing.assert_array_equal(actions, expected)
-    assert actions.dtype == np.float32
-
-
-def test_noise_is_added_to_scripted_actions_and_stays_within_bounds():
-    actions, _ = run_policy(
-        [True, True], 0.2, [(True, True), *[(False, False)] * 999], lambda state: np.array([0, 7.0])
-    )
-    np.testing.assert_allclose(actions[..., 0].std(), 0.2, rtol=0.1)
-    np.testing.assert_allclose(actions[..., 0].mean(), 0.0, atol=0.02)
-    # 7 counts as 1, so that half of its noise is visible.
-    assert actions[..., 1].max() == 1.0 and 0.4 < (actions[..., 1] < 1.0).mean() < 0.6
-
-
-def test_scripted_rows_do_not_touch_random_ones():
-    firsts = [(True, True), *[(False, False)] * 20]
-    mixed, _ = run_policy([True, False], 0.3, firsts)
-    random, _ = run_policy([False, False], 0.3, firsts, scripted=None)
-    np.testing.assert_array_equal(mixed[:, 1], random[:, 1])
-    assert (mixed[:, 0] != random[:, 0]).all() and np.abs(random).max() <= 1
 
 
 # Folders and their collection.json ------------------------------------------------------------------------------------

@@ -1,0 +1,82 @@
+"""The policies that collect data without an agent: scripted episodes, random ones, and detours in both."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from training.driver import correlated_actions
+
+DETOUR_STEPS = 10  # mean length of a detour, in decisions
+
+
+class Detours:
+    """Replaces some actions, a few decisions at a time, by one that does not depend on the state.
+
+    A scripted policy acts by the state alone, so a model of its episodes cannot tell what the hand does because of the
+    action from what it always does there: under no action at all it may still predict the way to the goal. During a
+    detour the action is held, and in half of them it is 0.
+
+    Args:
+        share: of the decisions that belong to detours, [0, 1).
+        size: entries of an action.
+        rng: of their times and actions.
+    """
+
+    def __init__(self, share: float, size: int, rng: np.random.Generator):
+        # A detour begins with probability p after one that ended: share = length / (length + 1 / p).
+        self.begin = min(share / (DETOUR_STEPS * (1.0 - share)), 1.0)
+        self.size, self.rng = size, rng
+
+    def __call__(self, action: np.ndarray, is_first: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
+        """Actions [B, A] with detours, and the state for the next call (None at first): steps left [B], held [B, A]."""
+        if self.begin == 0.0:
+            return action, None
+        left, held = state or (np.zeros(len(action), int), np.zeros_like(action))
+        left = np.where(is_first, 0, left)
+        begins = (left == 0) & (self.rng.random(len(action)) < self.begin)
+        length = self.rng.integers(1, 2 * DETOUR_STEPS, len(action))
+        drawn = self.rng.uniform(-1.0, 1.0, held.shape) * (self.rng.random([len(action), 1]) < 0.5)
+        left, held = np.where(begins, length, left), np.where(begins[:, None], drawn, held).astype(action.dtype)
+        return np.where(left[:, None] > 0, held, action), (np.maximum(left - 1, 0), held)
+
+
+class MixedPolicy:
+    """Scripted actions with Gaussian noise in some episodes and random actions in others, decided at their start.
+
+    Args:
+        scripted: state [S] to action [A]; None where no episode is to be scripted.
+        choose: says whether the next episode is scripted.
+        size: entries of an action.
+        noise: standard deviation on scripted actions.
+        correlation: of random actions in time.
+        rng: of the noise.
+        detours: see `Detours`; share of the decisions of both kinds of episodes.
+    """
+
+    def __init__(
+        self,
+        scripted: Callable[[np.ndarray], np.ndarray] | None,
+        choose: Callable[[], bool],
+        size: int,
+        noise: float,
+        correlation: float,
+        rng: np.random.Generator,
+        detours: float = 0.0,
+    ):
+        self.scripted, self.choose, self.size = scripted, choose, size
+        self.noise, self.correlation, self.rng = noise, correlation, rng
+        self.detours = Detours(detours, size, rng)
+
+    def __call__(
+        self, obs: dict[str, np.ndarray], is_first: np.ndarray, state: Any
+    ) -> tuple[np.ndarray, Any, dict[str, np.ndarray]]:
+        """A policy for `training.driver.Driver`, with 'scripted' in its extras."""
+        kinds, gaussian, detour = state or (np.zeros(len(is_first), bool), None, None)
+        kinds = np.array([self.choose() if first else kind for kind, first in zip(kinds, is_first, strict=True)])
+        action, gaussian = correlated_actions(gaussian, is_first, self.size, self.correlation, self.rng)
+        noise = self.noise * self.rng.standard_normal(action.shape)
+        for row in np.flatnonzero(kinds):
+            action[row] = np.clip(np.clip(self.scripted(obs["state"][row]), -1.0, 1.0) + noise[row], -1.0, 1.0)
+        action, detour = self.detours(action, is_first, detour)
+        return action, (kinds, gaussian, detour), {"scripted": kinds}
