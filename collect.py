@@ -35,6 +35,8 @@ from tools.progress import ProgressLine
 from tools.revision import git_revision
 from training.driver import Driver
 
+COLLECT_SEED = 2_000_000  # added to the seed, so that a run with the same seed does not start where its data did
+
 # After this many discarded episodes in a row, the requested success rate counts as out of reach.
 PATIENCE = 40
 
@@ -146,7 +148,8 @@ def collect(
     data.facts |= {"command": ["collect.py", *sys.argv[1:]], **git_revision()}
     # A second start must not repeat the episodes of the first.
     rng = np.random.default_rng([config.seed, data.facts["attempts"]])
-    driver = Driver(envs.make_vector_env(config, config.envs, config.seed + 1000 * data.facts["attempts"]))
+    seed = envs.stream_seed(COLLECT_SEED + config.seed, data.facts["attempts"])
+    driver = Driver(envs.make_vector_env(config, config.envs, seed))
     size = driver.envs.single_action_space.shape[0]
     policy = MixedPolicy(scripted, lambda: quota.scripted(rng), size, noise, config.prefill_correlation, rng, detours)
     try:
