@@ -73,15 +73,10 @@ def load_agent(logdir: str | Path, overrides: Sequence[str] = ()) -> "PlanningAg
 
 
 def _restored(config: Config, logdir: Path) -> "PlanningAgent":
-    import tensorflow as tf
+    from training.initial_weights import restore_newest
 
-    from training.checkpoints import restore
-
-    newest = tf.train.latest_checkpoint(str(logdir / "checkpoints"))
-    if newest is None:
-        raise UserError(f"{logdir} has no checkpoint yet: wait until the run has made one, or choose another --logdir.")
     agent = make_agent(config)
     # The optimizer must be restored too: TensorFlow does not track layers that a Keras 3 model keeps in lists, so their
     # weights are in the checkpoint only as variables of the optimizer.
-    restore(tf.train.Checkpoint(**agent.checkpointed), newest, partial=True)
+    restore_newest(agent.checkpointed, logdir)
     return agent

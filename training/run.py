@@ -11,6 +11,7 @@ from training.checkpoints import Checkpoints
 from training.collector import Collector
 from training.driver import Policy
 from training.evaluation import Evaluation
+from training.initial_weights import start_from
 from training.media import EvaluationMedia
 from training.metrics import RunMetrics
 from training.schedules import Every, Schedule
@@ -43,6 +44,8 @@ class TrainingRun:
         self._check_offline()
         self.checkpoints = Checkpoints(agent, self.replay, collectors, logdir / "checkpoints")
         if not self.checkpoints.restore():
+            if c.init_from:
+                start_from(agent, Path(c.init_from).expanduser())
             # A checkpoint includes these reward statistics.
             for collector in collectors:
                 for episode in collector.replay.memory:

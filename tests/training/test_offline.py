@@ -147,3 +147,44 @@ def test_a_log_directory_is_for_runs_that_collect_or_for_those_that_do_not(offli
 def test_numbers_that_make_no_sense_are_refused(offline_config, key, value):
     with pytest.raises(UserError, match=f"{key} is {value}: "):
         CEMAgent(offline_config.replace(**{key: value}), OBSERVATIONS, ACTION_SPACE)
+
+
+def test_a_run_starts_from_the_weights_of_another(offline_config, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.run.PRETRAIN_SLICE", 1)
+    base = offline_config.replace(pretrain=3, logdir=str(tmp_path / "base"))
+    first, _ = train(base, open_logdir(base, []))
+    config = base.replace(steps=40, init_from=base.logdir, logdir=str(tmp_path / "new"), prefill=0, seed=7)
+    agent = CEMAgent(config, OBSERVATIONS, ACTION_SPACE)
+    run = TrainingRun(agent, open_logdir(config, []), quiet=True)
+    assert (int(agent.updates), int(agent.step), int(agent.optimizer.iterations)) == (3, 0, 3)
+    for old, new in zip(first.optimizer.variables, agent.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(old.numpy(), new.numpy())
+    for old, new in zip(first.model.trainable_variables, agent.model.trainable_variables, strict=True):
+        np.testing.assert_array_equal(old.numpy(), new.numpy())
+    # Its own checkpoint counts from then on.
+    agent.updates.assign(9)
+    run.checkpoints.save()
+    run.close()
+    again = CEMAgent(config, OBSERVATIONS, ACTION_SPACE)
+    TrainingRun(again, tmp_path / "new", quiet=True).close()
+    assert int(again.updates) == 9
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [({"deter": 9}, "holds a run with deter"), ({"init_from": "nowhere"}, "init_from is nowhere, which holds no run")],
+)
+def test_weights_that_do_not_fit_are_refused(offline_config, tmp_path, change, match):
+    base = offline_config.replace(logdir=str(tmp_path / "base"))
+    open_logdir(base, [])
+    config = base.replace(**{"init_from": base.logdir} | change)
+    with pytest.raises(UserError, match=match):
+        TrainingRun(CEMAgent(config, OBSERVATIONS, ACTION_SPACE), tmp_path / "new", quiet=True)
+
+
+def test_a_run_without_a_checkpoint_to_start_from_is_refused(offline_config, tmp_path):
+    base = offline_config.replace(logdir=str(tmp_path / "base"))
+    open_logdir(base, [])
+    config = base.replace(init_from=base.logdir)
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        TrainingRun(CEMAgent(config, OBSERVATIONS, ACTION_SPACE), tmp_path / "new", quiet=True)

@@ -1,0 +1,41 @@
+"""Weights that were trained before: of a run to evaluate, or of one that a new run starts from."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from tools.config import Config, keys_of, load_config
+from tools.errors import UserError
+from training.agent import Agent
+from training.checkpoints import restore
+from training.logdir import check_same
+
+
+def restore_newest(parts: Mapping[str, Any], logdir: Path) -> None:
+    """Gives these parts of an agent, by name, what the newest checkpoint of a run has for them.
+
+    Raises:
+        UserError: there is no checkpoint, or it is damaged or does not fit.
+    """
+    newest = tf.train.latest_checkpoint(str(logdir / "checkpoints"))
+    if newest is None:
+        raise UserError(f"{logdir} has no checkpoint yet: wait until the run has made one, or choose another --logdir.")
+    restore(tf.train.Checkpoint(**parts), newest, partial=True)
+
+
+def start_from(agent: Agent, logdir: Path) -> None:
+    """Gives a new agent the weights, the optimizer's state and the count of updates of another run (`init_from`).
+
+    Steps and reward statistics are those of the new run's own episodes.
+
+    Raises:
+        UserError: `logdir` holds no run, or one with other weights or another task.
+    """
+    if not (logdir / "config.yaml").is_file():
+        raise UserError(f"init_from is {logdir}, which holds no run: give the log directory of one.")
+    before = load_config([], saved=Config.load(logdir / "config.yaml"))
+    check_same(before, agent.config, keys_of("transitions", "weights"), logdir)
+    parts = {name: part for name, part in agent.checkpointed.items() if name not in ("step", "rewards")}
+    restore_newest(parts, logdir)
