@@ -140,6 +140,12 @@ def judged(problem: LatentProblem, z0: tf.Tensor, actions: np.ndarray) -> Plans:
     return Plans(actions, returns, returns + value)
 
 
+def idle(agent: PlanningAgent, z0: tf.Tensor) -> Plans:
+    """What the mean dynamics say of doing nothing from z0 [N, n], the planner's first states."""
+    problem = agent.planner.problem
+    return judged(problem, z0, np.zeros((len(z0), agent.planner.horizon, problem.action_size), np.float32))
+
+
 # The best plans known
 
 
@@ -323,7 +329,7 @@ def gauge(
     logdir: str, agents: Mapping[str, tuple[Sequence[str], PlanningAgent]], starts: Starts, best_of: int,
     overrides: Sequence[str], num_envs: int,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """Yields the line of every variant, after those of the scripted actions and of the best plans known.
+    """Yields the line of every variant, after those of the scripted actions, of no actions and of the best plans known.
 
     Args:
         logdir: of the run.
@@ -338,6 +344,7 @@ def gauge(
     for kind in dict.fromkeys(objective(variant.agent) for variant in variants):
         own = [variant for variant in variants if objective(variant.agent) == kind]
         agent, candidates = own[0].agent, {variant.label: variant.plans for variant in own}
+        still = candidates["idle"] = idle(agent, agent.planner_start(starts.features))
         if starts.scripted:
             played = starts.scripted.first(agent.config.planning_horizon)
             plans = judged(agent.planner.problem, agent.planner_start(starts.features), played.actions)
@@ -347,6 +354,7 @@ def gauge(
         best[kind] = best_known(candidates)
         if starts.scripted:
             yield finish(reference("scripted", agent, starts, plans), starts, best[kind], played)
+        yield finish(reference("idle", agent, starts, still), starts, best[kind])
         yield finish(reference("best_known", agent, starts, best[kind][0]), starts, best[kind])
     for variant in variants:
         yield finish(variant, starts, best[objective(variant.agent)], num_envs=num_envs)

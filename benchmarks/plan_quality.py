@@ -35,9 +35,12 @@ closed loop  whole episodes with the variant's `mpc_steps`, `warm_start` and so 
              alike; `success` with Wilson's interval; `plan_seconds`, median of a call for `--envs` plans together
 
 With a terminal value (`value_head`) best and search loss include it, and `return_mean` does not. `per_start` holds the
-same start by start, so that variants can be paired. Two lines come first: "scripted", the actions of the scripted
-policy, which calibrate the model where it has data, and "best_known", the best plans; with variants of several horizons
-or discounts there are two of each kind, since only returns of a kind can be compared.
+same start by start, so that variants can be paired. Three lines come first: "scripted", the actions of the scripted
+policy, which calibrate the model where it has data; "idle", no actions at all; and "best_known", the best plans. With
+variants of several horizons or discounts there are three of each kind, since only returns of a kind can be compared.
+
+A model that promises a return for doing nothing has not learned what actions do: in episodes of a scripted policy they
+follow from the state. Its plans fail, however well it knows where things are. Without --execute "idle" comes first.
 
 Where a sparse reward is further away than a plan reaches, blind execution brings 0 whatever the model is like: give a
 longer `--planning_horizon` until "scripted" achieves something.
@@ -89,7 +92,7 @@ VARIANTS = {
     "grasp": ["--planner", "grasp"],
 }
 START_SEED = 2_000_000  # without --execute
-RESERVED = ("scripted", "best_known")
+RESERVED = ("scripted", "idle", "best_known")
 
 
 def parse_variants(options: argparse.Namespace, overrides: Sequence[str]) -> dict[str, list[str]]:
@@ -109,7 +112,7 @@ def parse_variants(options: argparse.Namespace, overrides: Sequence[str]) -> dic
         if not colon or not re.fullmatch(r"[\w.,+-]+", label) or label in (*variants, *RESERVED):
             raise UserError(
                 f"--variant {text!r} is not 'NAME: --KEY VALUE ...' with a NAME of its own made of letters, digits and "
-                ". , + - _ (not scripted or best_known)."
+                f". , + - _ (not {', '.join(RESERVED)})."
             )
         try:
             variants[label] = [*overrides, *shlex.split(words)]
@@ -129,6 +132,9 @@ def plans_only(options: argparse.Namespace, variants: dict[str, list[str]]) -> I
                 z0 = plan_losses.start_states(agent, batch, [seed + index for index in range(options.starts)])
             finally:
                 batch.close()
+            still = plan_losses.idle(agent, agent.planner_start(z0)).returns
+            row = {"benchmark": "plan_quality", "variant": "idle", "step": int(agent.step), "starts": options.starts}
+            yield plan_losses.rounded(row | plan_losses.estimate("return_mean", still))
         row = {"benchmark": "plan_quality", "variant": label, "step": int(agent.step), "starts": options.starts}
         row |= {"horizon": agent.planner.horizon}
         yield row | plan_losses.measure(agent.planner, agent.planner_start(z0), seed)[0]

@@ -239,13 +239,18 @@ def test_lines_of_a_problem_with_a_known_solution(monkeypatch):
     starts = plan_losses.Starts("pointmass_obstacle", 0, seeds, z0, Line(), pushed)
     agents = {"cem": (["--planner", "cem"], agent_of("cem"))}
     lines = list(plan_losses.gauge("run", agents, starts, 2, [], 3))
-    assert [line["variant"] for line in lines] == ["scripted", "best_known", "cem"]
+    assert [line["variant"] for line in lines] == ["scripted", "idle", "best_known", "cem"]
     assert_losses_add_up(lines)
-    scripted, best, cem = lines
+    scripted, idle, best, cem = lines
+    problem, z, still = linear_quadratic(), z0, 0.0
+    for _ in range(4):
+        z = problem.step(z, tf.zeros([2, 1]))
+        still += problem.reward(z).numpy().mean()
+    assert idle["return_mean"] == pytest.approx(still, rel=1e-4)
     optimum = np.mean([linear_quadratic_optimum(z, 4)[1] for z in z0.numpy()])
     assert scripted["return_mean"] < best["return_best"] <= optimum
     assert cem["search_loss"] == pytest.approx(best["return_best"] - cem["return_mean"], abs=1e-3)
-    assert set(best["per_start"]["best_by"]) <= {"ilqr of 2", "cem"}
+    assert set(best["per_start"]["best_by"]) <= {"ilqr of 2", "cem", "idle"}
     assert (scripted["achieved_open_loop"], scripted["step"], scripted["updates"]) == (4.0, 3, 5)  # 4 of 6 actions
     assert (cem["episode_predicted"], cem["episode_achieved"], cem["plan_seconds"], cem["envs"]) == (4.0, 3.0, 0.5, 2)
     assert cem["success"]["mean"] == 1.0 and cem["per_start"]["episode_achieved"] == [3.0, 3.0]
@@ -267,8 +272,8 @@ def test_whole_run(logdir, tmp_path, capsys, monkeypatch):
     assert plan_quality.main(["--logdir", str(logdir), *words, "--out", str(out), "--figure", str(figure)]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines == [json.loads(line) for line in out.read_text().splitlines()]
-    assert [line["variant"] for line in lines] == ["scripted", "best_known", "cem", "ahead"]
-    scripted, best, cem, ahead = lines
+    assert [line["variant"] for line in lines] == ["scripted", "idle", "best_known", "cem", "ahead"]
+    scripted, _, best, cem, ahead = lines
     assert scripted["achieved_open_loop"] == -HORIZON and "success_open_loop" not in scripted
     assert_losses_add_up(lines)
     assert all(len(line["commit"]) in (0, 40) for line in lines)
@@ -286,7 +291,8 @@ def test_whole_run(logdir, tmp_path, capsys, monkeypatch):
 def test_without_execution_lines_are_of_plans_only(logdir, capsys):
     argv = ["--logdir", str(logdir), "--variants", "gd", "--starts", "2", "--gd_iterations", "2"]
     assert plan_quality.main(argv) == 0
-    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    idle, line = map(json.loads, capsys.readouterr().out.splitlines())
+    assert idle["variant"] == "idle" and np.isfinite(idle["return_mean"])
     assert line["iterations"] == 2 and line["horizon"] == HORIZON and line["action_violation"] >= 0.0
     assert "achieved_open_loop" not in line and "per_start" not in line
 
