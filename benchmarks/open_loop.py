@@ -31,247 +31,28 @@ import math
 import re
 import shlex
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 import tensorflow as tf
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-import models
 from base_agent import BaseAgent
-from episodes.episode import Episode, read_episode
+from benchmarks.open_loop_data import Data, read_data
+from benchmarks.open_loop_errors import OpenLoop, Result, typical
+from benchmarks.open_loop_figure import draw_curves, draw_frames
 from episodes.replay import Replay
 from tools.config import Config, load_config
 from tools.errors import UserError
 from tools.files import append_json
 from tools.revision import git_revision
-from world_model.open_loop import CONTEXT, predict_open_loop
+from world_model.open_loop import CONTEXT
 
 # label -> words that make it of the settings all variants share.
 VARIANTS = {name: ["--dynamics", name] for name in ("rssm", "ssm", "deterministic")}
 HORIZONS = (1, 5, 10, 20, 30)  # steps whose errors are printed
-HELD_OUT = 5  # episodes at least, a tenth where that is more
-EVAL_BATCH = 20  # chunks predicted in one call
-KEYS = ("image", "action", "reward", "is_first")  # of a chunk
-
-# How the kinds of errors are drawn, in this order.
-STYLES: dict[str, tuple[Any, str]] = {
-    "mean_dynamics": ("-", "mean dynamics"),
-    "sampled_average": ("--", "average of sampled rollouts"),
-    "posterior": (":", "filtered (floor)"),
-}
-SIZE, GAP = models.IMAGE_SHAPE[0], 4  # pixels of a frame and between frames
-COLUMNS = 7  # predicted steps shown at most
-
-Errors = dict[str, np.ndarray]
-
-
-class Data(NamedTuple):
-    """One recorded data set.
-
-    Attributes:
-        name: as the command line calls it.
-        replay: the episodes to train on.
-        chunks: held-out image, action, reward and is_first, [N, CONTEXT + K, ...].
-        held_out: episodes that are not in `replay`.
-    """
-
-    name: str
-    replay: Replay
-    chunks: Episode
-    held_out: int
-
-
-class Result(NamedTuple):
-    """One variant on one data set.
-
-    Attributes:
-        label: name of the variant.
-        updates: it was trained for.
-        image: kind of prediction -> squared errors [N, K].
-        reward: the same for rewards.
-        shown: what it makes of the chunk in the picture, [CONTEXT + K, 64, 64, 3] around [-0.5, 0.5]: reconstructions
-            of the context, then predictions of the mean dynamics.
-    """
-
-    label: str
-    updates: int
-    image: Errors
-    reward: Errors
-    shown: np.ndarray
-
-
-class OpenLoop:
-    """Compiled predictions of one world model on chunks of one shape."""
-
-    def __init__(self, model: models.WorldModel, bits: int = 8):
-        self.model, self.bits = model, bits
-        self.imagine = tf.function(self._imagine)
-        self.filter = tf.function(self._filter)
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether the transitions take noise at all."""
-        return self.model.dynamics.noise_size > 0
-
-    def noise(self, batch: Episode, seed: Sequence[int]) -> tf.Tensor:
-        """Standard normal numbers for all steps of a batch."""
-        return tf.random.stateless_normal([*batch["reward"].shape, self.model.dynamics.noise_size], seed)
-
-    def _decode(self, feat: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return self.model.decode(feat), self.model.reward(feat)
-
-    def _reduced(self, batch: Episode) -> Episode:
-        return {**batch, "image": models.reduce_bits(batch["image"], self.bits)}
-
-    def _filter(self, batch: Episode, noise: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Images [B, L, 64, 64, 3] and rewards [B, L] of the posterior at all steps."""
-        embed = self.model.embed(self._reduced(batch)["image"])
-        post, _ = self.model.dynamics.observe(embed, batch["action"], batch["is_first"], noise)
-        return self._decode(models.get_feat(post))
-
-    def _imagine(self, batch: Episode, noise: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Images [B, K, 64, 64, 3] and rewards [B, K] predicted for the steps after the context."""
-        return self._decode(predict_open_loop(self.model, self._reduced(batch), noise)[:, CONTEXT:])
-
-    def errors(self, chunks: Episode, samples: int, seed: int) -> tuple[Errors, Errors]:
-        """Squared errors of images (mean over pixels) and of rewards on chunks [N, L, ...]: kind -> [N, K] each."""
-        rows = []
-        for index, (batch, count) in enumerate(_batches(chunks)):
-            kinds = self._batch_errors(batch, [(seed, index * samples + i) for i in range(samples)])
-            rows.append({kind: [error[:count].numpy() for error in pair] for kind, pair in kinds.items()})
-        image, reward = ({kind: np.concatenate([row[kind][i] for row in rows]) for kind in rows[0]} for i in (0, 1))
-        return image, reward
-
-    def _batch_errors(self, batch: Episode, seeds: list[tuple[int, int]]) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
-        image, reward = models.preprocess(batch["image"]), batch["reward"]
-        truth = image[:, CONTEXT:], reward[:, CONTEXT:]
-        last = image[:, CONTEXT - 1 : CONTEXT], reward[:, CONTEXT - 1 : CONTEXT]
-        filtered = self.filter(batch, None)
-        kinds = {
-            "repeat_last": squared_errors(truth, last),
-            "posterior": squared_errors(truth, [x[:, CONTEXT:] for x in filtered]),
-            "mean_dynamics": squared_errors(truth, self.imagine(batch, None)),
-        }
-        if self.stochastic and seeds:
-            kinds |= self._sampled_errors(batch, truth, seeds)
-        return kinds
-
-    def _sampled_errors(
-        self, batch: Episode, truth: tuple[tf.Tensor, tf.Tensor], seeds: list[tuple[int, int]]
-    ) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
-        # One rollout at a time: the images of all of them would take gigabytes.
-        average, error = [0.0, 0.0], [0.0, 0.0]
-        for seed in seeds:
-            predicted = self.imagine(batch, self.noise(batch, seed))
-            average = [a + p / len(seeds) for a, p in zip(average, predicted, strict=True)]
-            error = [e + s / len(seeds) for e, s in zip(error, squared_errors(truth, predicted), strict=True)]
-        return {"sampled": tuple(error), "sampled_average": squared_errors(truth, average)}
-
-    def shown(self, chunks: Episode, index: int) -> np.ndarray:
-        """`Result.shown` of one chunk."""
-        # In a batch of the usual size, for which the functions are compiled.
-        batch, _ = next(_batches({key: value[index : index + 1] for key, value in chunks.items()}))
-        context, predicted = self.filter(batch, None)[0][:, :CONTEXT], self.imagine(batch, None)[0]
-        return tf.concat([context, predicted], 1)[0].numpy()
-
-
-def squared_errors(truth: Sequence[tf.Tensor], predicted: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Of images [B, K, ...], mean over pixels and channels, and of rewards [B, K]: [B, K] each."""
-    return tf.reduce_mean(tf.square(predicted[0] - truth[0]), [2, 3, 4]), tf.square(predicted[1] - truth[1])
-
-
-def _batches(chunks: Episode) -> Iterator[tuple[dict[str, tf.Tensor], int]]:
-    """Batches of `EVAL_BATCH` chunks, the last filled up with its last chunk, and how many of them are new."""
-    total = len(chunks["reward"])
-    for start in range(0, total, EVAL_BATCH):
-        rows = np.minimum(np.arange(start, start + EVAL_BATCH), total - 1)
-        yield {key: tf.constant(value[rows]) for key, value in chunks.items()}, min(EVAL_BATCH, total - start)
-
-
-# Data
-
-
-def read_data(name: str, folder: Path, config: Config, horizon: int, count: int) -> Data:
-    """Splits a folder of episodes, which stays as it is, into a replay of the older and chunks of the newest.
-
-    Args:
-        name: of the data set.
-        folder: of episode files as `episodes.replay.Replay` writes them.
-        config: batch size and length, replay capacity and seed.
-        horizon: steps to predict, K.
-        count: chunks at most.
-
-    Raises:
-        UserError: there are too few episodes, all held-out ones are too short, or a file is not a usable episode.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder: give --data {name}=FOLDER the episodes/ of a log directory.")
-    paths = sorted(folder.glob("*.npz"))
-    held_out = max(HELD_OUT, round(len(paths) / 10))
-    if len(paths) <= held_out:
-        raise UserError(
-            f"{folder} holds {len(paths)} episodes, but {held_out} are held out and at least one is for training: "
-            "collect more, or give --data another folder."
-        )
-    episodes = [read_episode(path) for path in paths[-held_out:]]
-    chunks = cut(episodes, CONTEXT + horizon, count)
-    if not len(chunks["reward"]):
-        longest = max(len(episode["reward"]) for episode in episodes)
-        hint = f"choose --horizon {longest - CONTEXT} or less" if longest > CONTEXT else "record longer ones"
-        raise UserError(
-            f"The held-out episodes of {folder} have at most {longest} entries, too short for {CONTEXT} of context and "
-            f"{horizon} predicted: {hint}."
-        )
-    replay = _read_replay(folder, paths[:-held_out], config)
-    _check_shapes(folder, replay, chunks)
-    return Data(name, replay, chunks, held_out)
-
-
-def cut(episodes: Sequence[Episode], length: int, count: int) -> Episode:
-    """At most `count` chunks [N, length, ...] that do not overlap, spread evenly over all that there are."""
-    places = [(e, t) for e in episodes for t in range(0, len(e["reward"]) - length + 1, length)]
-    picked = np.unique(np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int))
-    shapes = {key: (0, length, *episodes[0][key].shape[1:]) for key in KEYS}
-    empty = {key: np.zeros(shapes[key], episodes[0][key].dtype) for key in KEYS}
-    if not places:
-        return empty
-    return {key: np.stack([places[i][0][key][places[i][1] : places[i][1] + length] for i in picked]) for key in KEYS}
-
-
-def _read_replay(folder: Path, paths: Sequence[Path], config: Config) -> Replay:
-    """A replay of some episodes of a folder, through links in a folder of its own. All that it needs is in memory."""
-    with tempfile.TemporaryDirectory() as links:
-        for path in paths:
-            (Path(links) / path.name).symlink_to(path.resolve())
-        try:
-            return Replay(links, config.batch_size, config.batch_length, config.replay_capacity, config.seed)
-        except UserError as error:
-            raise UserError(str(error).replace(links, str(folder))) from error
-
-
-def _check_shapes(folder: Path, replay: Replay, chunks: Episode) -> None:
-    """Raises UserError unless training and held-out episodes are of one kind, with images that the model takes."""
-    batch = replay.sample()
-    for key in KEYS:
-        found, expected = chunks[key].shape[2:], batch[key].shape[2:]
-        if found != expected:
-            raise UserError(f"{folder} mixes episodes whose {key} is {found} and {expected}: separate them.")
-    if chunks["image"].shape[2:] != models.IMAGE_SHAPE:
-        raise UserError(
-            f"The images of {folder} are {chunks['image'].shape[2:]}, the model's {models.IMAGE_SHAPE}: "
-            "record episodes with this program."
-        )
-
-
-# Training
 
 
 def make_agent(config: Config, replay: Replay) -> BaseAgent:
@@ -340,95 +121,12 @@ def compare(data: Data, configs: dict[str, Config], args: argparse.Namespace) ->
         yield Result(label, updates, image, reward, shown), row | git_revision()
 
 
-def typical(errors: np.ndarray) -> int:
-    """The chunk whose mean error is the median, the lower one of two, of errors [N, K]."""
-    means = errors.mean(1)
-    return int(np.argsort(means, kind="stable")[(len(means) - 1) // 2])
-
-
 def summary(errors: np.ndarray) -> dict[str, float | None]:
     """What is printed of errors [N, K]: after some steps, the mean over all and its standard error over chunks."""
     curve, means = errors.mean(0), errors.mean(1)
     numbers = {str(step): curve[step - 1] for step in HORIZONS if step <= len(curve)} | {"mean": means.mean()}
     numbers["se"] = means.std(ddof=1) / math.sqrt(len(means)) if len(means) > 1 else math.nan
     return {key: float(f"{value:.4g}") if math.isfinite(value) else None for key, value in numbers.items()}
-
-
-# Pictures
-
-
-def draw_frames(data: Data, results: Sequence[Result]) -> Figure:
-    """Truth, model and error of one held-out chunk, three rows for each variant, time from left to right."""
-    chunk = typical(results[0].image["repeat_last"])
-    truth = models.preprocess(data.chunks["image"][chunk]).numpy()
-    predicted = len(truth) - CONTEXT
-    steps = np.unique(np.linspace(1, predicted, min(predicted, COLUMNS)).round().astype(int))
-    steps = np.concatenate([[1 - CONTEXT, 0], steps])  # the first and the last frame of the context
-    lefts, tops = _places([2, len(steps) - 2]), _places([3] * len(results))
-    sheet = np.full([tops[-1] + SIZE, lefts[-1] + SIZE, 3], 255, np.uint8)
-    labels = []
-    for row, result in enumerate(results):
-        error = (result.shown - truth) / 2.0
-        for top, frames in zip(tops[3 * row :], (truth, result.shown, error), strict=False):
-            frames = models.postprocess(frames[steps + CONTEXT - 1]).numpy()
-            for left, frame in zip(lefts, frames, strict=True):
-                sheet[top : top + SIZE, left : left + SIZE] = frame
-        score = f"{result.image['mean_dynamics'][chunk].mean():.2g}"
-        labels += ["truth", f"{result.label}\n{result.updates} updates", f"error\nmean square {score}"]
-
-    figure = Figure(figsize=(1.9 + 0.9 * len(lefts), 1.3 + 0.9 * len(tops)), dpi=120, layout="constrained")
-    axis = figure.subplots()
-    axis.imshow(sheet, interpolation="nearest")
-    axis.set_xticks(np.array(lefts) + SIZE / 2 - 0.5, [f"{step:+d}" if step else "0" for step in steps])
-    axis.set_yticks(np.array(tops) + SIZE / 2 - 0.5, labels, fontsize=9)
-    axis.tick_params(length=0)
-    axis.spines[:].set_visible(False)
-    for left, right, text in ((0, 1, "context, filtered"), (2, -1, "predicted from the actions alone")):
-        axis.text((lefts[left] + lefts[right] + SIZE) / 2, -2 * GAP, text, ha="center", va="bottom", fontsize=9)
-    axis.axvline((lefts[1] + SIZE + lefts[2]) / 2 - 0.5, color="C3", linewidth=2)
-    axis.set_xlabel("time step (agent decisions after the context); an error of zero is grey")
-    figure.suptitle(f"{data.name}: held-out chunk {chunk}, mean dynamics", fontsize=10)
-    return figure
-
-
-def _places(groups: Sequence[int]) -> list[int]:
-    """First pixels of frames in a row, in groups that stand apart."""
-    places, start = [], 0
-    for count in groups:
-        places += [start + i * (SIZE + GAP) for i in range(count)]
-        start = places[-1] + SIZE + 3 * GAP
-    return places
-
-
-def draw_curves(results: dict[str, list[Result]]) -> Figure:
-    """Errors over the horizon, a column of two panels for each data set."""
-    figure = Figure(figsize=(1.0 + 4.6 * len(results), 7.4), dpi=120, layout="constrained")
-    axes = figure.subplots(2, len(results), sharex="col", squeeze=False)
-    for column, (name, variants) in zip(axes.T, results.items(), strict=True):
-        column[0].set_title(name, fontsize=10)
-        for axis, quantity in zip(column, ("image", "reward"), strict=True):
-            _draw_errors(axis, {result.label: getattr(result, quantity) for result in variants})
-        column[1].set_xlabel("predicted step (agent decisions)")
-    axes[0, 0].set_ylabel("squared error of the image,\nmean over pixels in [0, 1]")
-    axes[1, 0].set_ylabel("squared error of the reward")
-    labels = list(dict.fromkeys(result.label for variants in results.values() for result in variants))
-    handles = [Line2D([], [], color=f"C{i}", linewidth=3, label=label) for i, label in enumerate(labels)]
-    handles += [Line2D([], [], color="0.3", linestyle=line, label=text) for line, text in STYLES.values()]
-    handles.append(Line2D([], [], color="0.6", linestyle="-.", label="last frame repeated"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=2 * min(len(results), 2), fontsize=8)
-    return figure
-
-
-def _draw_errors(axis: Axes, variants: dict[str, Errors]) -> None:
-    """Means over the chunks of label -> kind -> errors [N, K]; repeat_last is the same for all."""
-    baseline = next(iter(variants.values()))["repeat_last"].mean(0)
-    steps = np.arange(1, len(baseline) + 1)
-    axis.plot(steps, baseline, color="0.6", linestyle="-.")
-    for index, errors in enumerate(variants.values()):
-        for kind in errors.keys() & STYLES.keys():
-            axis.plot(steps, errors[kind].mean(0), color=f"C{index}", linestyle=STYLES[kind][0])
-    axis.set_ylim(bottom=0.0)
-    axis.grid(alpha=0.3)
 
 
 # Program

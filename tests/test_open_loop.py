@@ -11,7 +11,7 @@ from PIL import Image
 
 import models
 from base_agent import BaseAgent
-from benchmarks import open_loop
+from benchmarks import open_loop, open_loop_data, open_loop_errors
 from episodes.replay import Replay
 
 ENTRIES, HORIZON = 25, 7  # an episode has two chunks of 5 + 7 entries and one entry left over
@@ -62,7 +62,7 @@ def refusal(capsys, argv):
 
 
 def held_out_chunks(episodes):
-    return open_loop.cut(episodes, CONTEXT + HORIZON, 100)
+    return open_loop_data.cut(episodes, CONTEXT + HORIZON, 100)
 
 
 @pytest.mark.slow
@@ -156,10 +156,10 @@ def slow_rollout(model, chunk, noise):
 
 @pytest.mark.slow
 def test_errors_are_those_of_single_steps(model, episodes, monkeypatch):
-    monkeypatch.setattr(open_loop, "EVAL_BATCH", 2)
+    monkeypatch.setattr(open_loop_errors, "EVAL_BATCH", 2)
     chunks = {key: value[:3] for key, value in held_out_chunks(episodes).items()}  # the second batch is filled up
     assert chunks["is_first"][:, 0].tolist() == [True, False, True]
-    evaluation = open_loop.OpenLoop(model)
+    evaluation = open_loop_errors.OpenLoop(model)
     image, reward = evaluation.errors(chunks, samples=2, seed=5)
     shown = evaluation.shown(chunks, 1)
     length, size = CONTEXT + HORIZON, model.dynamics.noise_size
@@ -194,14 +194,14 @@ def check(image_errors, reward_errors, predicted, truth):
 
 
 def test_no_samples_no_sampled_errors(model, episodes):
-    image, reward = open_loop.OpenLoop(model).errors(held_out_chunks(episodes[:1]), samples=0, seed=0)
+    image, reward = open_loop_errors.OpenLoop(model).errors(held_out_chunks(episodes[:1]), samples=0, seed=0)
     assert image.keys() == reward.keys() == {"repeat_last", "posterior", "mean_dynamics"}
 
 
 def test_newest_tenth_is_never_trained_on(tmp_path, tiny_config):
     rng = np.random.default_rng(1)
     folder = record(tmp_path / "episodes", [make_episode(rng, 9, reward=i + 1) for i in range(66)])
-    data = open_loop.read_data("bar", folder, tiny_config, horizon=2, count=5)
+    data = open_loop_data.read_data("bar", folder, tiny_config, horizon=2, count=5)
     assert data.held_out == 7 and data.replay.episodes == 59
     assert {int(reward) for reward in data.chunks["reward"][:, 0]} == {60, 62, 63, 64, 66}  # 5 of 7, spread evenly
     trained = {int(reward) for _ in range(200) for reward in data.replay.sample()["reward"][:, 0]}
@@ -211,17 +211,17 @@ def test_newest_tenth_is_never_trained_on(tmp_path, tiny_config):
 def test_chunks_do_not_overlap_and_short_episodes_are_left_out():
     rng = np.random.default_rng(2)
     episodes = [make_episode(rng, entries) for entries in (5, 11, 3)]
-    chunks = open_loop.cut(episodes, 5, 10)
+    chunks = open_loop_data.cut(episodes, 5, 10)
     expected = [episodes[0]["reward"], episodes[1]["reward"][:5], episodes[1]["reward"][5:10]]
     np.testing.assert_array_equal(chunks["reward"], expected)
     np.testing.assert_array_equal(chunks["action"][2], episodes[1]["action"][5:10])
-    assert open_loop.cut(episodes, 12, 10)["image"].shape == (0, 12, 64, 64, 3)
+    assert open_loop_data.cut(episodes, 12, 10)["image"].shape == (0, 12, 64, 64, 3)
 
 
 def test_summary_and_typical_chunk_by_hand():
     errors = np.array([[1.0, 2.0, 3.0, 4.0, 5.0], [3.0, 3.0, 3.0, 3.0, 8.0], [0.0, 0.0, 0.0, 0.0, 5.0]])
     assert open_loop.summary(errors) == {"1": 1.333, "5": 6.0, "mean": 2.667, "se": 0.8819}
-    assert open_loop.typical(errors) == 0 and open_loop.typical(errors[:2]) == 0
+    assert open_loop_errors.typical(errors) == 0 and open_loop_errors.typical(errors[:2]) == 0
     assert open_loop.summary(np.array([[1.0, np.nan]])) == {"1": 1.0, "mean": None, "se": None}
 
 
