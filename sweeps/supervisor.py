@@ -1,18 +1,18 @@
 """One run of a program in its folder: never twice at a time, and never longer than the process that asked for it.
 
 Three processes take part. The *worker* calls `supervise`, holds the folder's lock and starts a *guard* (this module as
-a program, which imports nothing but the standard library and `tools.files`), which starts the *program* in a process
+a program, which imports nothing but the standard library and `tools`), which starts the *program* in a process
 group of its own. The guard watches a pipe from the worker: when it closes, because the worker wants to stop or has died
 in whatever way, the program is interrupted and, after some seconds, its whole group is killed, environments included.
 If the guard is killed, the kernel kills the program.
 
 The lock is a `flock` whose file description worker, guard and program share, so that it is held until the last of them
-is gone: a second worker cannot start the run while its program still trains, even where the first worker is dead.
+is gone: a second worker cannot start the run while its program still trains, even where the first worker is dead. A
+program that is started by hand takes the same lock (tools/lock.py).
 """
 
 import contextlib
 import ctypes
-import fcntl
 import json
 import os
 import select
@@ -20,11 +20,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tools.files import replaced
+from tools.lock import INHERITED, FolderInUseError, locked
 
 GUARD = (sys.executable, "-E", "-S", "-m", "sweeps.supervisor")
 BAD_INPUT = 2  # exit code for errors that a retry cannot fix
@@ -45,10 +46,6 @@ class Outcome:
     code: int | None
     message: str = ""
     seconds: float = 0.0
-
-
-class FolderInUseError(Exception):
-    """Another process works in the folder of a run. The message says which."""
 
 
 def supervise(
@@ -111,37 +108,6 @@ def is_done(folder: Path, identity: Sequence[str]) -> bool:
     return isinstance(mark, dict) and mark.get("exit_code") == 0 and mark.get("command") == list(identity)
 
 
-@contextlib.contextmanager
-def locked(folder: Path, seconds: float, owner: str) -> Iterator[int]:
-    """Holds the lock of a folder and yields its file descriptor, which keeps the lock in processes that inherit it.
-
-    Raises:
-        FolderInUseError: another process has had it for all of the seconds.
-        OSError: the folder cannot be written, or its file system has no locks.
-    """
-    lock = os.open(folder / "sweep.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        deadline = time.monotonic() + seconds
-        while not _try_lock(lock):
-            if time.monotonic() > deadline:
-                other = os.pread(lock, 200, 0).decode(errors="replace") or "another process"
-                raise FolderInUseError(f"{other} has been using {folder} for more than {seconds:.0f} s.")
-            time.sleep(min(POLL_SECONDS, seconds))
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{owner} (process {os.getpid()})".encode(), 0)
-        yield lock
-    finally:
-        os.close(lock)  # not LOCK_UN, which would take the lock from the processes that inherited it, too
-
-
-def _try_lock(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def run_guarded(
     command: Sequence[str], folder: Path, mark: Mapping[str, object], lock: int, environment: Mapping[str, str]
 ) -> int:
@@ -197,6 +163,7 @@ def guard(folder: Path, mark: Mapping[str, object], lock: int, grace: float, com
         program = subprocess.Popen(
             command,
             cwd=Path(command[1]).parent,
+            env={**os.environ, INHERITED: str(lock)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sweeps import supervisor
+from tools import lock
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,7 +83,7 @@ def test_signal_and_missing_program_are_told(tmp_path):
 
 def test_second_worker_waits_for_the_lock_and_says_who_has_it(tmp_path):
     program = write(tmp_path / "program.py", "")
-    with supervisor.locked(tmp_path, 1.0, "node seven"):
+    with lock.locked(tmp_path, 1.0, "node seven"):
         outcome = start(program, tmp_path, lock_seconds=0.3)
     assert outcome.code is None and "node seven" in outcome.message and not (tmp_path / "done.json").exists()
     assert start(program, tmp_path, lock_seconds=0.3).code == 0
