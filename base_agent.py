@@ -6,7 +6,7 @@ pictures, which states it plans to reach (`planned_states`).
 
 import tools.tensorflow_setup
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -342,6 +342,9 @@ class BaseAgent:
 
     # The training loop
 
-    def train(self, logdir: Path, quiet: bool = False) -> None:
-        """Trains until `steps` environment steps are collected, resuming from the last checkpoint in `logdir`."""
-        TrainingRun(self, logdir, quiet).run()
+    def train(self, logdir: Path, quiet: bool = False, begin: Callable[[], object] = lambda: None) -> None:
+        """Trains until `steps` environment steps are collected, resuming from the last checkpoint in `logdir`.
+
+        Arguments and errors are those of `TrainingRun`.
+        """
+        TrainingRun(self, logdir, quiet, begin).run()

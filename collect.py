@@ -13,6 +13,9 @@ start its replay with, or with `--steps 0 --pretrain N` to train on it alone.
 pictures and continuous actions; without pictures, `--replay` plays its episodes again and renders them.
 """
 
+if __name__ == "__main__":
+    import tools.startup
+
 import argparse
 import json
 import sys
@@ -31,6 +34,8 @@ from episodes.replay import Replay
 from tools.command_line import Parser
 from tools.config import BEFORE, Config, load_config
 from tools.errors import UserError
+from tools.lock import alone_in
+from tools.program import run_program
 from tools.progress import ProgressLine
 from tools.revision import git_revision
 from training.driver import Driver
@@ -240,17 +245,13 @@ def _add_import_options(make: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program and returns its exit code: 0 done, 2 for bad input."""
-    try:
-        options, words = parse_options(sys.argv[1:] if argv is None else list(argv))
-        result = options.run(options, words)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        kept = "; episodes that were played are kept" if options.kind == "episodes" else ""
-        print(f"interrupted: start the same command again{kept}", file=sys.stderr)
-        return 130
+    """Runs the program and returns its exit code, see `tools.program`."""
+    return run_program(_work, argv, lambda: "start the same command again; episodes that were played are kept")
+
+
+def _work(argv: Sequence[str]) -> int:
+    options, words = parse_options(argv)
+    result = options.run(options, words)
     print(json.dumps(result, allow_nan=False))
     return 0
 
@@ -267,9 +268,9 @@ def _play(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
     config = load_config(words).resolved()
     if len(envs.split_tasks(config.task)) > 1:
         raise UserError(f"{config.task} are several tasks: collect the episodes of one at a time.")
-    return collect(
-        config, options.out.expanduser(), options.episodes, options.success_rate, options.noise, options.detours
-    )
+    out = options.out.expanduser()
+    with alone_in(out, "--out"):
+        return collect(config, out, options.episodes, options.success_rate, options.noise, options.detours)
 
 
 def _export(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
@@ -283,7 +284,9 @@ def _import(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]
     _refuse(words)
     from episodes.minari_data import import_dataset
 
-    return import_dataset(options.dataset, options.out.expanduser(), options.task, options.image, options.replay)
+    out = options.out.expanduser()
+    with alone_in(out, "--out"):
+        return import_dataset(options.dataset, out, options.task, options.image, options.replay)
 
 
 def _refuse(words: Sequence[str]) -> None:

@@ -20,6 +20,9 @@ included, except those that the weights depend on (`python planning_agent.py --h
 Intervals hold with 95%: of a mean by Student's t, of a share of successes by Wilson.
 """
 
+if __name__ == "__main__":
+    import tools.startup
+
 import tools.tensorflow_setup
 
 import argparse
@@ -35,13 +38,14 @@ import envs
 from agents import load_agent
 from analysis.runs import method_of
 from evaluation.episodes import episode_seeds, run_episodes
-from evaluation.files import check_writable, new_folder, show_table, write_files
+from evaluation.files import find_places, new_folder, show_table, write_files
 from evaluation.numbers import describe, summarize
 from evaluation.pictures import GRID
 from tools.command_line import Parser, count, positive
 from tools.config import Config
 from tools.errors import UserError
 from tools.files import append_json
+from tools.program import run_program
 from tools.revision import git_revision
 from training.agent import Agent
 from training.logdir import check_task
@@ -67,7 +71,11 @@ class Choices:
 
 
 def evaluate(
-    logdir: Path, overrides: Sequence[str] = (), choices: Choices | None = None, task: str | None = None
+    logdir: Path,
+    overrides: Sequence[str] = (),
+    choices: Choices | None = None,
+    task: str | None = None,
+    out: Path | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Evaluates the newest checkpoint of a run, writes the files and yields the line of each task.
 
@@ -76,15 +84,16 @@ def evaluate(
         overrides: words of a command line that change the run's settings.
         choices: what to evaluate.
         task: which of the run's tasks, all of them unless given.
+        out: another file for the lines; in a read-only log directory, the only one (`evaluation.files.find_places`).
 
     Raises:
-        UserError: see `agents.load_agent`; or the run has no such task, or the log directory cannot be written.
+        UserError: see `agents.load_agent`; or the run has no such task, or nothing can be written.
     """
     logdir, choices = logdir.expanduser(), choices or Choices()
     agent = load_agent(logdir, [*overrides, "--seed", str(choices.seed)])
     tasks = envs.split_tasks(agent.config.task)
     chosen = [check_task(agent.config, logdir, task)] if task else tasks
-    check_writable(logdir / "evaluations.jsonl", logdir / "evaluations")
+    places = find_places(logdir, out)
     method = choices.method or method_name(logdir, agent.config.planner)
     seeds = episode_seeds(choices.seed, choices.episodes)
     for name in chosen:
@@ -92,7 +101,7 @@ def evaluate(
         rows = [describe(episode, seeds, name) for episode in episodes]
         # A run that collects nothing is counted in updates.
         words = [method, str(int(agent.step if agent.config.steps else agent.updates)), str(choices.seed)]
-        folder = new_folder(logdir / "evaluations", "_".join(words if len(tasks) == 1 else [name, *words]))
+        folder = new_folder(places.folder, "_".join(words if len(tasks) == 1 else [name, *words]))
         line = {
             **header(agent, name, method, logdir, choices),
             **summarize(rows),
@@ -103,7 +112,8 @@ def evaluate(
             "folder": str(folder),
         }
         write_files(folder, agent, line, rows, episodes, choices.show)
-        append_json(logdir / "evaluations.jsonl", line)
+        for file in places.files:
+            append_json(file, line)
         show_table(rows, f"{name}, {method}")
         yield line
 
@@ -158,7 +168,10 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--method", metavar="NAME", help="name of the evaluation for plots (default: the name of the folder above the "
         "run's, if that is named after its seed, or the planner)",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="FILE", help="another file to append the lines of JSON to")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE",
+        help="another file to append the lines of JSON to; where --logdir is read-only, all files go beside it",
+    )  # fmt: skip
     parser.add_argument_group("--KEY VALUE", "any setting of config.yaml, instead of the run's own: --planner cem")
     options, overrides = parser.parse_known_args(argv)
     if options.show and max(options.show) >= options.episodes:
@@ -170,22 +183,15 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program and returns its exit code: 0 done, 2 for bad input."""
-    try:
-        options, overrides = parse_options(sys.argv[1:] if argv is None else list(argv))
-        choices = Choices(options.episodes, options.envs, options.seed, options.show, options.method)
-        if options.out:
-            check_writable(options.out)
-        for line in evaluate(options.logdir, overrides, choices, options.task):
-            if options.out:
-                append_json(options.out, line)
-            print(json.dumps(line, allow_nan=False), flush=True)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: evaluations that were finished are in evaluations.jsonl", file=sys.stderr)
-        return 130
+    """Runs the program and returns its exit code, see `tools.program`."""
+    return run_program(_evaluate, argv, lambda: "evaluations that were finished are in evaluations.jsonl")
+
+
+def _evaluate(argv: Sequence[str]) -> int:
+    options, overrides = parse_options(argv)
+    choices = Choices(options.episodes, options.envs, options.seed, options.show, options.method)
+    for line in evaluate(options.logdir, overrides, choices, options.task, options.out):
+        print(json.dumps(line, allow_nan=False), flush=True)
     return 0
 
 

@@ -14,6 +14,9 @@ One line of JSON on the standard output has the numbers. Every setting of the ru
 the weights and episodes depend on (`python planning_agent.py --help` lists them), so one model may serve all planners.
 """
 
+if __name__ == "__main__":
+    import tools.startup
+
 import tools.tensorflow_setup
 
 import argparse
@@ -33,7 +36,7 @@ from analysis.figures import save
 from evaluation.plan_optimization import MULTIPLIERS, VIOLATIONS, Execution, draw_curves, draw_frames
 from optimizers import Plan
 from tools.command_line import Parser, count
-from tools.errors import UserError
+from tools.program import run_program
 from tools.revision import git_revision
 from training.logdir import check_task
 
@@ -166,15 +169,15 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program and returns its exit code: 0 done, 2 for bad input."""
-    try:
-        options, overrides = parse_options(sys.argv[1:] if argv is None else list(argv))
-        out = options.out or options.logdir.expanduser() / "reports"
-        numbers_of_plan = report(options.logdir, out, overrides, options.seed, options.rows, options.task)
-        print(json.dumps(numbers_of_plan, allow_nan=False))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Runs the program and returns its exit code, see `tools.program`."""
+    return run_program(_report, argv, lambda: "start the same command again")
+
+
+def _report(argv: Sequence[str]) -> int:
+    options, overrides = parse_options(argv)
+    out = options.out or options.logdir.expanduser() / "reports"
+    numbers_of_plan = report(options.logdir, out, overrides, options.seed, options.rows, options.task)
+    print(json.dumps(numbers_of_plan, allow_nan=False))
     return 0
 
 

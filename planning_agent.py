@@ -5,6 +5,9 @@
 `--help` lists every setting. A new planner is one subclass of `PlanningAgent` and one line in agents.py.
 """
 
+if __name__ == "__main__":
+    import tools.startup
+
 import tools.tensorflow_setup
 
 import sys
@@ -34,7 +37,9 @@ from planners.latco import LatCo
 from planners.plan_state import PlanState
 from tools.config import Config, load_config
 from tools.errors import UserError
-from training.logdir import open_logdir
+from tools.lock import alone_in
+from tools.program import run_program
+from training.logdir import check_logdir, open_logdir
 
 
 class PlanningAgent(BaseAgent):
@@ -333,19 +338,19 @@ class GRASPAgent(PlanningAgent):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program and returns its exit code: 0 done, 2 for bad input."""
-    argv = sys.argv[1:] if argv is None else list(argv)
-    try:
-        config = load_config(argv).resolved()
-        agent = make_agent(config)
-        # With several hosts, the first one owns the log directory and the others use folders in it.
-        agent.train(Path(config.logdir).expanduser() if agent.worker else open_logdir(config, argv))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"interrupted: the same command resumes {config.logdir} from its last checkpoint", file=sys.stderr)
-        return 130
+    """Runs the program and returns its exit code, see `tools.program`."""
+    return run_program(_train, argv, lambda: "the same command resumes the run from its last checkpoint")
+
+
+def _train(argv: Sequence[str]) -> int:
+    config = load_config(argv).resolved()
+    agent = make_agent(config)
+    # With several hosts, the first one owns the log directory and the others use folders in it.
+    logdir = Path(config.logdir).expanduser()
+    with alone_in(logdir / f"worker-{agent.worker}" if agent.worker else logdir, "--logdir"):
+        if not agent.worker:
+            check_logdir(config)
+        agent.train(logdir, begin=lambda: agent.worker or open_logdir(config, argv))
     return 0
 
 

@@ -16,6 +16,9 @@ name of the folder above a log directory that is named like its seed, otherwise 
 going on.
 """
 
+if __name__ == "__main__":
+    import tools.startup
+
 import argparse
 import math
 import sys
@@ -27,7 +30,7 @@ from analysis.curves import curves
 from analysis.metrics import SCORES, TITLES
 from analysis.tables import table
 from tools.command_line import Parser, positive
-from tools.errors import UserError
+from tools.program import run_program
 
 
 def _range(text: str) -> tuple[str, tuple[float, float]]:
@@ -82,20 +85,20 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program and returns its exit code: 0 done, 2 for bad input."""
-    try:
-        options = parse_options(sys.argv[1:] if argv is None else list(argv))
-        out, text = options.out.expanduser(), ""
-        if options.command == "curves":
-            files = curves(options.dirs, options.metric, options.bins, out)
-        elif options.command == "aggregate":
-            ranges = dict(options.normalize)
-            text, files = aggregate(options.dirs, options.metric, ranges, options.bins, options.repetitions, out)
-        else:
-            text, files = table(options.sources, out)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Runs the program and returns its exit code, see `tools.program`."""
+    return run_program(_draw, argv, lambda: "start the same command again")
+
+
+def _draw(argv: Sequence[str]) -> int:
+    options = parse_options(argv)
+    out, text = options.out.expanduser(), ""
+    if options.command == "curves":
+        files = curves(options.dirs, options.metric, options.bins, out)
+    elif options.command == "aggregate":
+        ranges = dict(options.normalize)
+        text, files = aggregate(options.dirs, options.metric, ranges, options.bins, options.repetitions, out)
+    else:
+        text, files = table(options.sources, out)
     print(text, end="")
     # The table alone is on the standard output, so that it can go into a document.
     print("\n".join(files), file=sys.stderr if text else sys.stdout)

@@ -13,14 +13,15 @@ On a cluster this program runs on one of the nodes, and all nodes see the checko
 paths (a shared file system): so a run whose node died continues on another one.
 """
 
+if __name__ == "__main__":
+    import tools.startup
+
 import argparse
-import contextlib
 import math
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sweeps import supervisor
@@ -30,8 +31,10 @@ from sweeps.runner import Sweep, connected
 from sweeps.status import Status
 from tools.command_line import Parser, count
 from tools.errors import UserError
-from tools.files import append_json
+from tools.files import append_json, writing
+from tools.program import run_program
 from tools.revision import git_revision
+from tools.signals import terminable
 
 REFRESH_SECONDS = 1.0
 
@@ -98,9 +101,20 @@ def _amount(text: str) -> float:
     return value
 
 
-def conduct(statuses: Sequence[Status], options: argparse.Namespace, program: Path, lock_seconds: float) -> None:
-    """Brings all runs to an end, done or failed. KeyboardInterrupt, also after SIGTERM, ends them where they are."""
-    with connected(options), _terminable(), Display(statuses) as display:
+def conduct(
+    statuses: Sequence[Status],
+    options: argparse.Namespace,
+    program: Path,
+    lock_seconds: float,
+    begin: Callable[[], None],
+) -> None:
+    """Brings all runs to an end, done or failed. Ctrl-C and SIGTERM end them where they are.
+
+    `begin` is called when nothing can be refused any more.
+    """
+    # Ray has a handler of its own for SIGTERM, which comes too late here.
+    with connected(options), terminable(), Display(statuses) as display:
+        begin()
         sweep = Sweep(statuses, options, program, lock_seconds)
         try:
             while sweep.advance(REFRESH_SECONDS):
@@ -110,20 +124,6 @@ def conduct(statuses: Sequence[Status], options: argparse.Namespace, program: Pa
             sweep.stop()
 
 
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM, with which schedulers end a job, counts as Ctrl-C."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _save(out: Path, argv: Sequence[str], runs: Sequence[Run]) -> None:
     line = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -131,11 +131,9 @@ def _save(out: Path, argv: Sequence[str], runs: Sequence[Run]) -> None:
         **git_revision(),
         "runs": len(runs),
     }
-    try:
+    with writing(out, "choose another --out"):
         out.mkdir(parents=True, exist_ok=True)
         append_json(out / "sweep.jsonl", line)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror}): choose another --out.") from error
 
 
 def _report(statuses: Sequence[Status], before: int) -> int:
@@ -151,35 +149,34 @@ def _report(statuses: Sequence[Status], before: int) -> int:
 def main(
     argv: Sequence[str] | None = None, program: Path = PROGRAM, lock_seconds: float = supervisor.LOCK_SECONDS
 ) -> int:
-    """Runs the program and returns its exit code: 0 all runs done, 1 some failed, 2 bad input, 130 interrupted."""
-    argv = sys.argv[1:] if argv is None else list(argv)
+    """Runs the program and returns its exit code, see `tools.program`; 1 where some runs failed."""
     statuses: list[Status] = []
-    try:
-        options, settings = parse_options(argv)
-        if options.experiment:
-            lines = experiment_lines(options.experiment, options.rows, settings)
-        else:
-            lines = product_lines(options.tasks, options.planners, settings)
-        runs = make_runs(lines, options.seeds, options.out.expanduser().absolute())
-        if options.list:
-            for run in runs:
-                print(shlex.join(["python", PROGRAM.name, *run.arguments]))
-            return 0
-        statuses = [Status(run, "done" if run.complete else "waiting") for run in runs]
-        before = sum(status.state == "done" for status in statuses)
-        if before < len(runs):
-            check_tasks([status.run for status in statuses if status.state != "done"])
-            _save(options.out.expanduser(), argv, runs)
-            conduct(statuses, options, program, lock_seconds)
-        return _report(statuses, before)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
+
+    def advice() -> str:
         done = sum(status.state == "done" for status in statuses)
-        told = f"interrupted: {done} of {len(statuses)} runs are done, the same command goes on with the others"
-        print(told, file=sys.stderr)
-        return 130
+        return f"{done} of {len(statuses)} runs are done, the same command goes on with the others"
+
+    return run_program(lambda words: _sweep(words, statuses, program, lock_seconds), argv, advice)
+
+
+def _sweep(argv: Sequence[str], statuses: list[Status], program: Path, lock_seconds: float) -> int:
+    """Fills the list of statuses as soon as they are known."""
+    options, settings = parse_options(argv)
+    if options.experiment:
+        lines = experiment_lines(options.experiment, options.rows, settings)
+    else:
+        lines = product_lines(options.tasks, options.planners, settings)
+    runs = make_runs(lines, options.seeds, options.out.expanduser().absolute())
+    if options.list:
+        for run in runs:
+            print(shlex.join(["python", PROGRAM.name, *run.arguments]))
+        return 0
+    statuses += [Status(run, "done" if run.complete else "waiting") for run in runs]
+    before = sum(status.state == "done" for status in statuses)
+    if before < len(runs):
+        check_tasks([status.run for status in statuses if status.state != "done"])
+        conduct(statuses, options, program, lock_seconds, lambda: _save(options.out.expanduser(), argv, runs))
+    return _report(statuses, before)
 
 
 if __name__ == "__main__":

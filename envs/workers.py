@@ -1,18 +1,22 @@
 """Batches of environments: `gymnasium.vector` with autoreset off, spawned workers and a time-out."""
 
+import atexit
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import resource_tracker
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.vector.async_vector_env import AsyncState
 
 from tools.errors import UserError
+from tools.signals import Terminated
 
 # Seconds in which all workers have to answer: the first picture loads drivers, a step takes milliseconds.
 STEP_TIMEOUT = 300.0
@@ -21,7 +25,14 @@ STEP_TIMEOUT = 300.0
 def in_new_process(function: Callable, *args: Any) -> Any:
     """Calls a function of a module in a new process, without TensorFlow, and returns or raises what it does."""
     with _hidden_main(), ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *args).result()
+        with _deaf_children():
+            answer = pool.submit(function, *args)
+        try:
+            return answer.result()
+        except (KeyboardInterrupt, Terminated):
+            for process in list(pool._processes.values()):
+                process.kill()
+            raise
 
 
 class WorkerEnvs(gym.vector.AsyncVectorEnv):
@@ -36,7 +47,8 @@ class WorkerEnvs(gym.vector.AsyncVectorEnv):
         """
         factories = [_Factory(maker, spaces) for maker in makers]
         # Spawned, because TensorFlow's threads do not survive a fork and workers must not import TensorFlow.
-        with _hidden_main():
+        with _hidden_main(), contextlib.ExitStack() as self._starting:
+            self._starting.enter_context(_deaf_children())
             super().__init__(factories, context="spawn", autoreset_mode=gym.vector.AutoresetMode.DISABLED)
 
     def reset(self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None):
@@ -66,6 +78,17 @@ class WorkerEnvs(gym.vector.AsyncVectorEnv):
             self._abandon()
             raise UserError("The process of an environment died, perhaps for want of memory: lower `envs`.") from error
 
+    def _check_spaces(self) -> None:
+        self._starting.close()  # the base class has started all workers and now waits for them
+        super()._check_spaces()
+
+    def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
+        """As in the base class."""
+        if terminate:
+            for process in self.processes:  # as the base class does, with a signal that they cannot miss
+                process.kill()
+        super().close_extras(timeout, terminate)
+
     def _abandon(self) -> None:
         # Closing waits for a pending answer unless none is due.
         self._state = AsyncState.DEFAULT
@@ -85,6 +108,28 @@ class _Factory:
         placeholder.observation_space, placeholder.action_space = self._spaces
         placeholder.metadata = {}
         return placeholder
+
+
+@contextlib.contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes that are started in this block never hear Ctrl-C and SIGTERM.
+
+    A terminal and many schedulers send these to all processes at once, and the program needs its environments to end in
+    an orderly way. It ends them itself: its own end closes the pipes on which they wait.
+    """
+    resource_tracker.ensure_running()  # its start would unblock the signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@atexit.register
+def _end_children() -> None:
+    # Python would ask those that are left to end by SIGTERM, and wait for them.
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 @contextlib.contextmanager

@@ -1,8 +1,10 @@
 """The files of an evaluation."""
 
+import contextlib
 import csv
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from analysis.figures import save
 from evaluation.executed_plans import write_plans
 from evaluation.numbers import Row
 from evaluation.pictures import GRID, draw_by_distance, grid
+from tools.command_line import note
 from tools.errors import UserError
+from tools.files import remove_empty, writing
 from tools.logger import write_video
 from training.agent import Agent
 from training.driver import Episode
@@ -25,25 +29,59 @@ TABLE = {
 }  # fmt: skip
 
 
-def check_writable(file: Path, folder: Path | None = None) -> None:
-    """Makes a file and a folder where they are missing, so that an evaluation does not fail at its end.
+FOLDER = "evaluations"  # of the pictures
+LINES = "evaluations.jsonl"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where an evaluation writes.
+
+    Attributes:
+        files: the files that get its line.
+        folder: the parent of the folder with its table and pictures.
+    """
+
+    files: tuple[Path, ...]
+    folder: Path
+
+
+def find_places(logdir: Path, out: Path | None = None) -> Places:
+    """The log directory, and the file `out`, if given; beside that file alone where the log directory is read-only.
+
+    They are tried and left as they were, so that an evaluation does not fail at its end and a refused one leaves
+    nothing.
 
     Raises:
-        UserError: they cannot be written.
+        UserError: no place can be written.
     """
-    path = file
+    if out:
+        check_writable(out, "choose another --out")
     try:
+        check_writable(logdir / LINES, "give --out FILE, and the pictures go beside it")
+    except UserError:
+        if not out:
+            raise
+        note(f"{logdir} cannot be written: all files go to {out.parent}")
+        return Places((out,), out.parent / FOLDER)
+    own = (logdir / LINES,)
+    return Places((*own, out) if out else own, logdir / FOLDER)
+
+
+def check_writable(file: Path, otherwise: str = "choose a place where you can write") -> None:
+    """Tries to write to a file and leaves all as it was. Raises UserError if that fails."""
+    new = [path for path in (file, *file.parents) if not path.exists()]
+    with writing(file, otherwise), contextlib.ExitStack() as stack:
+        stack.callback(remove_empty, new[1:])
         file.parent.mkdir(parents=True, exist_ok=True)
         file.open("a").close()
-        if folder:
-            path = folder
-            folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose a place where you can write.") from error
+        if new:
+            file.unlink()
 
 
 def new_folder(parent: Path, name: str) -> Path:
     """A new folder of this name. A number is added where it is taken, so that no evaluation replaces an earlier one."""
+    parent.mkdir(parents=True, exist_ok=True)
     safe, number = re.sub(r"[^\w.,-]+", "-", name), 1
     while True:
         folder = parent / (safe if number == 1 else f"{safe}_{number}")

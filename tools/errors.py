@@ -3,12 +3,23 @@
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 900  # characters of a message
+OMISSION = " [...] "
+
 
 class UserError(Exception):
     """Bad input. The message is one clear sentence: what is wrong and what to do.
 
-    The entry points print the message without a traceback and exit with code 2.
+    The entry points print the message without a traceback and exit with code 2. A message that quotes something very
+    long loses its middle: what is wrong stands at its start, what to do at its end.
     """
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        if len(message) <= LONGEST:
+            return message
+        half = (LONGEST - len(OMISSION)) // 2
+        return message[:half] + OMISSION + message[-half:]
 
 
 def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:

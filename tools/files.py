@@ -1,12 +1,19 @@
 """Files that survive a crash: replaced as a whole, or grown by whole lines."""
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+from tools.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -30,6 +37,9 @@ def replaced(path: Path, mode: str = "w") -> Iterator[IO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        # A full disk does not say which file.
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
     _sync_folder(path.parent)
@@ -45,6 +55,56 @@ def _sync_folder(folder: Path) -> None:
 
 
 def append_json(path: Path, line: Mapping[str, Any]) -> None:
-    """Appends one line of JSON to a file. Numbers must be finite."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, allow_nan=False) + "\n")
+    """Appends one line of JSON to a file: all of it or nothing, also where several programs append. Numbers are finite.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    data = (json.dumps(line, allow_nan=False) + "\n").encode()
+    with path.open("ab", buffering=0) as file:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        end = file.seek(0, os.SEEK_END)
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except OSError as error:
+            file.truncate(end)
+            raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Removes folders, the innermost first, up to one that holds a file."""
+    with contextlib.suppress(OSError):
+        for inside, _, _ in os.walk(folders[0], topdown=False) if folders else ():
+            os.rmdir(inside)
+        for folder in folders[1:]:
+            folder.rmdir()
+
+
+@contextlib.contextmanager
+def writing(path: Path, otherwise: str = "choose a place where you can write") -> Iterator[None]:
+    """Turns the error of a file that cannot be written into a UserError.
+
+    Args:
+        path: what is written, for errors that do not say it: those of TensorFlow, and of a disk that is full.
+        otherwise: what to do unless the disk is full.
+    """
+    try:
+        yield
+    except _write_errors() as error:
+        raise unwritable(error, path, otherwise) from error
+
+
+def unwritable(error: Exception, path: Path | str, otherwise: str) -> UserError:
+    """The UserError (returned, not raised) for an error of writing; see `writing`."""
+    reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0][:200]
+    full = getattr(error, "errno", None) in FULL or os.strerror(errno.ENOSPC) in reason
+    advice = "make room, then start the same command again" if full else otherwise
+    return UserError(f"{getattr(error, 'filename', None) or path} cannot be written ({reason}): {advice}.")
+
+
+def _write_errors() -> tuple[type[Exception], ...]:
+    # TensorFlow writes some files by itself and has errors of its own. Programs without it need not import it.
+    tensorflow = sys.modules.get("tensorflow")
+    return (OSError,) if tensorflow is None else (OSError, tensorflow.errors.OpError)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tools.errors import UserError
+from tools.files import remove_empty
 
 NAME = "sweep.lock"
 INHERITED = "SWEEP_LOCK"  # variable with the file descriptor of a lock that the parent passed on
@@ -81,7 +82,7 @@ def alone_in(folder: Path, option: str) -> Iterator[None]:
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     old_file = (folder / NAME).exists()
     with contextlib.ExitStack() as stack:
-        stack.callback(_remove_empty, new)
+        stack.callback(remove_empty, new)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not _inherited(folder):
@@ -104,9 +105,3 @@ def _inherited(folder: Path) -> bool:
         return os.path.samestat(os.fstat(int(os.environ[INHERITED])), os.stat(folder / NAME))
     except (KeyError, ValueError, OSError):
         return False
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    with contextlib.suppress(OSError):  # the first that is not empty
-        for folder in folders:
-            folder.rmdir()

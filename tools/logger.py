@@ -95,6 +95,7 @@ class Logger:
         self._writer = tf.summary.create_file_writer(str(self.logdir))
         with self._writer.as_default():
             _write_layout(tasks)
+        self.unit = unit
         self._progress = None if quiet else ProgressLine(total_steps, unit)
         self._scalars: dict[str, list[Any]] = defaultdict(list)
         self._images: dict[str, np.ndarray] = {}

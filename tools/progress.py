@@ -31,6 +31,7 @@ class ProgressLine:
         self._start: int | None = None  # a resumed run does not start at 0
         self._printed = -math.inf
         self._live = self._console.is_terminal
+        self._separator = " · " if self._console.encoding.startswith("utf") else " | "
         self._progress = Progress(
             BarColumn(20),
             TextColumn("{task.description}", markup=False),
@@ -91,7 +92,7 @@ class ProgressLine:
             parts.append(f"{task.speed:.1f} {self._unit}/s")
         if (seconds := self._seconds_left(task)) is not None:
             parts.append(f"{timedelta(seconds=round(seconds))} left")
-        return " · ".join(parts)
+        return self._separator.join(parts)
 
     def _seconds_left(self, task: Task) -> float | None:
         """By the mean speed since the start: the last minute may hold nothing but training, or nothing but collecting.

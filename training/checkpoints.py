@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from episodes.replay import MixedReplay, Replay
 from tools.errors import UserError
+from tools.files import writing
 from training.agent import Agent
 from training.collector import Collector
 
@@ -66,7 +67,8 @@ class Checkpoints:
             return
         self.replay_state.assign(json.dumps(self._replay.random_state))
         self.noise_state.assign(json.dumps(self._agent.noise.bit_generator.state))
-        self.manager.save()
+        with writing(Path(self.manager.directory)):
+            self.manager.save()
 
 
 def restore(checkpoint: tf.train.Checkpoint, path: str, partial: bool = False) -> None:

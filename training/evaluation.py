@@ -3,6 +3,7 @@
 from itertools import islice
 
 from evaluation.episodes import EvaluationPolicy
+from tools.signals import StopRequest
 from training.agent import Agent
 from training.collector import Collector
 from training.driver import play
@@ -16,14 +17,19 @@ class Evaluation:
     With `media`, the first episode is shown.
     """
 
-    def __init__(self, agent: Agent, metrics: RunMetrics, media: EvaluationMedia | None):
-        self._agent, self._metrics, self._media = agent, metrics, media
+    def __init__(self, agent: Agent, metrics: RunMetrics, media: EvaluationMedia | None, stop: StopRequest):
+        self._agent, self._metrics, self._media, self._stop = agent, metrics, media, stop
 
     def __call__(self, collector: Collector) -> None:
-        """Evaluates a task."""
+        """Evaluates a task. Raises Terminated between two decisions if the run has to stop."""
         driver = collector.start_evaluation()
         policy = EvaluationPolicy(self._agent, driver, keep_plans=self._media is not None)
-        episodes = list(islice(play(driver, policy), self._agent.config.eval_episodes))
+
+        def act(*args):
+            self._stop.check()
+            return policy(*args)
+
+        episodes = list(islice(play(driver, act), self._agent.config.eval_episodes))
         for episode in episodes:
             self._metrics.episode("eval", episode, collector)
         if self._media:

@@ -8,35 +8,41 @@ from pathlib import Path
 import envs
 from tools.config import Config, keys_of, load_config
 from tools.errors import UserError
-from tools.files import append_json
+from tools.files import append_json, writing
 from tools.revision import git_revision
 from tools.schema import DEPENDENTS
 
 
-def open_logdir(config: Config, argv: Sequence[str]) -> Path:
-    """Creates or resumes the log directory, and saves the config, the command and the git revision in it.
+def check_logdir(config: Config) -> None:
+    """Checks, without writing, that a run can start or go on in the log directory.
 
     Raises:
         UserError: the directory holds a run whose episodes or weights do not fit this config.
     """
     logdir = Path(config.logdir).expanduser()
     saved = logdir / "config.yaml"
-    try:
-        logdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # also for a name that is too long, as of many tasks
+    if not saved.exists():
+        return
+    before = load_config([], saved=Config.load(saved))
+    check_same(before, config, keys_of(*DEPENDENTS), logdir)
+    if (before.steps == 0) != (config.steps == 0):
         raise UserError(
-            f"The log directory {logdir} cannot be created ({error.strerror}): choose another --logdir."
-        ) from error
-    if saved.exists():
-        before = load_config([], saved=Config.load(saved))
-        check_same(before, config, keys_of(*DEPENDENTS), logdir)
-        if (before.steps == 0) != (config.steps == 0):
-            raise UserError(
-                f"{logdir} holds a run with steps = {before.steps}: one that collects and one that does not need log "
-                "directories of their own, choose another --logdir."
-            )
-    config.save(saved)
-    append_json(logdir / "runs.jsonl", _describe_start(argv))
+            f"{logdir} holds a run with steps = {before.steps}: one that collects and one that does not need log "
+            "directories of their own, choose another --logdir."
+        )
+
+
+def open_logdir(config: Config, argv: Sequence[str]) -> Path:
+    """Creates or resumes the log directory, and saves the config, the command and the git revision in it.
+
+    Raises:
+        UserError: as `check_logdir`, or the directory cannot be written.
+    """
+    logdir = Path(config.logdir).expanduser()
+    check_logdir(config)
+    with writing(logdir, "choose another --logdir"):  # also a name that is too long, as of many tasks
+        config.save(logdir / "config.yaml")
+        append_json(logdir / "runs.jsonl", _describe_start(argv))
     return logdir
 
 

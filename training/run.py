@@ -1,11 +1,14 @@
 """The training loop: collect, update, evaluate, save (PlaNet and LatCo, algorithm 1)."""
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import envs
 from episodes.replay import MixedReplay, Replay
 from tools.errors import UserError
 from tools.logger import Logger
+from tools.signals import StopRequest, Terminated
 from training.agent import Agent
 from training.checkpoints import Checkpoints
 from training.collector import Collector
@@ -31,7 +34,15 @@ class TrainingRun:
     With `steps: 0` the run collects nothing and only pretrains on the episodes of `offline_dir`.
     """
 
-    def __init__(self, agent: Agent, logdir: Path, quiet: bool = False):
+    def __init__(self, agent: Agent, logdir: Path, quiet: bool = False, begin: Callable[[], object] = lambda: None):
+        """Raises UserError, without having written anything, for what the run cannot work with.
+
+        Args:
+            agent: new; its state is that of the last checkpoint afterwards.
+            logdir: log directory.
+            quiet: no progress line.
+            begin: called when nothing can be refused any more, before the first file is written.
+        """
         c = self.config = agent.config
         self.agent, tasks = agent, envs.split_tasks(c.task)
         folder = logdir / f"worker-{agent.worker}" if agent.worker else logdir
@@ -52,14 +63,20 @@ class TrainingRun:
                     agent.rewards.add(episode["reward"][1:])
         self.schedule = Schedule(c, agent)
         length, unit = (c.pretrain, "updates") if self.schedule.offline else (c.steps, "steps")
-        self.logger = Logger(folder, length, quiet, tasks if len(tasks) > 1 else (), unit)
-        if c.steps:
-            for collector in collectors:
-                collector.start()
+        try:
+            if c.steps:
+                for collector in collectors:
+                    collector.start()
+            begin()
+            self.logger = Logger(folder, length, quiet, tasks if len(tasks) > 1 else (), unit)
+        except BaseException:
+            self._close_environments()
+            raise
         self.metrics = RunMetrics(agent, self.turns, self.schedule, self.logger)
-        self.updates = Updates(agent, self.replay, self.schedule, self.logger)
+        self.stop = StopRequest()
+        self.updates = Updates(agent, self.replay, self.schedule, self.logger, self.stop)
         media = EvaluationMedia(agent, self.turns, self.replay, self.logger) if c.media else None
-        self.evaluation = Evaluation(agent, self.metrics, media)
+        self.evaluation = Evaluation(agent, self.metrics, media, self.stop)
 
     def _check_offline(self) -> None:
         """Raises UserError if a run collects nothing and has nothing to learn from."""
@@ -71,34 +88,49 @@ class TrainingRun:
             raise UserError("steps is 0, so no plans are made that a value could learn from: set --value_data replay.")
 
     def run(self) -> None:
-        """Collects and trains for `steps` environment steps, then saves."""
+        """Collects and trains for `steps` environment steps, then saves.
+
+        After SIGTERM, the step or the update of the pretraining is finished, an evaluation is not.
+
+        Raises:
+            Terminated: after SIGTERM, when all is saved.
+        """
+        with self.stop.armed():
+            try:
+                with contextlib.suppress(Terminated):
+                    self._train()
+                self.checkpoints.save()
+                self.metrics.write()
+            finally:
+                self.close()
+        if self.stop.requested:
+            raise Terminated(f"saved at {self.schedule.now:,} {self.logger.unit}; the same command goes on from there")
+
+    def _train(self) -> None:
         c, agent = self.config, self.agent
         pretrained = agent.updates >= max(c.pretrain, 1)
-        try:
-            self.prefill()
-            if not pretrained and self.turns.can_train:
-                self.pretrain()
-            if self.schedule.evaluate(self.schedule.now) or (c.eval_every and not pretrained):
+        self.prefill()
+        if not pretrained and self.turns.can_train:
+            self.pretrain()
+        if self.schedule.evaluate(self.schedule.now) or (c.eval_every and not pretrained):
+            self.evaluate()
+        while agent.step < c.steps:
+            self.collect(lambda *args: agent.policy(*args, explore=True))
+            step = int(agent.step)
+            due = self.schedule.train(step)
+            if due and self.turns.can_train:
+                self.updates.make(due * c.train_steps)
+            if self.schedule.evaluate(step):
                 self.evaluate()
-            while agent.step < c.steps:
-                self.collect(lambda *args: agent.policy(*args, explore=True))
-                step = int(agent.step)
-                due = self.schedule.train(step)
-                if due and self.turns.can_train:
-                    self.updates.make(due * c.train_steps)
-                if self.schedule.evaluate(step):
-                    self.evaluate()
-                if self.schedule.save(step):
-                    self.checkpoints.save()
-            self.checkpoints.save()
-            self.metrics.write()
-        finally:
-            self.close()
+            if self.schedule.save(step):
+                self.checkpoints.save()
+            self.stop.check()
 
     def prefill(self) -> None:
         """Collects with random actions. The updates for these steps are those of `pretrain`."""
         while self.prefilling():
             self.collect(self.agent.random_policy)
+            self.stop.check()
         if self.agent.workers > 1 and not self.turns.can_train:
             raise UserError("Hosts update together, so each needs an episode before the first update: raise prefill.")
         self.schedule.train(int(self.agent.step))
@@ -126,6 +158,7 @@ class TrainingRun:
             if self.schedule.offline and self.schedule.evaluate(updates):
                 self.evaluate()
             self.updates.make(min(PRETRAIN_SLICE, c.pretrain - updates))
+            self.stop.check()
         self.checkpoints.save()
 
     def collect(self, policy: Policy) -> None:
@@ -152,6 +185,11 @@ class TrainingRun:
     def close(self) -> None:
         """Closes the logger and the environments."""
         self.updates.close()
-        self.logger.close()
+        try:
+            self.logger.close()
+        finally:
+            self._close_environments()
+
+    def _close_environments(self) -> None:
         for collector in self.turns.collectors:
             collector.close()

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from episodes.replay import MixedReplay, Replay
 from tools.logger import Logger
+from tools.signals import StopRequest
 from training.agent import Agent, Batch
 from training.schedules import Schedule
 
@@ -12,12 +13,15 @@ from training.schedules import Schedule
 class Updates:
     """Updates an agent on batches of the replay. Prefetching starts with the first update."""
 
-    def __init__(self, agent: Agent, replay: Replay | MixedReplay, schedule: Schedule, logger: Logger):
+    def __init__(
+        self, agent: Agent, replay: Replay | MixedReplay, schedule: Schedule, logger: Logger, stop: StopRequest
+    ):
         self._agent, self._replay, self._schedule, self._logger = agent, replay, schedule, logger
+        self._stop = stop
         self._batches: Iterator[Batch] | None = None
 
     def make(self, count: int) -> None:
-        """Makes `count` updates and logs their metrics and mean time."""
+        """Makes `count` updates and logs their metrics and mean time. A request to stop ends pretraining earlier."""
         if self._batches is None:
             self._batches = self._agent.batches(self._replay)
         before, start = int(self._agent.updates), time.perf_counter()
@@ -27,8 +31,10 @@ class Updates:
             self._logger.scalars(metrics, "model/")
             # Counted here, since reading agent.updates would wait for the device.
             self._logger.progress(before + done if self._schedule.offline else step, updates=before + done)
+            if self._stop.requested and before + done < self._agent.config.pretrain:
+                break
         float(metrics["loss"])  # waits until all updates are done
-        self._logger.scalars({"speed/update_seconds": (time.perf_counter() - start) / count})
+        self._logger.scalars({"speed/update_seconds": (time.perf_counter() - start) / done})
 
     def close(self) -> None:
         """Ends the prefetching thread."""

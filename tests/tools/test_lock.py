@@ -45,12 +45,13 @@ def test_the_lock_of_a_sweep_keeps_a_program_away_that_the_sweep_did_not_start(t
 
 def test_a_refused_program_leaves_no_folder(tmp_path: Path):
     with pytest.raises(UserError), alone_in(tmp_path / "a" / "b", "--out"):
+        (tmp_path / "a" / "b" / "episodes").mkdir()
         raise UserError("no")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_lock_ends_with_a_killed_process_and_is_not_that_of_a_removed_file(tmp_path: Path):
-    program = f"import os; from tools.lock import *; locked(Path({str(tmp_path)!r}), 0, 'x').__enter__(); os.kill(os.getpid(), 9)"
+    program = f"from tools.lock import *; locked(Path({str(tmp_path)!r}), 0, 'x').__enter__(); os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == -9
     with alone_in(tmp_path, "--logdir"):
         gone = os.open(tmp_path / "sweep.lock", os.O_RDWR)

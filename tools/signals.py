@@ -1,0 +1,68 @@
+"""SIGTERM, with which schedulers, `timeout` and preempted machines end a program: a polite request, once.
+
+The first one ends the program in an orderly way, with an exit code of its own; a second one kills it at once, also
+within a long call of TensorFlow.
+"""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+EXIT_CODE = 128 + signal.SIGTERM  # what a shell reports for a process that the signal killed
+
+
+class Terminated(BaseException):  # noqa: N818  # no error: like KeyboardInterrupt, it passes handlers of errors
+    """SIGTERM ends the program. The message says what was saved, '' where the program has its own words."""
+
+
+class StopRequest:
+    """Postpones the end by SIGTERM to the next `check`.
+
+    Attributes:
+        requested: whether the signal has come.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    @contextlib.contextmanager
+    def armed(self) -> Iterator[None]:
+        """Within the block, the first SIGTERM only makes the request."""
+        with _at_first_sigterm(self._request):
+            yield
+
+    def check(self) -> None:
+        """Raises Terminated if the end was requested."""
+        if self.requested:
+            raise Terminated
+
+    def _request(self) -> None:
+        self.requested = True
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Within the block, the first SIGTERM raises Terminated wherever the main thread is, like Ctrl-C."""
+    with _at_first_sigterm(_terminate):
+        yield
+
+
+def _terminate() -> None:
+    raise Terminated
+
+
+@contextlib.contextmanager
+def _at_first_sigterm(act: Callable[[], None]) -> Iterator[None]:
+    def handler(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        act()
+
+    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

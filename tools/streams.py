@@ -1,0 +1,75 @@
+"""Standard streams that do not end a program: of any encoding, and with or without a reader."""
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+
+@contextlib.contextmanager
+def tolerant_streams() -> Iterator[None]:
+    """Makes both output streams tolerant: a letter that their encoding lacks is escaped, a closed pipe is left alone.
+
+    A program whose standard output nobody reads any more (`| head -1`) says so once and goes on, since its results are
+    in files.
+    """
+    before = sys.stdout, sys.stderr
+    with contextlib.ExitStack() as stack:
+        for stream in before:
+            if isinstance(stream, io.TextIOWrapper):
+                stack.callback(stream.reconfigure, errors=stream.errors)
+                stream.reconfigure(errors="backslashreplace")
+        # None where it was closed before the start.
+        sys.stdout = before[0] and _Tolerant(before[0], "note: nobody reads the standard output; the program goes on")
+        sys.stderr = before[1] and _Tolerant(before[1])
+        try:
+            yield
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                if stream:
+                    stream.end()
+            sys.stdout, sys.stderr = before
+
+
+class _Tolerant:
+    """A stream whose reader may go away."""
+
+    def __init__(self, stream: TextIO, farewell: str = "") -> None:
+        self._stream, self._farewell = stream, farewell
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """As that of the stream."""
+        with self._without_reader():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """As that of the stream."""
+        with self._without_reader():
+            self._stream.flush()
+
+    def end(self) -> None:
+        """Flushes a last time; what cannot be written any more goes nowhere, so that Python's own end is silent."""
+        try:
+            self.flush()
+        except OSError:
+            self._divert()
+
+    @contextlib.contextmanager
+    def _without_reader(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            self._divert()
+            if self._farewell and sys.stderr:
+                print(self._farewell, file=sys.stderr)
+
+    def _divert(self) -> None:
+        # What is still in the buffer has to go somewhere, at the latest when Python ends.
+        with contextlib.suppress(io.UnsupportedOperation), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), self._stream.fileno())
