@@ -46,10 +46,15 @@ class WorkerEnvs(gym.vector.AsyncVectorEnv):
             spaces: observation and action space of one environment.
         """
         factories = [_Factory(maker, spaces) for maker in makers]
-        # Spawned, because TensorFlow's threads do not survive a fork and workers must not import TensorFlow.
-        with _hidden_main(), contextlib.ExitStack() as self._starting:
-            self._starting.enter_context(_deaf_children())
-            super().__init__(factories, context="spawn", autoreset_mode=gym.vector.AutoresetMode.DISABLED)
+        self._state, self.parent_pipes, self.processes = AsyncState.DEFAULT, [], []
+        try:
+            # Spawned, because TensorFlow's threads do not survive a fork and workers must not import TensorFlow.
+            with _hidden_main(), contextlib.ExitStack() as self._starting:
+                self._starting.enter_context(_deaf_children())
+                super().__init__(factories, context="spawn", autoreset_mode=gym.vector.AutoresetMode.DISABLED)
+        except BaseException:
+            self.close(terminate=True)
+            raise
 
     def reset(self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None):
         """As in the base class; raises UserError when a worker hangs or dies."""
@@ -69,13 +74,13 @@ class WorkerEnvs(gym.vector.AsyncVectorEnv):
             yield
         except multiprocessing.TimeoutError as error:
             # Many EGL contexts on one graphics card have been seen to hang.
-            self._abandon()
+            self.close(terminate=True)
             raise UserError(
                 f"An environment did not answer for {STEP_TIMEOUT:.0f} s: lower `envs`, or render in software with "
                 "MUJOCO_GL=osmesa."
             ) from error
         except (EOFError, ConnectionError) as error:
-            self._abandon()
+            self.close(terminate=True)
             raise UserError("The process of an environment died, perhaps for want of memory: lower `envs`.") from error
 
     def _check_spaces(self) -> None:
@@ -83,16 +88,15 @@ class WorkerEnvs(gym.vector.AsyncVectorEnv):
         super()._check_spaces()
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
-        """As in the base class."""
+        """As in the base class, but an interruption or an error at any moment is no obstacle."""
+        self.processes = [process for process in self.processes if process.pid]  # those that were started
+        if self._state != AsyncState.DEFAULT:
+            # Interrupted in the middle of a call, whose answer nobody needs any more.
+            self._state, terminate = AsyncState.DEFAULT, True
         if terminate:
             for process in self.processes:  # as the base class does, with a signal that they cannot miss
                 process.kill()
         super().close_extras(timeout, terminate)
-
-    def _abandon(self) -> None:
-        # Closing waits for a pending answer unless none is due.
-        self._state = AsyncState.DEFAULT
-        self.close(terminate=True)
 
 
 class _Factory:

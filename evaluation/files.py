@@ -58,7 +58,8 @@ def find_places(logdir: Path, out: Path | None = None) -> Places:
     if out:
         check_writable(out, "choose another --out")
     try:
-        check_writable(logdir / LINES, "give --out FILE, and the pictures go beside it")
+        for file in (logdir / LINES, logdir / FOLDER / "episodes.csv"):
+            check_writable(file, "give --out FILE, and all files go there")
     except UserError:
         if not out:
             raise
@@ -69,7 +70,7 @@ def find_places(logdir: Path, out: Path | None = None) -> Places:
 
 
 def check_writable(file: Path, otherwise: str = "choose a place where you can write") -> None:
-    """Tries to write to a file and leaves all as it was. Raises UserError if that fails."""
+    """Tries to append to a file and leaves everything as it was. Raises UserError if that fails."""
     new = [path for path in (file, *file.parents) if not path.exists()]
     with writing(file, otherwise), contextlib.ExitStack() as stack:
         stack.callback(remove_empty, new[1:])

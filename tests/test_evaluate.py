@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
@@ -169,8 +171,39 @@ def test_missing_runs_and_checkpoints_are_refused(logdir, tmp_path, capsys):
 
 def test_places_that_cannot_be_written_are_refused_before_the_evaluation(tmp_path):
     (tmp_path / "evaluations").touch()
-    with pytest.raises(UserError, match=r"evaluations cannot be written"):
-        files.check_writable(tmp_path / "evaluations.jsonl", tmp_path / "evaluations")
+    with pytest.raises(UserError, match=r"evaluations cannot be written.*--out FILE"):
+        files.find_places(tmp_path)
+    with pytest.raises(UserError, match=r"file/lines.jsonl cannot be written.*--out"):
+        (tmp_path / "file").touch()
+        files.find_places(tmp_path, tmp_path / "file" / "lines.jsonl")
+
+
+def test_trying_whether_places_can_be_written_leaves_no_mark(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "old.jsonl").write_text("{}\n")
+    places = files.find_places(tmp_path / "run", tmp_path / "new" / "lines.jsonl")
+    own, other = places.files
+    assert (own, other) == (tmp_path / "run" / "evaluations.jsonl", tmp_path / "new" / "lines.jsonl")
+    assert places.folder == tmp_path / "run" / "evaluations"
+    files.find_places(tmp_path / "run", tmp_path / "old.jsonl")
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "old.jsonl", tmp_path / "run"]
+    assert (tmp_path / "old.jsonl").read_text() == "{}\n"
+
+
+def test_a_read_only_run_is_evaluated_elsewhere(logdir, tmp_path, capsys):
+    readonly, out = tmp_path / "run", tmp_path / "mine" / "lines.jsonl"
+    shutil.copytree(logdir, readonly, ignore=shutil.ignore_patterns("evaluations*"))
+    (readonly / "evaluations.jsonl").mkdir()  # nobody can append to it, not even the superuser of a container
+    words = ["--logdir", str(readonly), "--episodes", "1", "--planner", "random_shooting", "--media", "false"]
+    assert evaluate.main(words) == 2
+    assert "--out FILE" in capsys.readouterr().err
+    before = sorted(readonly.rglob("*"))
+    assert evaluate.main([*words, "--out", str(out)]) == 0
+    captured = capsys.readouterr()
+    assert f"note: {readonly} cannot be written: all files go to {out.parent}\n" in captured.err
+    line = json.loads(captured.out)
+    assert out.read_text() == captured.out and line["folder"].startswith(str(out.parent / "evaluations"))
+    assert sorted(readonly.rglob("*")) == before and (Path(line["folder"]) / "episodes.csv").is_file()
 
 
 def test_help_explains_the_program(capsys):

@@ -129,7 +129,7 @@ def test_bad_input_starts_nothing_and_gets_one_sentence(change, words, tmp_path,
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1 and not captured.out
     assert all(word in captured.err for word in words)
-    assert not (tmp_path / "out" / "pointmass_obstacle").exists()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

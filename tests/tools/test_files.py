@@ -1,11 +1,15 @@
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tools import files
-from tools.files import append_json, replaced
+from tools.files import append_json, remove_empty, replaced
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_replaced_file_is_old_until_it_is_complete(tmp_path: Path):
@@ -45,3 +49,57 @@ def test_lines_are_appended_and_are_json(tmp_path: Path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         append_json(path, {"value": math.nan})
     assert len(path.read_text().splitlines()) == 2
+
+
+def test_a_line_is_appended_as_a_whole_or_not_at_all(tmp_path: Path):
+    path = tmp_path / "lines.jsonl"
+    append_json(path, {"step": 1})
+    program = f"""
+import resource, signal
+from pathlib import Path
+from tools.files import append_json, replaced, writing
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # a disk that is full after 4 kB
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+try:
+    with writing(Path("the folder")):
+        append_json(Path({str(path)!r}), {{"long": "x" * 9000}})
+except Exception as error:
+    print(type(error).__name__, error)
+try:
+    with writing(Path("the folder")), replaced(Path({str(path)!r}), "wb") as file:
+        file.write(bytes(9000))
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    line = f"UserError {path} cannot be written (File too large): make room, then start the same command again."
+    assert done.stdout.splitlines() == [line, line]
+    assert path.read_text() == '{"step": 1}\n' and list(tmp_path.iterdir()) == [path]
+
+
+def test_programs_that_append_to_one_file_do_not_mix_their_lines(tmp_path: Path):
+    path = tmp_path / "lines.jsonl"
+    program = f"""
+import sys
+from pathlib import Path
+from tools.files import append_json
+for number in range(50):
+    append_json(Path({str(path)!r}), {{"who": sys.argv[1] * 20000, "number": number}})
+"""
+    writers = [subprocess.Popen([sys.executable, "-c", program, who], cwd=ROOT) for who in "ab"]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for who in "ab":
+        assert [line["number"] for line in lines if line["who"] == who * 20000] == list(range(50))
+
+
+def test_empty_folders_are_removed_and_others_stay(tmp_path: Path):
+    folders = [tmp_path / "a" / "b", tmp_path / "a"]
+    (folders[0] / "inside").mkdir(parents=True)
+    remove_empty(folders)
+    assert list(tmp_path.iterdir()) == []
+    (folders[0] / "inside").mkdir(parents=True)
+    (folders[0] / "file").touch()
+    remove_empty(folders)
+    assert (folders[0] / "file").exists()
+    remove_empty([])

@@ -1,0 +1,85 @@
+"""Ctrl-C in a terminal and SIGTERM to a whole group reach the processes of environments, too."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import envs
+from envs.workers import in_new_process
+from tools.config import load_config
+
+ROOT = Path(__file__).parents[2]
+DEAF = {signal.SIGINT, signal.SIGTERM}
+
+
+def blocked(pid):
+    """The signals that a process does not hear."""
+    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigBlk"))
+    return {number for number in DEAF if int(line.split()[1], 16) >> (number - 1) & 1}
+
+
+def test_workers_hear_neither_signal_and_go_on():
+    batch = envs.make_vector_env(load_config(["--task", "pointmass_obstacle"]), 1, seed=0)
+    try:
+        (worker,) = batch.processes
+        assert blocked(worker.pid) == DEAF and blocked(os.getpid()) == set()
+        batch.reset()
+        for number in DEAF:
+            os.kill(worker.pid, number)
+        assert batch.step(np.zeros((1, 2), np.float32))[0]["image"].any()
+    finally:
+        batch.close()
+    assert worker.exitcode == 0
+    # A process that answers one question, such as what spaces a task has.
+    assert in_new_process(signal.pthread_sigmask, signal.SIG_BLOCK, []) == DEAF
+
+
+PROGRAM = """
+    import sys
+    import envs
+    from tools.config import load_config
+    from tools.program import run_program
+
+    def body(argv):
+        batch = envs.make_vector_env(load_config(["--task", "pointmass_obstacle"]), 2, seed=0)
+        print("started", *(process.pid for process in batch.processes), flush=True)
+        while True:
+            batch.reset()
+
+    sys.exit(run_program(body, [], lambda: "again"))
+    """
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "line"),
+    [(signal.SIGINT, 130, "interrupted: again\n"), (signal.SIGTERM, 143, "terminated: again\n")],
+    ids=["ctrl-c", "sigterm"],
+)
+def test_a_signal_to_the_whole_group_is_one_line_and_leaves_no_worker(number, code, line):
+    """The program does not close its environments: it is interrupted before it could."""
+    program = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(PROGRAM)], cwd=ROOT, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        started, *workers = program.stdout.readline().split()
+        assert started == "started" and len(workers) == 2
+        os.killpg(program.pid, number)
+        assert program.communicate(timeout=120)[1] == line and program.returncode == code
+        assert gone(workers)
+    finally:
+        program.kill()
+
+
+def gone(pids, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)

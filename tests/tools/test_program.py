@@ -1,0 +1,189 @@
+"""The frame of all programs: exit codes, one line instead of a traceback, and streams that do not end a program."""
+
+import ast
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tools import signals
+from tools.errors import UserError
+from tools.program import run_program
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = ["planning_agent.py", "evaluate.py", "collect.py", "plot.py", "plan_report.py", "sweep.py"]
+
+
+def end(capsys, body, argv=()):
+    """Exit code and error output of a program with this body."""
+    code = run_program(body, list(argv), lambda: "start it again")
+    return code, capsys.readouterr().err
+
+
+def raising(error):
+    def body(argv):
+        raise error
+
+    return body
+
+
+def test_every_way_to_end_has_a_code_and_one_line(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    assert end(capsys, lambda argv: 1) == (1, "")
+    assert end(capsys, raising(UserError("No such task."))) == (2, "error: No such task.\n")
+    assert end(capsys, raising(KeyboardInterrupt())) == (130, "interrupted: start it again\n")
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/disk/file")
+    code, line = end(capsys, raising(full))
+    assert code == 2 and line.count("\n") == 1 and "/disk/file" in line and "make room" in line
+    code, line = end(capsys, raising(OSError(errno.EROFS, "Read-only file system", "/disk/file")))
+    assert code == 2 and line.count("\n") == 1 and "/disk/file" in line and "where you can write" in line
+    with pytest.raises(ValueError, match="a mistake"):
+        end(capsys, raising(ValueError("a mistake")))
+    with pytest.raises(ConnectionError):
+        end(capsys, raising(ConnectionError()))
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_has_an_exit_code_of_its_own(capsys):
+    def body(argv):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 0
+
+    assert end(capsys, body) == (143, "terminated: start it again\n")
+    assert end(capsys, raising(signals.Terminated("saved"))) == (143, "terminated: saved\n")
+
+
+def test_a_request_to_stop_waits_for_a_check(capsys):
+    def body(argv):
+        stop = signals.StopRequest()
+        with stop.armed():
+            stop.check()
+            os.kill(os.getpid(), signal.SIGTERM)
+            print("goes on", file=sys.stderr)
+            stop.check()
+        return 0
+
+    assert end(capsys, body) == (143, "goes on\nterminated: start it again\n")
+
+
+def test_a_second_sigterm_quits_at_once():
+    program = """
+        import os, signal, time
+        from tools.program import run_program
+        from tools.signals import StopRequest
+
+        def body(argv):
+            with StopRequest().armed():
+                os.kill(os.getpid(), signal.SIGTERM)
+                print("still here", flush=True)
+                os.kill(os.getpid(), signal.SIGTERM)
+                print("too late", flush=True)
+
+        run_program(body, [], str)
+        """
+    done = run(program)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "still here\n", "")
+
+
+@pytest.mark.parametrize("length", [10, 899, 5000])
+def test_refusals_have_at_most_1000_characters(capsys, length):
+    message = f"start {'x' * length} end"
+    _, line = end(capsys, raising(UserError(message)))
+    assert len(line) <= 1000 and line.startswith("error: start ") and line.endswith(" end\n")
+    assert (message in line) == (length < 899)
+
+
+def run(program, **options):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "PYTHON"))}
+    environment |= options.pop("environment", {})
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": 120} | options
+    return subprocess.run(command, cwd=ROOT, env=environment, **options)
+
+
+PRINTING = """
+    import sys
+    from tools.progress import ProgressLine
+    from tools.program import run_program
+
+    def body(argv):
+        with ProgressLine(100) as line:
+            for step in range(0, 100, 10):
+                line.update(step, {"return": 1.5})
+                line._print()
+        print("Gr\\xf6\\xdfe \\u03bb", flush=True)
+        print("done", file=sys.stderr)
+        return 0
+
+    sys.exit(run_program(body, [], str))
+    """
+
+
+@pytest.mark.parametrize(
+    "environment", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONUTF8": "0", "LC_ALL": "C"}], ids=["ascii", "C"]
+)
+def test_output_that_is_not_utf_8_ends_no_program(environment):
+    done = run(PRINTING, environment=environment)
+    assert (done.returncode, done.stderr) == (0, "done\n")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "0/100 steps | return 1.5" and lines[-1] == "Gr\\xf6\\xdfe \\u03bb"
+
+
+def test_a_closed_pipe_is_told_once_and_the_program_goes_on():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = run(PRINTING, stdout=writer)
+    os.close(writer)
+    assert done.returncode == 0
+    assert done.stderr == "note: nobody reads the standard output; the program goes on\ndone\n"
+
+
+def test_a_standard_output_on_a_full_disk_is_one_sentence():
+    program = PRINTING.replace(", flush=True", "")
+    with open("/dev/full", "w") as full:
+        done = run(program, stdout=full)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "make room" in done.stderr
+
+
+def test_words_that_are_no_text_are_refused(capsys):
+    code, line = end(capsys, lambda argv: 0, ["--logdir", "caf\udce9"])
+    assert code == 2 and r"b'caf\xe9'" in line and line.count("\n") == 1
+
+
+def test_ctrl_c_during_the_imports_is_one_line():
+    program = """
+        import tools.startup
+        import os, signal, tempfile
+
+        try:  # as tools.tensorflow_setup does, while it imports TensorFlow
+            held = tempfile.TemporaryFile()
+            os.dup2(held.fileno(), 2)
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("what a library makes of it")
+        """
+    done = run(program)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted: nothing was started yet\n")
+    # The frame ends that time.
+    program = """
+        import tools.startup
+        import os, signal
+        from tools.program import run_program
+
+        raise SystemExit(run_program(lambda argv: os.kill(os.getpid(), signal.SIGINT), [], lambda: "later"))
+        """
+    done = run(program)
+    assert (done.returncode, done.stderr) == (130, "interrupted: later\n")
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_program_has_the_frame_and_is_ready_for_ctrl_c_first(name):
+    body = ast.parse((ROOT / name).read_text()).body
+    assert ast.unparse(body[1]) == "if __name__ == '__main__':\n    import tools.startup"
+    main = next(node for node in body if isinstance(node, ast.FunctionDef) and node.name == "main")
+    assert "return run_program(" in ast.unparse(main)
