@@ -26,6 +26,7 @@ from episodes.episode import episode_files, read_episode
 from episodes.replay import Replay
 from tools.config import load_config
 from tools.errors import UserError
+from tools.lock import locked
 from training.driver import Driver, Episode
 from training.driver import play as play_episodes
 
@@ -334,11 +335,19 @@ def test_a_scripted_episode_without_noise_succeeds(tmp_path):
         (["--noise", "nan"], "--noise is nan"),
         (["--task", "pointmass_obstacle,pointmass_lottery"], "one at a time"),
         (["--episods", "3"], "episods"),
+        (["--task", "pointmass_lotery", "--success_rate", "0"], "pointmass_lottery"),  # refused by the environment
     ],
 )
 def test_bad_options_are_refused(words, named, tmp_path, capsys):
     assert named in refused(capsys, "episodes", "--out", tmp_path / "new", "--task", "pointmass_obstacle", *words)
     assert not (tmp_path / "new").exists()
+
+
+def test_two_processes_do_not_collect_into_one_folder(tmp_path, capsys):
+    words = ["--task", "pointmass_obstacle", "--success_rate", "0"]
+    with locked(tmp_path, 0.0, "the other host"):
+        assert "the other host" in refused(capsys, "episodes", "--out", tmp_path, *words)
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep.lock"]
 
 
 # Minari ---------------------------------------------------------------------------------------------------------------

@@ -173,7 +173,7 @@ def test_places_that_cannot_be_written_are_refused_before_the_evaluation(tmp_pat
     (tmp_path / "evaluations").touch()
     with pytest.raises(UserError, match=r"evaluations cannot be written.*--out FILE"):
         files.find_places(tmp_path)
-    with pytest.raises(UserError, match=r"file/lines.jsonl cannot be written.*--out"):
+    with pytest.raises(UserError, match=r"file cannot be written.*choose another --out"):
         (tmp_path / "file").touch()
         files.find_places(tmp_path, tmp_path / "file" / "lines.jsonl")
 
