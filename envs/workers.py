@@ -1,20 +1,18 @@
 """Batches of environments: `gymnasium.vector` with autoreset off, spawned workers and a time-out."""
 
-import atexit
 import contextlib
 import multiprocessing
 import os
-import signal
 import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import resource_tracker
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.vector.async_vector_env import AsyncState
 
+from envs.deaf import deaf_children
 from tools.errors import UserError
 from tools.signals import Terminated
 
@@ -25,7 +23,7 @@ STEP_TIMEOUT = 300.0
 def in_new_process(function: Callable, *args: Any) -> Any:
     """Calls a function of a module in a new process, without TensorFlow, and returns or raises what it does."""
     with _hidden_main(), ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        with _deaf_children():
+        with deaf_children():
             answer = pool.submit(function, *args)
         try:
             return answer.result()
@@ -50,7 +48,7 @@ class WorkerEnvs(gym.vector.AsyncVectorEnv):
         try:
             # Spawned, because TensorFlow's threads do not survive a fork and workers must not import TensorFlow.
             with _hidden_main(), contextlib.ExitStack() as self._starting:
-                self._starting.enter_context(_deaf_children())
+                self._starting.enter_context(deaf_children())
                 super().__init__(factories, context="spawn", autoreset_mode=gym.vector.AutoresetMode.DISABLED)
         except BaseException:
             self.close(terminate=True)
@@ -112,28 +110,6 @@ class _Factory:
         placeholder.observation_space, placeholder.action_space = self._spaces
         placeholder.metadata = {}
         return placeholder
-
-
-@contextlib.contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Processes that are started in this block never hear Ctrl-C and SIGTERM.
-
-    A terminal and many schedulers send these to all processes at once, and the program needs its environments to end in
-    an orderly way. It ends them itself: its own end closes the pipes on which they wait.
-    """
-    resource_tracker.ensure_running()  # its start would unblock the signals
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@atexit.register
-def _end_children() -> None:
-    # Python would ask those that are left to end by SIGTERM, and wait for them.
-    for process in multiprocessing.active_children():
-        process.kill()
 
 
 @contextlib.contextmanager
