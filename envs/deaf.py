@@ -1,7 +1,7 @@
 """Processes of environments and signals: a terminal and many schedulers send them to all processes at once.
 
-The program needs its environments to end in an orderly way, so they do not hear Ctrl-C and SIGTERM. It ends them itself;
-where it cannot, its own end closes the pipes on which they wait.
+The program needs its environments to end in an orderly way, so they do not hear Ctrl-C and SIGTERM. It ends them
+itself; where it cannot, its own end closes the pipes on which they wait.
 """
 
 import atexit

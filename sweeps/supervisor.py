@@ -159,6 +159,8 @@ def guard(folder: Path, mark: Mapping[str, object], lock: int, grace: float, com
         command: its words.
     """
     start = time.monotonic()
+    # A scheduler that ends a job tells all of its processes, and the program then saves before it ends.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with open(folder / "sweep.log", "ab") as output:
         program = subprocess.Popen(
             command,
@@ -196,6 +198,7 @@ def _runs(pid: int) -> bool:
 def _die_with_guard() -> None:
     # A shell's background jobs ignore the interrupt and Ray's workers block it, and both are inherited.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

@@ -15,19 +15,19 @@ def tolerant_streams() -> Iterator[None]:
     A program whose standard output nobody reads any more (`| head -1`) says so once and goes on, since its results are
     in files.
     """
-    before = sys.stdout, sys.stderr
+    before = sys.stdout, sys.stderr  # None where it was closed before the start
+    farewell = "note: nobody reads the standard output; the program goes on"
+    tolerant = [stream and _Tolerant(stream, words) for stream, words in zip(before, (farewell, ""), strict=True)]
     with contextlib.ExitStack() as stack:
-        for stream in before:
-            if isinstance(stream, io.TextIOWrapper):
-                stack.callback(stream.reconfigure, errors=stream.errors)
-                stream.reconfigure(errors="backslashreplace")
-        # None where it was closed before the start.
-        sys.stdout = before[0] and _Tolerant(before[0], "note: nobody reads the standard output; the program goes on")
-        sys.stderr = before[1] and _Tolerant(before[1])
+        for original in before:
+            if isinstance(original, io.TextIOWrapper):
+                stack.callback(original.reconfigure, errors=original.errors)
+                original.reconfigure(errors="backslashreplace")
+        sys.stdout, sys.stderr = tolerant  # type: ignore[assignment]  # all that is ever asked of them
         try:
             yield
         finally:
-            for stream in (sys.stdout, sys.stderr):
+            for stream in tolerant:
                 if stream:
                     stream.end()
             sys.stdout, sys.stderr = before
@@ -36,7 +36,7 @@ def tolerant_streams() -> Iterator[None]:
 class _Tolerant:
     """A stream whose reader may go away."""
 
-    def __init__(self, stream: TextIO, farewell: str = "") -> None:
+    def __init__(self, stream: TextIO, farewell: str) -> None:
         self._stream, self._farewell = stream, farewell
 
     def __getattr__(self, name: str) -> Any:

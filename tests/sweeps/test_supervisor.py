@@ -166,6 +166,21 @@ def test_program_is_interrupted_where_the_worker_blocks_interrupts(tmp_path):
     wait_for((tmp_path / "interrupted").exists)
 
 
+def test_a_job_that_is_told_to_end_lets_the_program_end_in_its_own_way(tmp_path):
+    program = write(
+        tmp_path / "program.py",
+        """
+        import os, signal, sys, time
+
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        os.kill(os.getppid(), signal.SIGTERM)
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+        """,
+    )
+    assert start(program, tmp_path).code == 143
+
+
 def test_dead_guard_takes_the_program_along(tmp_path):
     worker, pids = stubborn_run(tmp_path)
     os.kill(pids[2], signal.SIGKILL)

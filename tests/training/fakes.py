@@ -5,7 +5,7 @@ import tensorflow as tf
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import envs
-from tests.training.clock import ACTION_SIZE, Clock
+from tests.training.clock import ACTION_SIZE, SIZE, Clock  # noqa: F401 - other tests find all of it here
 from world_model.rewards import RewardTransform
 
 
