@@ -1,12 +1,37 @@
 """An agent and environments that stand in for real ones, so that the training loop runs in milliseconds."""
 
+import gymnasium
 import numpy as np
 import tensorflow as tf
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import envs
-from tests.training.clock import ACTION_SIZE, SIZE, Clock  # noqa: F401 - other tests find all of it here
 from world_model.rewards import RewardTransform
+
+SIZE = 4  # pixels of the pictures
+ACTION_SIZE = 2
+
+
+class Clock(gymnasium.Env):
+    """Episodes of a given number of decisions, each of which pays that number. Pictures show the time."""
+
+    observation_space = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)})
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
+
+    def __init__(self, length, seeds=None):
+        self.length, self.seeds = length, [] if seeds is None else seeds
+
+    def _obs(self):
+        return {"image": np.full([SIZE, SIZE, 3], self.time, np.uint8)}
+
+    def reset(self, *, seed=None, options=None):
+        self.time = 0
+        self.seeds.append(seed)
+        return self._obs(), {}
+
+    def step(self, action):
+        self.time += 1
+        return self._obs(), float(self.length), False, self.time >= self.length, {}
 
 
 def replace_simulators(monkeypatch, length):
