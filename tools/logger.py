@@ -25,7 +25,7 @@ from tensorboard.plugins.image import metadata as image_metadata
 
 from analysis.runs import own_name
 from tools.errors import UserError
-from tools.files import append_json
+from tools.files import append_json, writing
 from tools.progress import ProgressLine
 
 # What TensorBoard's "Custom Scalars" page shows, in this order: (group, chart, metrics drawn into the chart).
@@ -153,7 +153,14 @@ class Logger:
 
         Args:
             step: environment steps so far.
+
+        Raises:
+            UserError: when the log directory cannot be written.
         """
+        with writing(self.logdir):
+            self._write(step)
+
+    def _write(self, step: int) -> None:
         metrics = _means(self._scalars)
         if metrics:
             line: dict[str, Any] = {"step": int(step), "time": round(time.time(), 3)}
@@ -187,7 +194,8 @@ class Logger:
         """Close the files and end the progress line; what was collected after the last `write` is dropped."""
         if self._progress:
             self._progress.close()
-        self._writer.close()
+        with writing(self.logdir):
+            self._writer.close()
 
     def _media_path(self, folder: str, name: str, step: int, suffix: str) -> Path:
         plain = re.sub(r"[^\w.-]+", "-", name)

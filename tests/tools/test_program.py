@@ -151,8 +151,8 @@ def test_a_standard_output_on_a_full_disk_is_one_sentence():
 
 
 def test_words_that_are_no_text_are_refused(capsys):
-    code, line = end(capsys, lambda argv: 0, ["--logdir", "caf\udce9"])
-    assert code == 2 and r"b'caf\xe9'" in line and line.count("\n") == 1
+    code, line = end(capsys, lambda argv: 0, ["--logdir", "run\udce9"])
+    assert code == 2 and r"b'run\xe9'" in line and line.count("\n") == 1
 
 
 def test_ctrl_c_during_the_imports_is_one_line():
