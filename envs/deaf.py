@@ -8,19 +8,43 @@ import atexit
 import contextlib
 import multiprocessing
 import signal
+import threading
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
 def deaf_children() -> Iterator[None]:
-    """Processes that are started in this block never hear Ctrl-C and SIGTERM."""
+    """Processes that are started in this block never hear Ctrl-C and SIGTERM. This process does after the block."""
     resource_tracker.ensure_running()  # its start would unblock the signals
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
+    with _postponed():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which children inherit
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _postponed() -> Iterator[None]:
+    # Blocking is not enough here: other threads still take the signal, and Python's handler then runs in this one. It
+    # would leave a process half-started, which complains.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, lambda number, _: came.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 @atexit.register

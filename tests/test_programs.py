@@ -142,6 +142,32 @@ def test_killed_run_resumes_with_its_steps_replay_and_weights(tmp_path):
     assert int(agent.step) >= before + 30 and len(list((tmp_path / "episodes").glob("*.npz"))) > episodes
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [(signal.SIGTERM, 143, "terminated: saved at "), (signal.SIGINT, 130, "interrupted: the same command resumes")],
+    ids=["sigterm", "ctrl-c"],
+)
+def test_a_signal_to_the_whole_group_ends_a_run_with_one_line(number, code, words, tmp_path):
+    argv = [*DEBUG, "pointmass", "debug", "--steps", "100000", "--envs", "2", "--logdir", str(tmp_path)]
+    process = subprocess.Popen(
+        [sys.executable, "planning_agent.py", *argv], cwd=ROOT, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        wait_for(lambda: (tmp_path / "checkpoints" / "ckpt-1.index").exists(), process)
+        os.killpg(process.pid, number)
+        shown, line = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    assert process.returncode == code and line.startswith(words) and line.count("\n") == 1, line
+    assert "steps" in shown.splitlines()[-1]  # the progress line is ended
+    if number == signal.SIGTERM:
+        weights = tf.train.load_checkpoint(str(tmp_path / "checkpoints"))
+        saved = int(weights.get_tensor("step/.ATTRIBUTES/VARIABLE_VALUE"))
+        assert f"saved at {saved:,} steps" in line
+
+
 def wait_for(condition, process, seconds=240):
     deadline = time.monotonic() + seconds
     while not condition():

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import envs
+from envs.deaf import deaf_children
 from envs.workers import in_new_process
 from tools.config import load_config
 
@@ -39,6 +41,19 @@ def test_workers_hear_neither_signal_and_go_on():
     assert worker.exitcode == 0
     # A process that answers one question, such as what spaces a task has.
     assert in_new_process(signal.pthread_sigmask, signal.SIG_BLOCK, []) == DEAF
+
+
+def test_a_signal_while_a_process_starts_waits_for_that():
+    reached, now = [], threading.Event()
+    # Another thread takes the signal, since this one blocks it.
+    taker = threading.Thread(target=lambda: now.wait() and signal.pthread_kill(threading.get_ident(), signal.SIGINT))
+    taker.start()
+    with pytest.raises(KeyboardInterrupt), deaf_children():
+        now.set()
+        taker.join()
+        reached.append("the end")
+    assert reached == ["the end"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 PROGRAM = """
