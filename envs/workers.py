@@ -44,7 +44,9 @@ class WorkerEnvs(gym.vector.AsyncVectorEnv):
             spaces: observation and action space of one environment.
         """
         factories = [_Factory(maker, spaces) for maker in makers]
-        self._state, self.parent_pipes, self.processes = AsyncState.DEFAULT, [], []
+        self._state = AsyncState.DEFAULT
+        self.parent_pipes: list[Any] = []
+        self.processes: list[Any] = []
         try:
             # Spawned, because TensorFlow's threads do not survive a fork and workers must not import TensorFlow.
             with _hidden_main(), contextlib.ExitStack() as self._starting:
