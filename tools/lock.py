@@ -96,6 +96,7 @@ def alone_in(folder: Path, option: str) -> Iterator[None]:
         except OSError as error:  # also for a name that is too long, as of many tasks
             if error.errno not in WITHOUT_LOCKS:
                 raise UserError(f"{folder} cannot be written ({error.strerror}): choose another {option}.") from error
+            (folder / NAME).unlink(missing_ok=True)
         yield
 
 

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from tools import signals, startup
+from tools import signals
 from tools.errors import UserError
 from tools.files import FULL, unwritable
 from tools.streams import tolerant_streams
@@ -39,7 +39,7 @@ def run_program(body: Callable[[Sequence[str]], int], argv: Sequence[str] | None
         argv: the words after the name of the program, those of this process unless given.
         advice: what to do after an interruption, for the message.
     """
-    startup.over()
+    signals.imports_are_done()
     with tolerant_streams():
         try:
             with signals.terminable():

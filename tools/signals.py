@@ -1,13 +1,16 @@
 """SIGTERM, with which schedulers, `timeout` and preempted machines end a program: a polite request, once.
 
 The first one ends the program in an orderly way, with an exit code of its own; a second one kills it at once, also
-within a long call of TensorFlow.
+within a long call of TensorFlow. During the imports, Ctrl-C and SIGTERM both end a program at once.
 """
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
 
 EXIT_CODE = 128 + signal.SIGTERM  # what a shell reports for a process that the signal killed
 
@@ -66,3 +69,35 @@ def _at_first_sigterm(act: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+_before_imports: dict[signal.Signals, Any] = {}
+_screen = -1
+
+
+def quit_during_imports() -> None:
+    """From now on, Ctrl-C and SIGTERM end the process with one line.
+
+    While TensorFlow and others are imported, KeyboardInterrupt would come out of the middle of their code, as dozens of
+    lines or as another error, and there is nothing yet to be lost.
+    """
+    global _screen
+    with contextlib.suppress(OSError):
+        _screen = os.dup(2)  # tools/tensorflow_setup.py holds back what is written to the original for a while
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    for number, handler in usual.items():
+        if signal.getsignal(number) == handler:  # a shell's background jobs ignore the interrupt
+            _before_imports[number] = signal.signal(number, _quit)
+
+
+def imports_are_done() -> None:
+    """From now on, the signals have their usual effects again."""
+    while _before_imports:
+        signal.signal(*_before_imports.popitem())
+
+
+def _quit(number: int, frame: FrameType | None) -> None:
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    with contextlib.suppress(OSError):
+        os.write(_screen, f"{word}: nothing was started yet\n".encode())
+    os._exit(128 + number)

@@ -71,4 +71,5 @@ def test_folders_that_cannot_be_written_are_refused_but_not_those_without_locks(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     with alone_in(tmp_path / "run", "--logdir"):
-        assert (tmp_path / "run").is_dir()
+        assert list((tmp_path / "run").iterdir()) == []
+    assert not (tmp_path / "run").exists()

@@ -155,30 +155,42 @@ def test_words_that_are_no_text_are_refused(capsys):
     assert code == 2 and r"b'run\xe9'" in line and line.count("\n") == 1
 
 
-def test_ctrl_c_during_the_imports_is_one_line():
-    program = """
+@pytest.mark.parametrize(
+    ("name", "code", "word"),
+    [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")],
+    ids=["ctrl-c", "sigterm"],
+)
+def test_signals_during_the_imports_are_one_line(name, code, word):
+    program = f"""
         import tools.startup
         import os, signal, tempfile
 
         try:  # as tools.tensorflow_setup does, while it imports TensorFlow
             held = tempfile.TemporaryFile()
             os.dup2(held.fileno(), 2)
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.{name})
         except KeyboardInterrupt:
             raise ImportError("what a library makes of it")
         """
     done = run(program)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted: nothing was started yet\n")
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", f"{word}: nothing was started yet\n")
     # The frame ends that time.
-    program = """
+    program = f"""
         import tools.startup
         import os, signal
         from tools.program import run_program
 
-        raise SystemExit(run_program(lambda argv: os.kill(os.getpid(), signal.SIGINT), [], lambda: "later"))
+        raise SystemExit(run_program(lambda argv: os.kill(os.getpid(), signal.{name}), [], lambda: "later"))
         """
     done = run(program)
-    assert (done.returncode, done.stderr) == (130, "interrupted: later\n")
+    assert (done.returncode, done.stderr) == (code, f"{word}: later\n")
+
+
+def test_programs_that_are_imported_leave_signals_alone():
+    done = run(
+        "import signal, plot, collect, sweep; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    )
+    assert done.stdout == "True\n"
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
