@@ -61,6 +61,9 @@ PAPER_ACTION_REPEAT = {
     "metaworld_thermos": 2,
 }
 
+TRIAL_STEPS = 2  # enough for Gymnasium's own checks
+COST_STEPS = 100  # decisions in which a task has to report a cost if there is one
+
 
 def make_env(config: Any, seed: int) -> "gym.Env":
     """Makes one environment of `config.task` in this process, which must not have imported TensorFlow.
@@ -76,13 +79,14 @@ def make_env(config: Any, seed: int) -> "gym.Env":
     """
     if "tensorflow" in sys.modules:
         raise RuntimeError("Environments crash beside TensorFlow: use envs.spaces or envs.make_vector_env instead.")
+    from envs.guard import Guard
     from envs.wrappers import ActionRepeat, PixelEnv
 
     _import_mujoco()
     suite, name = split_task(config.task)
     module, function = SUITES[suite].split(":")
     env = getattr(importlib.import_module(module), function)(name, config, seed)
-    return PixelEnv(ActionRepeat(env, action_repeat(config)), seed)
+    return PixelEnv(ActionRepeat(Guard(env, config.task), action_repeat(config)), seed)
 
 
 def make_shared_env(config: Any, seed: int, action_size: int) -> "gym.Env":
@@ -122,16 +126,20 @@ def make_vector_env(config: Any, num_envs: int, seed: int, task: str | None = No
 def spaces(config: Any) -> tuple["gym.spaces.Dict", "gym.spaces.Box"]:
     """Observation and action space of one environment, determined in another process (about two seconds, then cached).
 
-    For several tasks: images, and actions of the largest size.
+    For several tasks: images, and actions of the largest size. Other people's environments are tried out first, so that
+    most of what is wrong with one shows before anything is collected.
 
     Raises:
         UserError: as `make_env`.
     """
-    return copy.deepcopy(_ask_new_process(_make_spaces, _values(config)))
+    found, notes = _ask_new_process(_try_out, _values(config))
+    for text in notes:
+        _note(text)
+    return copy.deepcopy(found)
 
 
 def reports_cost(config: Any) -> bool:
-    """Whether the `info` of a step has a cost, in every task; determined in another process, like `spaces`.
+    """Whether a step of the first `COST_STEPS` has a cost, in every task; found in another process, like `spaces`.
 
     Raises:
         UserError: as `make_env`.
@@ -220,6 +228,14 @@ def _single(config: Any, task: str) -> types.SimpleNamespace:
     return types.SimpleNamespace(**{**vars(config), "task": task})
 
 
+@functools.cache
+def _note(text: str) -> None:
+    """Prints a note, once."""
+    from tools.command_line import note
+
+    note(text)
+
+
 @functools.lru_cache
 def _ask_new_process(function: Callable, values: tuple) -> Any:
     """The answer of a function of the settings, which may make environments: it runs in another process, once."""
@@ -228,26 +244,47 @@ def _ask_new_process(function: Callable, values: tuple) -> Any:
     return in_new_process(function, types.SimpleNamespace(**dict(zip(setting_keys(), values, strict=True))))
 
 
-def _make_spaces(config: Any) -> tuple["gym.spaces.Dict", "gym.spaces.Box"]:
-    found = []
+def _try_out(config: Any) -> tuple[tuple["gym.spaces.Dict", "gym.spaces.Box"], list[str]]:
+    """The spaces, and what the user should know."""
+    from envs.wrappers import LAST_STEP, LastStep, find_wrapper
+
+    found, notes = [], []
     for task in split_tasks(config.task):
         env = make_env(_single(config, task), seed=0)
+        if split_task(task)[0] == "gym":
+            _play(env, TRIAL_STEPS)
+        if find_wrapper(env, LastStep):
+            notes.append(
+                f"{task} has no time limit: its episodes end after {LAST_STEP} steps, unless time_limit is set"
+            )
         env.close()
         found.append((env.observation_space, env.action_space))
     if len(found) == 1:
-        return found[0]
+        return found[0], notes
     from gymnasium import spaces
 
     images = spaces.Dict({"image": found[0][0]["image"]})
-    return images, max((action_space for _, action_space in found), key=lambda space: space.shape[0])
+    return (images, max((action_space for _, action_space in found), key=lambda space: space.shape[0])), notes
 
 
 def _play_for_cost(config: Any) -> bool:
     for task in split_tasks(config.task):
         env = make_env(_single(config, task), seed=0)
-        env.reset()
-        info = env.step(env.action_space.sample())[-1]
+        found = _play(env, COST_STEPS, until="cost")
         env.close()
-        if "cost" not in info:
+        if not found:
             return False
     return True
+
+
+def _play(env: "gym.Env", steps: int, until: str = "") -> bool:
+    """Plays random actions, until the `info` of a step has a key; returns whether one had."""
+    env.reset()
+    for _ in range(steps):
+        *_, terminated, truncated, info = env.step(env.action_space.sample())
+        if until in info:
+            return True
+        if terminated or truncated:
+            env.reset()
+    env.reset()
+    return False

@@ -9,7 +9,7 @@ from gymnasium.wrappers import FlattenObservation, RescaleAction, TimeLimit, Tra
 from shimmy.dm_control_compatibility import DmControlCompatibilityV0
 
 from envs.rendering import Camera
-from envs.wrappers import CameraRender
+from envs.wrappers import CameraRender, LastStep
 from tools.errors import unknown
 
 # The cameras of PlaNet and Dreamer: the first of each model, and the third of quadruped, which follows it. Only
@@ -43,6 +43,8 @@ def make(name: str, config: Any, seed: int) -> gym.Env:
     env = FlattenObservation(DmControlCompatibilityV0(simulator))
     if config.time_limit:
         env = TimeLimit(env, config.time_limit)
+    elif np.isinf(simulator._step_limit):
+        env = LastStep(env)
     if env.action_space.high.max() < UNLIMITED:
         env = RescaleAction(env, -1.0, 1.0)
     else:

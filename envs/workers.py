@@ -22,7 +22,8 @@ STEP_TIMEOUT = 300.0
 
 def in_new_process(function: Callable, *args: Any) -> Any:
     """Calls a function of a module in a new process, without TensorFlow, and returns or raises what it does."""
-    with _hidden_main(), ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with _hidden_main(), ProcessPoolExecutor(1, mp_context=context, initializer=print_to_stderr) as pool:
         with deaf_children():
             answer = pool.submit(function, *args)
         try:
@@ -31,6 +32,12 @@ def in_new_process(function: Callable, *args: Any) -> Any:
             for process in list(pool._processes.values()):
                 process.kill()
             raise
+
+
+def print_to_stderr() -> None:
+    """Sends what this process prints to the standard error output: the standard output is for the program's JSON."""
+    sys.stdout.flush()
+    os.dup2(2, 1)
 
 
 class WorkerEnvs(gym.vector.AsyncVectorEnv):
@@ -107,6 +114,7 @@ class _Factory:
 
     def __call__(self) -> gym.Env:
         if os.getpid() != self._home:
+            print_to_stderr()
             return self._maker()
         placeholder = gym.Env()
         placeholder.observation_space, placeholder.action_space = self._spaces

@@ -4,8 +4,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.wrappers import TimeLimit
 
+from envs.guard import LARGEST, outcomes
 from envs.rendering import IMAGE_SIZE, Camera
+
+LAST_STEP = 1000  # of an episode that no time limit ends, as in MuJoCo's and DM Control's tasks
 
 
 class CameraRender(gym.Wrapper):
@@ -49,11 +53,30 @@ class ActionRepeat(gym.Wrapper):
         for _ in range(self._repeat):
             obs, reward, terminated, truncated, info = self.env.step(action)
             total += float(reward)
-            for key, value in _kept(info).items():
+            for key, value in outcomes(info).items():
                 largest[key] = max(largest.get(key, value), value)
             if terminated or truncated:
                 break
-        return obs, total, terminated, truncated, {**info, **largest}
+        return obs, total, terminated, truncated, largest
+
+
+class LastStep(TimeLimit):
+    """Truncates episodes after `LAST_STEP` steps."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env, LAST_STEP)
+
+
+def end_at_last(env: gym.Env) -> gym.Env:
+    """The environment, with the last resort `LastStep` if it has no time limit: its episodes might never end."""
+    return env if find_wrapper(env, TimeLimit) else LastStep(env)
+
+
+def find_wrapper(env: gym.Env, kind: type) -> gym.Env | None:
+    """The outermost wrapper of a kind, None if there is none."""
+    while not isinstance(env, kind) and isinstance(env, gym.Wrapper):
+        env = env.env
+    return env if isinstance(env, kind) else None
 
 
 class PixelEnv(gym.Wrapper):
@@ -61,7 +84,8 @@ class PixelEnv(gym.Wrapper):
 
     An environment without a state observes a vector of length zero. The wrapper renders once per decision, hands out
     the seed at the first reset, takes float32 actions in [-1, 1] (values beyond are clipped: exploration noise reaches
-    over the edge) and drops everything but success and cost from `info`.
+    over the edge) and drops everything but success and cost from `info`. In a state, numbers beyond float32 become its
+    largest ones; what is not a number stays so.
     """
 
     def __init__(self, env: gym.Env, seed: int) -> None:
@@ -83,7 +107,7 @@ class PixelEnv(gym.Wrapper):
             seed = self._seed
         self._seed = None
         state, info = self.env.reset(seed=seed, options=options)
-        return self._observe(state), _kept(info)
+        return self._observe(state), outcomes(info)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
         """One agent decision with an action of shape [A].
@@ -95,15 +119,10 @@ class PixelEnv(gym.Wrapper):
             raise ValueError(f"The action {action} is not finite.")
         action = np.clip(np.asarray(action, np.float32), -1.0, 1.0)
         state, reward, terminated, truncated, info = self.env.step(action)
-        return self._observe(state), float(reward), bool(terminated), bool(truncated), _kept(info)
+        return self._observe(state), float(reward), bool(terminated), bool(truncated), outcomes(info)
 
     def _observe(self, state: np.ndarray) -> dict[str, np.ndarray]:
         observation = {"image": self.env.render()}
         if self._has_state:
-            observation["state"] = np.asarray(state, np.float32)
+            observation["state"] = np.clip(np.asarray(state, np.float64), -LARGEST, LARGEST).astype(np.float32)
         return observation
-
-
-def _kept(info: dict) -> dict[str, float]:
-    """What the contract keeps of an `info`, each where the simulator reports it."""
-    return {key: float(info[key]) for key in ("success", "cost") if key in info}

@@ -52,6 +52,8 @@ KEYS = {
     "cost": Key(np.float32, (), required=False),
 }
 
+OUTCOMES = {"success", "cost"}
+
 _FILE_NAME = re.compile(r"(?P<time>\d{8}T\d{12})-[0-9a-f]{8}-(?P<transitions>\d+)\.npz")
 _TIME_FORMAT = "%Y%m%dT%H%M%S%f"
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
@@ -65,8 +67,12 @@ def check_episode(episode: Mapping[str, np.ndarray]) -> None:
     """
     _check_keys(episode)
     for key in ("action", "reward", "discount", "state", "success", "cost"):
-        if key in episode and not np.isfinite(episode[key]).all():
-            first = int(np.argwhere(~np.isfinite(episode[key]))[0, 0])
+        if key not in episode:
+            continue
+        # A simulator may not know all of its state.
+        bad = np.isinf(episode[key]) if key == "state" else ~np.isfinite(episode[key])
+        if bad.any():
+            first = int(np.argwhere(bad)[0, 0])
             raise ValueError(f"{key} is not finite at entry {first}")
     action, discount, is_first = episode["action"], episode["discount"], episode["is_first"]
     if np.abs(action).max(initial=0) > 1:
@@ -106,14 +112,16 @@ def _check_keys(episode: Mapping[str, np.ndarray]) -> None:
 def check_same_kind(reference: Episode, episode: Episode) -> None:
     """Check that two valid episodes can be in the same replay.
 
+    Success and cost are 0 in an episode without them: simulators may report them at some steps only.
+
     Raises:
-        ValueError: their keys or the shapes of their entries differ.
+        ValueError: their other keys or the shapes of their entries differ.
     """
-    if set(reference) != set(episode):
-        raise ValueError(
-            f"its keys are {', '.join(sorted(episode))}, those of the others {', '.join(sorted(reference))}"
-        )
-    for key, value in episode.items():
+    own, others = (sorted(set(one) - OUTCOMES) for one in (episode, reference))
+    if own != others:
+        raise ValueError(f"its keys are {', '.join(own)}, those of the others {', '.join(others)}")
+    for key in own:
+        value = episode[key]
         if value.shape[1:] != reference[key].shape[1:]:
             raise ValueError(f"{key} has shape {value.shape[1:]} an entry, {reference[key].shape[1:]} in the others")
 

@@ -26,6 +26,8 @@ from tools.errors import UserError
 if TYPE_CHECKING:
     import tensorflow as tf
 
+Chunk = dict[str, tuple[tuple[int, ...], np.dtype]]  # shape and dtype by key
+
 PREFETCH = 4  # batches; one of 50 x 50 images has 31 MB
 
 
@@ -168,12 +170,16 @@ class Replay:
         Raises:
             UserError: there is no episode.
         """
-        batch = _zeros(self)
+        return self.sample_as(self.chunk())
+
+    def sample_as(self, chunk: Chunk) -> Episode:
+        """`sample` with the keys of an earlier `chunk`."""
+        batch = _zeros(self.batch_size, chunk)
         self.fill(batch, range(self.batch_size))
         return batch
 
     def fill(self, batch: Episode, rows: Sequence[int] | np.ndarray) -> None:
-        """Draw chunks as in `sample` into some rows of a batch of zeros, for the keys of the batch.
+        """Draw chunks as in `sample` into some rows of a batch of zeros, for the keys of the batch that episodes have.
 
         Raises:
             UserError: there is no episode.
@@ -188,18 +194,19 @@ class Replay:
         counts = np.minimum(lengths, self.batch_length)
         for key in batch.keys() - {"mask"}:
             for row, episode, start, count in zip(rows, episodes, starts, counts, strict=True):
-                batch[key][row, :count] = episode[key][start : start + count]
+                if key in episode:
+                    batch[key][row, :count] = episode[key][start : start + count]
         batch["mask"][rows] = np.arange(self.batch_length) < counts[:, None]
 
-    def chunk(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Shape [L, ...] and dtype of each key of a chunk.
+    def chunk(self) -> Chunk:
+        """Shape [L, ...] and dtype of each key of a chunk: those that any episode in memory has.
 
         Raises:
             UserError: there is no episode yet to read them from.
         """
         with self._lock:
             self._need_an_episode()
-            like = self._memory[-1]
+            like = {key: value for episode in self._memory for key, value in episode.items()}
         arrays = {key: value for key, value in like.items() if KEYS[key].in_batch}
         chunk = {key: ((self.batch_length, *value.shape[1:]), value.dtype) for key, value in arrays.items()}
         return chunk | {"mask": ((self.batch_length,), np.dtype(np.float32))}
@@ -304,14 +311,18 @@ class MixedReplay:
         Raises:
             UserError: a replay has no episode.
         """
-        batch = _zeros(self)
+        return self.sample_as(self.chunk())
+
+    def sample_as(self, chunk: Chunk) -> Episode:
+        """`sample` with the keys of an earlier `chunk`."""
+        batch = _zeros(self.batch_size, chunk)
         with self._lock:  # keeps `random_state` consistent
             drawn = self._rng.integers(len(self.replays), size=self.batch_size)
             for index, replay in enumerate(self.replays):
                 replay.fill(batch, np.flatnonzero(drawn == index))
         return batch
 
-    def chunk(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    def chunk(self) -> Chunk:
         """Shape [L, ...] and dtype of the keys that all replays have.
 
         Raises:
@@ -329,21 +340,20 @@ class MixedReplay:
         return _dataset(self)
 
 
-def _zeros(replay: Replay | MixedReplay) -> Episode:
+def _zeros(batch_size: int, chunk: Chunk) -> Episode:
     """An empty batch for a replay to fill."""
-    return {key: np.zeros((replay.batch_size, *shape), dtype) for key, (shape, dtype) in replay.chunk().items()}
+    return {key: np.zeros((batch_size, *shape), dtype) for key, (shape, dtype) in chunk.items()}
 
 
 def _dataset(replay: Replay | MixedReplay) -> "tf.data.Dataset":
     """Sampled batches, prefetched in another thread."""
     import tensorflow as tf
 
-    signature = {
-        key: tf.TensorSpec((replay.batch_size, *shape), dtype) for key, (shape, dtype) in replay.chunk().items()
-    }
+    chunk = replay.chunk()  # later episodes may have other keys
+    signature = {key: tf.TensorSpec((replay.batch_size, *shape), dtype) for key, (shape, dtype) in chunk.items()}
 
     def batches() -> Iterator[Episode]:
         while True:
-            yield replay.sample()
+            yield replay.sample_as(chunk)
 
     return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(PREFETCH)

@@ -13,7 +13,7 @@ import models
 from tools.progress import ProgressLine
 from training.agent import Agent, Transition
 from training.collector import EVAL_SEED
-from training.driver import Driver, Episode, play
+from training.driver import Driver, Episode, alike, play
 
 PLAN_EXTRAS = ("plan_start", "plan_states")
 
@@ -88,7 +88,7 @@ def run_episodes(
     finally:
         driver.close()
     seconds = float(np.median(policy.plan_seconds)) if policy.plan_seconds else None
-    return sorted(episodes, key=lambda episode: episode.number), seconds
+    return sorted(alike(episodes), key=lambda episode: episode.number), seconds
 
 
 def _without_unseen(episode: Episode, with_pictures: Collection[int], with_plans: Collection[int]) -> Episode:

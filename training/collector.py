@@ -1,7 +1,9 @@
 """The environments and episodes of one task of a run."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 import envs
@@ -10,7 +12,7 @@ from episodes.dataset import check_collection
 from episodes.replay import Replay
 from tools.errors import UserError
 from training.agent import Agent
-from training.driver import Driver, Episode, Policy
+from training.driver import OUTCOMES, Driver, Episode, Policy
 
 EVAL_SEED = 1_000_000  # added to the seed of a run
 
@@ -39,8 +41,12 @@ class Collector:
             self.seed + tasks.index(task),
             self._offline_folder(),
         )
+        # All episodes have a cost where the model learns one, and otherwise what any of the task's has reported.
+        self._reported = {"cost"} if config.cost_head else set()
+        self._reported.update(key for episode in self.replay.memory for key in OUTCOMES if key in episode)
         if config.offline_dir:
             self._check_offline(agent.action_size)
+        self._check_states(self.replay.memory)
         self.decisions = tf.Variable(0, dtype=tf.int64, trainable=False, name="decisions")
         self.driver: Driver | None = None
         self.eval_driver: Driver | None = None
@@ -57,16 +63,12 @@ class Collector:
 
     def _check_offline(self, action_size: int) -> None:
         """Raises UserError if offline episodes lack something that the model learns from."""
-        for episode in self.replay.memory[:1]:
-            found = episode["action"].shape[1]
-            if found != action_size:
-                raise UserError(
-                    f"Actions in {self.config.offline_dir} have {found} numbers, this task's {action_size}."
-                )
-            for key, wanted in (("cost", self.config.cost_head), ("state", self.config.state_probe)):
-                if wanted and key not in episode:
-                    name = {"cost": "cost_head", "state": "state_probe"}[key]
-                    raise UserError(f"Episodes in {self.config.offline_dir} have no {key} to learn: turn {name} off.")
+        found = self.replay.memory[0]["action"].shape[1]
+        if found != action_size:
+            raise UserError(f"Actions in {self.config.offline_dir} have {found} numbers, this task's {action_size}.")
+        for key, name in (("cost", "cost_head"), ("state", "state_probe")):
+            if self.config[name] and not any(key in episode for episode in self.replay.memory):
+                raise UserError(f"Episodes in {self.config.offline_dir} have no {key} to learn: turn {name} off.")
 
     def start(self) -> None:
         """Starts the training environments. A resumed run must not repeat the seeds of its earlier episodes."""
@@ -78,7 +80,20 @@ class Collector:
         self.decisions.assign_add(self.config.envs)
         for episode in episodes:
             self.replay.add(episode.data)
+        self._check_states([episode.data for episode in episodes])
         return episodes
+
+    def _check_states(self, episodes: Iterable[Mapping[str, np.ndarray]]) -> None:
+        """Raises UserError if the model is to learn states that are not numbers."""
+        if not self.config.state_probe:
+            return
+        for episode in episodes:
+            bad = np.argwhere(np.isnan(episode["state"]))
+            if len(bad):
+                raise UserError(
+                    f"{self.task} has a state whose number {bad[0, 1]} is NaN at decision {bad[0, 0]} of an episode, "
+                    "which state_probe cannot learn: turn it off."
+                )
 
     def start_evaluation(self) -> Driver:
         """The evaluation environments, reset to the starts that all evaluations share."""
@@ -99,4 +114,4 @@ class Collector:
                 driver.close()
 
     def _make_driver(self, seed: int) -> Driver:
-        return Driver(envs.make_vector_env(self.config, self.config.envs, seed, self.task))
+        return Driver(envs.make_vector_env(self.config, self.config.envs, seed, self.task), self._reported)

@@ -1,13 +1,16 @@
 """Steps a vector environment with a policy and splits the transitions into episodes."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gymnasium
 import numpy as np
 from scipy import special
+
+# What a simulator may report, at every step or at some: see `envs`.
+OUTCOMES = ("success", "cost")
 
 Policy = Callable[[dict[str, np.ndarray], np.ndarray, Any], tuple[np.ndarray, Any, dict]]
 
@@ -52,8 +55,8 @@ class _Recorder:
     entries: list[dict[str, np.ndarray]] = field(default_factory=list)
     extras: list[dict[str, Any]] = field(default_factory=list)
 
-    def episode(self, env: int) -> Episode:
-        return Episode(env, _stack(self.entries), _stack(self.extras), self.number)
+    def episode(self, env: int, reported: Collection[str]) -> Episode:
+        return with_outcomes(Episode(env, _stack(self.entries), _stack(self.extras), self.number), reported)
 
 
 def _row(values: dict[str, Any], env: int) -> dict[str, Any]:
@@ -62,13 +65,29 @@ def _row(values: dict[str, Any], env: int) -> dict[str, Any]:
 
 
 def _stack(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    # Success and cost may be missing at a reset. They are 0 there.
-    def stack(key, last):
-        if isinstance(last, dict):
+    # A simulator may report success and cost at some steps only. They are 0 elsewhere.
+    def stack(key, like):
+        if isinstance(like, dict):
             return _stack([row.get(key, {}) for row in rows])
-        return np.stack([row.get(key, np.zeros_like(last)) for row in rows])
+        return np.stack([row.get(key, np.zeros_like(like)) for row in rows])
 
-    return {key: stack(key, last) for key, last in rows[-1].items()}
+    likes = dict(rows[-1])
+    for row in rows:
+        for key, value in row.items():
+            likes.setdefault(key, value)
+    return {key: stack(key, like) for key, like in likes.items()}
+
+
+def with_outcomes(episode: Episode, reported: Collection[str]) -> Episode:
+    """The episode with the outcomes that others of its task reported; they are 0 where it reported none."""
+    missing = [key for key in OUTCOMES if key in reported and key not in episode.data]
+    return replace(episode, data=episode.data | {key: np.zeros_like(episode.data["reward"]) for key in missing})
+
+
+def alike(episodes: Sequence[Episode]) -> list[Episode]:
+    """Episodes of one task, each with the outcomes that any of them reported."""
+    reported = set().union(*(episode.data for episode in episodes))
+    return [with_outcomes(episode, reported) for episode in episodes]
 
 
 def correlated_actions(
@@ -100,14 +119,20 @@ class Driver:
     state is None at the start and is kept here between steps. An environment whose episode ends is reset at once: its
     next observation is the first of a new episode.
 
+    Args:
+        envs: the environments.
+        reported: outcomes that episodes of these environments have reported, to which new ones are added. All later
+            episodes have them.
+
     Attributes:
         policy_state: what the policy returned last.
         waiting: bool [B], which environments had no seed left (see `restart`). They are stepped with the others, but
             not recorded.
     """
 
-    def __init__(self, envs: gymnasium.vector.VectorEnv):
+    def __init__(self, envs: gymnasium.vector.VectorEnv, reported: set[str] | None = None):
         self.envs = envs
+        self._reported = set() if reported is None else reported
         self.policy_state: Any = None
         self.waiting = np.zeros(envs.num_envs, bool)
         self._is_first = np.zeros(envs.num_envs, bool)
@@ -140,7 +165,7 @@ class Driver:
             self._recorders[env].extras.append(_row(extras, env))
         self._record(~self.waiting, action, reward, 1.0 - terminated.astype(np.float32), info)
         done = terminated | truncated
-        episodes = [self._recorders[env].episode(env) for env in np.flatnonzero(done & ~self.waiting)]
+        episodes = [self._recorders[env].episode(env, self._reported) for env in np.flatnonzero(done & ~self.waiting)]
         if done.any():
             self._start(done, self._take_seeds(done))
         return episodes
@@ -177,7 +202,10 @@ class Driver:
                 "discount": np.float32(discount[env]),
                 "is_first": np.bool_(self._is_first[env]),
             }
-            entry |= {key: np.float32(info[key][env]) for key in ("success", "cost") if key in info}
+            # Gymnasium fills in zeros for the environments of a batch that report nothing, and says so in `_<key>`.
+            outcomes = [key for key in OUTCOMES if key in info and info.get(f"_{key}", mask)[env]]
+            self._reported.update(outcomes)
+            entry |= {key: np.float32(info[key][env]) for key in outcomes}
             self._recorders[env].entries.append(entry)
 
     def _zero_action(self) -> np.ndarray:

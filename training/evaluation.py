@@ -6,7 +6,7 @@ from evaluation.episodes import EvaluationPolicy
 from tools.signals import StopRequest
 from training.agent import Agent
 from training.collector import Collector
-from training.driver import play
+from training.driver import alike, play
 from training.media import EvaluationMedia
 from training.metrics import RunMetrics
 
@@ -29,7 +29,7 @@ class Evaluation:
             self._stop.check()
             return policy(*args)
 
-        episodes = list(islice(play(driver, act), self._agent.config.eval_episodes))
+        episodes = alike(list(islice(play(driver, act), self._agent.config.eval_episodes)))
         for episode in episodes:
             self._metrics.episode("eval", episode, collector)
         if self._media:

@@ -1,6 +1,8 @@
 """The metrics of a run: episodes, plans and speed."""
 
 import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -12,6 +14,9 @@ from training.driver import Episode, Policy
 from training.schedules import Schedule
 from training.turns import Turns
 
+# Of these an episode has those that its simulator reports.
+OUTCOME_METRICS = {"success", "success_final", "cost"}
+
 
 class RunMetrics:
     """Turns episodes, plans and times of a run into metrics."""
@@ -19,6 +24,8 @@ class RunMetrics:
     def __init__(self, agent: Agent, turns: Turns, schedule: Schedule, logger: Logger):
         self._agent, self._turns, self._schedule, self._logger = agent, turns, schedule, logger
         self._last_write = time.perf_counter(), int(agent.step)
+        # Episodes since the last line that did not report an outcome, by mode and task.
+        self._silent: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
 
     def timed(self, policy: Policy) -> Policy:
         """Wraps a policy to log the seconds of each call."""
@@ -40,8 +47,10 @@ class RunMetrics:
             collector: the collector of that task. With several tasks, each one also has its own metrics.
         """
         stats = episode.summary()
+        zeros = self._zeros(stats, self._silent[mode, collector.task])
         for prefix in {f"{mode}/", collector.metric_name(f"{mode}/")}:
-            self._logger.scalars(stats, prefix)
+            for values in [stats, *zeros]:
+                self._logger.scalars(values, prefix)
         if "predicted_reward" in episode.extras:
             predicted = float(episode.extras["predicted_reward"].sum())
             # Predictions are transformed as the model learned them, so transform the achieved rewards, too.
@@ -53,6 +62,12 @@ class RunMetrics:
             self._logger.progress(int(self._agent.step), **shown)
             if "planned" in episode.extras:
                 self._plans(episode.extras["planned"], episode.extras["metrics"])
+
+    @staticmethod
+    def _zeros(stats: Mapping[str, float], silent: Counter[str]) -> list[dict[str, float]]:
+        """Metrics of earlier episodes of the line which this one makes known to be 0; counts what it lacks itself."""
+        silent.update(OUTCOME_METRICS - stats.keys())
+        return [{name: 0.0} for name in sorted(silent.keys() & stats.keys()) for _ in range(silent.pop(name))]
 
     def _plans(self, planned: np.ndarray, metrics: dict[str, np.ndarray]) -> None:
         """Logs the mean of each metric [T] over the decisions at which a plan was made, bool [T]."""
@@ -73,3 +88,4 @@ class RunMetrics:
         counts = {"updates": int(self._agent.updates), "decisions": self._turns.decisions}
         self._logger.scalars(counts, "train/")
         self._logger.write(self._schedule.now)
+        self._silent.clear()
