@@ -17,6 +17,7 @@ if __name__ == "__main__":
     import tools.startup
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -285,7 +286,8 @@ def _import(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]
     from episodes.minari_data import import_dataset
 
     out = options.out.expanduser()
-    with alone_in(out, "--out"):
+    # An environment that is played again may print.
+    with alone_in(out, "--out"), contextlib.redirect_stdout(sys.stderr):
         return import_dataset(options.dataset, out, options.task, options.image, options.replay)
 
 

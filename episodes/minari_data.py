@@ -30,7 +30,8 @@ from minari.storage import get_dataset_path
 from rich.console import Console
 
 import envs
-from envs.rendering import shrink
+from envs.guard import OUTCOMES, BadValueError
+from envs.pictures import to_picture
 from episodes.dataset import numbers, read_collection, totals, write_collection
 from episodes.episode import Episode, check_same_kind, episode_files, read_episode
 from episodes.replay import Replay
@@ -42,8 +43,6 @@ METADATA_KEY = "latent_planning"
 
 # Rounding may carry a rescaled action this far over the edge.
 TOLERANCE = 1e-6
-
-INFOS = ("success", "cost")
 
 # What Minari, h5py and Gymnasium raise for data sets that are damaged or too new, or that lack a package.
 _UNREADABLE = (OSError, ValueError, KeyError, AssertionError, ImportError, gym.error.Error)
@@ -113,7 +112,7 @@ def import_dataset(name: str, out: Path, task: str = "", image: str = "", replay
         raise UserError("--replay renders the pictures: leave out --image.")
     image = None if replay else _image_key(name, dataset.observation_space, image)
     player = _Player(name, dataset) if replay else None
-    pictures = player or (lambda recorded: map(shrink, _entry(recorded.observations, image)))
+    pictures = player or (lambda recorded: map(to_picture, _entry(recorded.observations, image)))
     facts["minari"] = {"dataset": name, "environment": dataset.env_spec.id if dataset.env_spec else None}
     facts["minari"] |= {"image": image, "state": state, "replayed": replay}
     episodes = (_episode(name, one, pictures(one), state, scale) for one in _recorded(name, dataset))
@@ -187,7 +186,7 @@ def _buffer(episode: Episode) -> EpisodeBuffer:
         rewards=episode["reward"][1:],
         terminations=terminations,
         truncations=truncations,
-        infos={key: episode[key] for key in INFOS if key in episode},
+        infos={key: episode[key] for key in OUTCOMES if key in episode},
     )
 
 
@@ -305,8 +304,9 @@ def _episode(
     }
     if state is not None:
         episode["state"] = _entry(recorded.observations, state).astype(np.float32)
-    for key in INFOS:
-        values = np.asarray((recorded.infos or {}).get(key, ()))
+    infos = recorded.infos or {}
+    for key, names in OUTCOMES.items():
+        values = np.asarray(next((infos[name] for name in names if name in infos), ()))
         if values.dtype.kind in "bif" and values.shape in ((steps,), (steps + 1,)):
             # Where nothing was recorded at the reset it is 0, as in the replay.
             episode[key] = np.concatenate([np.zeros(steps + 1 - len(values)), values]).astype(np.float32)
@@ -388,8 +388,8 @@ class _Player:
                 f"{self.dataset.env_spec.id} behaves differently on this machine."
             )
         try:
-            return shrink(np.asarray(self.env.render(), np.uint8))
-        except (*_NOT_MADE, RuntimeError) as error:
+            return to_picture(self.env.render(), "what render() returns")
+        except (*_NOT_MADE, RuntimeError, BadValueError) as error:
             raise UserError(f"The environment of {self.name} cannot render here ({error}).") from error
 
 

@@ -21,6 +21,7 @@ from minari.data_collector.episode_buffer import EpisodeBuffer
 import collect
 import envs
 from collect import DataSet, Quota
+from episodes import minari_data
 from episodes.dataset import FILE, check_collection, read_collection, settings, write_collection
 from episodes.episode import episode_files, read_episode
 from episodes.replay import Replay
@@ -225,7 +226,7 @@ def test_offline_episodes_leave_memory_first(tmp_path):
 def test_an_offline_folder_must_have_episodes_like_the_run_s(tmp_path):
     with pytest.raises(UserError, match=r"no episodes.*collect\.py"):
         offline_replay(tmp_path)
-    make_folder(tmp_path / "offline", [make_episode(1, size=8, extras=["cost"])])
+    make_folder(tmp_path / "offline", [make_episode(1, size=8, extras=["state"])])
     replay = offline_replay(tmp_path)
     with pytest.raises(UserError, match="its keys are"):
         replay.add(make_episode(2, size=8))
@@ -382,6 +383,29 @@ def test_episodes_come_back_from_minari_bit_by_bit(terminal, success, extras, tm
     assert sorted(path.suffix for path in (tmp_path / "back").iterdir()) == [".json"] + [".npz"] * 3
 
 
+def test_episodes_that_report_different_outcomes_come_back_too(tmp_path, store, capsys):
+    folder = make_folder(
+        tmp_path / "there", [make_episode(0), make_episode(1, success=1), make_episode(2, extras=["cost"])]
+    )
+    assert collect.main(["export", str(folder), "there-v0"]) == 0
+    known = import_folder(capsys, tmp_path / "back", "there-v0")
+    assert_same_episodes(read_folder(folder), read_folder(tmp_path / "back"))
+    assert known["successes"] == 1
+
+
+def test_success_under_another_name_is_imported(tmp_path, store, capsys):
+    folder = make_folder(tmp_path / "there", [make_episode(0, success=1)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(minari_data, "OUTCOMES", {"is_success": ()})
+        renamed = lambda episode: original({"is_success" if key == "success" else key: v for key, v in episode.items()})  # noqa: E731, E501
+        original = minari_data._buffer
+        patch.setattr(minari_data, "_buffer", renamed)
+        assert collect.main(["export", str(folder), "sb3-v0"]) == 0
+    known = import_folder(capsys, tmp_path / "back", "sb3-v0")
+    assert_same_episodes(read_folder(folder), read_folder(tmp_path / "back"))
+    assert known["successes"] == 1
+
+
 def test_an_exported_data_set_reads_as_minari_s_do(tmp_path, store, capsys):
     episodes = [make_episode(1, 3, True, 1, extras=["state"]), make_episode(2, 2, False, 0, extras=["state"])]
     make_folder(tmp_path / "data", episodes)
@@ -423,7 +447,7 @@ def test_what_cannot_be_exported(tmp_path, store, capsys):
     fraction = make_episode()
     fraction["discount"][2] = 0.5
     for name, bad, words in (
-        ("keys", make_episode(1, success=1), "its keys are"),
+        ("keys", make_episode(1, extras=["state"]), "its keys are"),
         ("reward", early, "before its first action"),
         ("discount", fraction, "discount between 0 and 1"),
     ):

@@ -87,6 +87,15 @@ class TrainingRun:
         if self.agent.value_data == "plans":
             raise UserError("steps is 0, so no plans are made that a value could learn from: set --value_data replay.")
 
+    def _check_episodes(self) -> None:
+        """Raises UserError if the run ends without having learned anything, for want of a whole episode."""
+        for collector in self.turns.collectors:
+            if self.config.steps and not collector.replay.entries:
+                raise UserError(
+                    f"No episode of {collector.task} ended in {int(self.agent.step)} environment steps, so nothing was "
+                    "stored and learned: raise steps above the length of an episode, or set a shorter time_limit."
+                )
+
     def run(self) -> None:
         """Collects and trains for `steps` environment steps, then saves.
 
@@ -105,6 +114,7 @@ class TrainingRun:
                 self.close()
         if self.stop.requested:
             raise Terminated(f"saved at {self.schedule.now:,} {self.logger.unit}; the same command goes on from there")
+        self._check_episodes()
 
     def _train(self) -> None:
         c, agent = self.config, self.agent

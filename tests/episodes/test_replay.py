@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from episodes import replay as replay_module
-from episodes.replay import MixedReplay, Replay
+from episodes.episode import read_episode
+from episodes.replay import PREFETCH, MixedReplay, Replay
 from tools.errors import UserError
 
 
@@ -264,12 +265,42 @@ def test_terminal_episode_is_accepted(tmp_path):
 def test_episode_of_another_kind_is_refused(tmp_path):
     replay = make_replay(tmp_path)
     replay.add(make_episode(1, 4))
-    for more in ("state", "cost"):
-        with pytest.raises(UserError, match="keys"):
-            replay.add(make_episode(2, 4, **{more: True}))
+    with pytest.raises(UserError, match="keys"):
+        replay.add(make_episode(2, 4, state=True))
     with pytest.raises(UserError, match=r"image has shape \(16, 16, 3\) an entry, \(8, 8, 3\) in the others"):
         replay.add(make_episode(2, 4, size=16))
     assert replay.episodes == 1
+
+
+def test_costs_are_zero_where_an_episode_reports_none(tmp_path):
+    replay = make_replay(tmp_path, batch_size=40, batch_length=3)
+    success = {"success": np.ones(5, np.float32)}
+    for episode in (make_episode(1, 4), make_episode(2, 4, cost=True), make_episode(3, 4) | success):
+        replay.add(episode)
+    for source in (replay, make_replay(tmp_path, batch_size=40, batch_length=3)):
+        batch = source.sample()
+        reported = drawn_episodes(batch) == 2
+        assert 0 < reported.sum() < 40
+        assert batch["cost"][reported].any(1).all() and not batch["cost"][~reported].any()
+
+
+def test_a_data_set_keeps_its_keys_when_episodes_report_more_or_less(tmp_path):
+    replay = make_replay(tmp_path, capacity=10)
+    replay.add(make_episode(1, 4, cost=True))
+    batches = iter(replay.dataset())
+    assert "cost" in next(batches)
+    for number in range(2, 6):  # of which memory holds two
+        replay.add(make_episode(number, 4))
+    for _ in range(PREFETCH + 3):
+        batch = next(batches)
+    assert not batch["cost"].numpy().any()
+
+
+def test_a_state_may_hold_what_is_unknown(tmp_path):
+    episode = make_episode(1, 4, state=True)
+    episode["state"][2, 1] = np.nan
+    path = make_replay(tmp_path).add(episode)
+    np.testing.assert_array_equal(read_episode(path)["state"], episode["state"])
 
 
 def test_file_of_another_kind_is_refused_by_name(tmp_path):

@@ -13,29 +13,35 @@ ACTION_SIZE = 2
 
 
 class Clock(gymnasium.Env):
-    """Episodes of a given number of decisions, each of which pays that number. Pictures show the time."""
+    """Episodes of a given number of decisions, each of which pays that number. Pictures show the time.
+
+    `infos[k]` is the info of the first step of episode k.
+    """
 
     observation_space = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)})
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
 
-    def __init__(self, length, seeds=None):
-        self.length, self.seeds = length, [] if seeds is None else seeds
+    def __init__(self, length, seeds=None, infos=()):
+        self.length, self.seeds, self.infos, self.episode = length, [] if seeds is None else seeds, infos, -1
 
     def _obs(self):
         return {"image": np.full([SIZE, SIZE, 3], self.time, np.uint8)}
 
     def reset(self, *, seed=None, options=None):
-        self.time = 0
+        self.time, self.episode = 0, self.episode + 1
         self.seeds.append(seed)
         return self._obs(), {}
 
     def step(self, action):
         self.time += 1
-        return self._obs(), float(self.length), False, self.time >= self.length, {}
+        info = self.infos[self.episode] if self.time == 1 and self.episode < len(self.infos) else {}
+        return self._obs(), float(self.length), False, self.time >= self.length, info
 
 
-def replace_simulators(monkeypatch, length):
+def replace_simulators(monkeypatch, length, infos=()):
     """Clocks instead of simulators; `length(task, index)` is that of the episodes of environment `index` of a batch.
+
+    `infos` are those of `Clock`.
 
     Returns:
         for each batch of environments that is made: its seed, and those of all its resets.
@@ -44,7 +50,7 @@ def replace_simulators(monkeypatch, length):
 
     def make_vector_env(config, num_envs, seed, task):
         seeds.append([seed])
-        makers = [lambda i=i, own=seeds[-1]: Clock(length(task, i), own) for i in range(num_envs)]
+        makers = [lambda i=i, own=seeds[-1]: Clock(length(task, i), own, infos) for i in range(num_envs)]
         return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
 
     monkeypatch.setattr(envs, "make_vector_env", make_vector_env)

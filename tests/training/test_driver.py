@@ -2,9 +2,10 @@
 
 import gymnasium
 import numpy as np
+import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from training.driver import Driver, Episode
+from training.driver import Driver, Episode, alike
 
 
 class Counter(gymnasium.Env):
@@ -83,6 +84,51 @@ def test_costs_are_recorded_at_resets_too_and_are_zero_where_a_reset_reports_non
 def test_what_a_simulator_does_not_report_is_not_summed():
     episode = Episode(0, {"reward": np.array([0.0, 2.0, 3.0], np.float32)}, {})
     assert episode.summary() == {"return": 5.0, "length": 2.0}
+
+
+class Shy(Counter):
+    """Reports what `infos[episode, time]` says, and otherwise nothing."""
+
+    def __init__(self, index, length, infos):
+        super().__init__(index, length, terminal=False)
+        self.infos = infos
+
+    def step(self, action):
+        obs, reward, terminated, truncated, _ = super().step(action)
+        return obs, reward, terminated, truncated, self.infos.get((self.episode, self.t), {})
+
+
+def play_shy(steps, *infos, length=3, **reported):
+    makers = [lambda index=index, own=own: Shy(index, length, own) for index, own in enumerate(infos)]
+    driver = Driver(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED), **reported)
+    return [episode for _ in range(steps) for episode in driver.step(policy)]
+
+
+@pytest.mark.parametrize("time", [1, 2, 3])
+def test_success_at_one_step_only_is_success_at_any_step(time):
+    (episode,) = play_shy(3, {(0, time): {"success": 1.0}})
+    assert episode.data["success"].tolist() == [float(entry == time) for entry in range(4)]
+    assert episode.data["success"].dtype == np.float32 and "cost" not in episode.data
+    assert episode.summary() == {"return": 6.0, "length": 3.0, "success": 1.0, "success_final": float(time == 3)}
+
+
+def test_later_episodes_have_every_outcome_that_one_before_reported():
+    episodes = play_shy(9, {(1, 2): {"success": 1.0}, (2, 1): {"cost": 0.5}}, {})
+    seen = [(e.env, {key: e.data[key].tolist() for key in ("success", "cost") if key in e.data}) for e in episodes]
+    none, second = [0.0] * 4, [0.0, 0.0, 1.0, 0.0]
+    assert seen == [
+        (0, {}), (1, {}), (0, {"success": second}), (1, {"success": none}),
+        (0, {"success": none, "cost": [0.0, 0.5, 0.0, 0.0]}), (1, {"success": none, "cost": none}),
+    ]  # fmt: skip
+    known = {"cost"}
+    (episode,) = play_shy(3, {(0, 1): {"success": 0.0}}, reported=known)
+    assert episode.data["cost"].tolist() == none and known == {"success", "cost"}
+
+
+def test_episodes_that_are_compared_have_the_same_outcomes():
+    episodes = alike(play_shy(6, {(1, 2): {"success": 1.0}}, {}))
+    assert [episode.summary()["success"] for episode in episodes] == [0.0, 0.0, 1.0, 0.0]
+    assert not any("cost" in episode.data for episode in episodes)
 
 
 def make_driver_steps():

@@ -227,3 +227,58 @@ def test_other_hosts_count_all_steps_and_neither_evaluate_nor_save(seeds, config
 def test_hosts_need_an_episode_before_the_first_update(seeds, config, tmp_path):
     with pytest.raises(UserError, match="raise prefill"):
         make_run(config.replace(prefill=0), tmp_path, workers=2).run()
+
+
+def test_episodes_without_success_are_failures_once_one_has_succeeded(monkeypatch, config, tmp_path):
+    replace_simulators(monkeypatch, lambda *_: EPISODE, infos=[{}, {"success": True}, {"cost": 2.0}])
+    config = config.replace(steps=44, eval_every=0, eval_episodes=3, checkpoint_every=0, log_every=24)
+    make_run(config, tmp_path / "train").run()
+    rows = read_metrics(tmp_path / "train")
+    # Three episodes of eight steps each before the first line: nothing, success, and nothing but a cost.
+    first = next(row for row in rows if row["step"] == 24)
+    assert first["train/success"] == pytest.approx(1 / 3) and first["train/cost"] == pytest.approx(2 / 3)
+    assert [row["train/success"] for row in rows if row["step"] > 24 and "train/return" in row] == [0.0]
+    make_run(config.replace(eval_every=40, steps=8), tmp_path / "eval").run()
+    (row,) = [row for row in read_metrics(tmp_path / "eval") if "eval/return" in row]
+    assert row["eval/success"] == pytest.approx(1 / 3) and row["eval/cost"] == pytest.approx(2 / 3)
+
+
+def test_the_outcomes_of_a_run_are_known_when_it_is_resumed(monkeypatch, config, tmp_path):
+    replace_simulators(monkeypatch, lambda *_: EPISODE, infos=[{"success": True}])
+    make_run(config.replace(steps=8, eval_every=0), tmp_path).run()
+    replace_simulators(monkeypatch, lambda *_: EPISODE)
+    run = make_run(config.replace(steps=16, eval_every=0), tmp_path)
+    run.run()
+    assert [episode["success"].tolist() for episode in run.replay.memory] == [[0.0, 1.0, 0.0, 0.0, 0.0], [0.0] * 5]
+
+
+@pytest.mark.parametrize("envs", [1, 2])
+def test_a_run_in_which_no_episode_ends_says_so(seeds, config, tmp_path, envs):
+    run = make_run(config.replace(steps=6, eval_every=0, envs=envs), tmp_path)
+    with pytest.raises(UserError, match=r"No episode of pointmass_obstacle ended in \d environment steps.*time_limit"):
+        run.run()
+    assert make_run(config.replace(steps=6, eval_every=0, envs=envs), tmp_path).agent.step >= 6, "it is saved"
+
+
+def test_states_that_are_unknown_cannot_be_learned(seeds, config, tmp_path):
+    config = config.replace(state_probe=True, eval_every=0)
+    states = np.zeros([5, 3], np.float32)
+    states[2, 1] = np.nan
+    run = make_run(config, tmp_path)
+    run.turns.current.replay.add(clock_episode() | {"state": states})
+    run.close()
+    with pytest.raises(UserError, match="state whose number 1 is NaN at decision 2 .*state_probe"):
+        make_run(config, tmp_path)
+    make_run(config.replace(state_probe=False), tmp_path).close()
+
+
+def clock_episode():
+    """An episode as a clock of this length plays it."""
+    time = np.arange(EPISODE + 1)
+    return {
+        "image": np.broadcast_to(time[:, None, None, None], [EPISODE + 1, SIZE, SIZE, 3]).astype(np.uint8),
+        "action": np.zeros([EPISODE + 1, 2], np.float32),
+        "reward": np.float32(REWARD * (time > 0)),
+        "discount": np.ones(EPISODE + 1, np.float32),
+        "is_first": time == 0,
+    }
