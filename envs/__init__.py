@@ -254,9 +254,7 @@ def _try_out(config: Any) -> tuple[tuple["gym.spaces.Dict", "gym.spaces.Box"], l
         if split_task(task)[0] == "gym":
             _play(env, TRIAL_STEPS)
         if find_wrapper(env, LastStep):
-            notes.append(
-                f"{task} has no time limit: its episodes end after {LAST_STEP} steps, unless time_limit is set"
-            )
+            notes.append(f"{task} has no time limit: its episodes end after {LAST_STEP} steps, or at --time_limit")
         env.close()
         found.append((env.observation_space, env.action_space))
     if len(found) == 1:
