@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from documentation import PAGES, ROOT, code_blocks, commands, documented_metrics, inline_code, prose
 
@@ -218,8 +219,8 @@ def test_the_documented_table_is_made_of_the_results(tmp_path: Path, capsys):
 
 @pytest.fixture
 def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the module in environments.md, which can be imported."""
-    code = next(code for code in code_blocks(ROOT / "docs" / "environments.md", "python") if "gym.register" in code)
+    """The folder of the module in own_environment.md, which can be imported."""
+    (code,) = code_blocks(ROOT / "docs" / "own_environment.md", "python")
     (tmp_path / "my_envs.py").write_text(code, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
@@ -230,6 +231,16 @@ def test_the_environment_in_the_pages_can_be_made(own_module: Path):
     words = next(words for words in UNIQUE.values() if "gym_my_envs:Reach-v0" in words)
     observations, actions = envs.spaces(load_config(words[2:]).resolved())
     assert observations["state"].shape == (2,) and actions.shape == (2,)
+    batch = envs.make_vector_env(load_config(words[2:]).resolved(), 1, seed=0)
+    try:
+        obs, _ = batch.reset()
+        outcomes = []
+        for _ in range(20):  # straight to the goal, which is at most 15 steps away
+            obs, reward, *_, info = batch.step(np.clip((0.5 - obs["state"]) / 0.1, -1, 1).astype(np.float32))
+            outcomes.append((float(reward[0]), float(info["success"][0])))
+    finally:
+        batch.close()
+    assert outcomes[0] == (0.0, 0.0) and outcomes[-1] == (1.0, 1.0)
 
 
 # Sizes of the preset debug replace what a command gives of these; a run that collects nothing stays one.
@@ -272,7 +283,7 @@ def possible(words: list[str], folder: Path) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["README", "docs/planners", "docs/environments", "docs/data", "docs/evaluation"])
+@pytest.mark.parametrize("name", ["README", "docs/planners", "docs/own_environment", "docs/data", "docs/evaluation"])
 def test_the_commands_of_a_page_run(name: str, own_module: Path, monkeypatch: pytest.MonkeyPatch):
     page, folder = ROOT / f"{name}.md", own_module
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder / "minari"))

@@ -332,6 +332,11 @@ def test_a_suite_s_own_time_limit_truncates(task, decisions, in_worker):
     assert not course["terminated"].any()
 
 
+def test_a_task_of_dm_control_without_a_time_limit_ends(in_worker):
+    course = in_worker(rollout, make_config("dmc_lqr_lqr_2_1", action_repeat=500), 0, np.zeros((2, 4)))
+    assert np.flatnonzero(course["truncated"]).tolist() == [2]
+
+
 # Batches --------------------------------------------------------------------------------------------------------------
 
 

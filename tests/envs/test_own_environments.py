@@ -128,6 +128,13 @@ def test_an_outcome_that_is_no_number_is_refused_with_its_step(name, value, make
         play(make(infos=({}, {}, {name: value})))
 
 
+@pytest.mark.parametrize(("infos", "found"), [(({}, {}, {}, {"cost": 0.5}), True), (({}, {"success": 1}), False)])
+def test_a_cost_at_some_steps_only_is_a_cost_to_learn(infos, found, make, monkeypatch):
+    env = make(infos=infos)
+    monkeypatch.setattr(envs, "make_env", lambda config, seed: env)
+    assert envs._play_for_cost(make_config("gym_Own0-v0")) is found
+
+
 # Time limits ----------------------------------------------------------------------------------------------------------
 
 
