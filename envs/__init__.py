@@ -4,8 +4,8 @@
     action       Box(-1, 1, (A,), float32)
     info         'success' (0.0 or 1.0) and 'cost' (float), each where the simulator reports it, and nothing else
 
-The cost is how far a state violates a constraint; it is never part of the reward. Where success or cost is missing, at a
-reset or at a step, it counts as 0.
+The cost is how far a state violates a constraint; it is never part of the reward. Where success or cost is missing, at
+a reset or at a step, it counts as 0.
 
 Several tasks for one agent (PlaNet section 5) share spaces: actions have the largest size, each task ignores the
 entries that it does not use, and there is no state.
