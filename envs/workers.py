@@ -13,6 +13,7 @@ import gymnasium as gym
 from gymnasium.vector.async_vector_env import AsyncState
 
 from envs.deaf import deaf_children
+from tools.command_line import print_to_stderr
 from tools.errors import UserError
 from tools.signals import Terminated
 
@@ -32,12 +33,6 @@ def in_new_process(function: Callable, *args: Any) -> Any:
             for process in list(pool._processes.values()):
                 process.kill()
             raise
-
-
-def print_to_stderr() -> None:
-    """Sends what this process prints to the standard error output: the standard output is for the program's JSON."""
-    sys.stdout.flush()
-    os.dup2(2, 1)
 
 
 class WorkerEnvs(gym.vector.AsyncVectorEnv):

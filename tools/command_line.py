@@ -1,6 +1,7 @@
 """Command lines beside planning_agent.py's: options of the program itself, and kinds of numbers."""
 
 import argparse
+import os
 import sys
 from typing import NoReturn
 
@@ -28,6 +29,12 @@ def positive(text: str) -> int:
     if not number:
         raise argparse.ArgumentTypeError("'0' is too few: give at least 1")
     return number
+
+
+def print_to_stderr() -> None:
+    """Sends what this process prints to the standard error output: the standard output is for a program's JSON."""
+    sys.stdout.flush()
+    os.dup2(2, 1)  # what C code prints, too
 
 
 def note(text: str) -> None:
