@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from gymnasium.wrappers import RescaleAction
 
+import collect
 import envs
+import planning_agent
 from envs.guard import BadValueError
 from envs.pictures import to_picture
 from envs.wrappers import LAST_STEP
@@ -533,8 +535,18 @@ def test_a_batch_of_one_s_own_prints_nothing_and_resets_in_part(tmp_path):
     ]
 
 
-def test_what_is_wrong_shows_before_anything_is_collected(tmp_path, monkeypatch):
+def test_what_is_wrong_shows_before_anything_is_collected_or_written(tmp_path, monkeypatch, capsys):
     (tmp_path / "blind.py").write_text(CHATTY.replace("return np.zeros((64, 64, 3), np.uint8)", "return None"))
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UserError, match="gym_blind:Chatty-v0 failed at a reset: what render.. returns is None"):
-        envs.spaces(make_config("gym_blind:Chatty-v0"))
+    folder = str(tmp_path / "new")
+    words = ["--configs", "gym", "debug", "--task", "gym_blind:Chatty-v0"]
+    for main, options in (
+        (planning_agent.main, ["--logdir", folder]),
+        (collect.main, ["episodes", "--out", folder, "--success_rate", "0"]),
+    ):
+        assert main([*options, *words]) == 2
+        assert capsys.readouterr().err == (
+            "error: gym_blind:Chatty-v0 failed at a reset: what render() returns is None instead of uint8 [height, "
+            "width, 3]. Correct the environment.\n"
+        )
+        assert not list((tmp_path / "new").glob("*"))
