@@ -75,7 +75,7 @@ class Guard(gym.Wrapper):
 def outcomes(info: Mapping[str, Any]) -> dict[str, float]:
     """Success and cost in an `info`, each where it is reported, also within Gymnasium's `final_info`."""
     if not isinstance(info, Mapping):
-        raise BadValueError(f"info is {_short(repr(info))} instead of a dictionary")
+        raise BadValueError(f"info is {short(repr(info))} instead of a dictionary")
     final = info.get("final_info")
     places = [info, final] if isinstance(final, Mapping) else [info]
     found = {}
@@ -90,7 +90,7 @@ def number(name: str, value: Any) -> float:
     """A value as a number that float32 can hold. Raises BadValueError if it is none."""
     array = np.asarray(value)
     if array.size != 1 or array.dtype.kind not in "biuf" or not abs(array.item()) <= LARGEST:
-        raise BadValueError(f"{name} is {_short(repr(value))} instead of a finite number")
+        raise BadValueError(f"{name} is {short(repr(value))} instead of a finite number")
     return float(array.item())
 
 
@@ -105,8 +105,8 @@ def cause(what: str, error: BaseException) -> UserError:
     if isinstance(error, BadValueError):
         return UserError(f"{what}: {error}. Correct the environment.")
     if isinstance(error, gym.error.DependencyNotInstalled) or (isinstance(error, ModuleNotFoundError) and error.name):
-        return UserError(f"{what}: a package is missing ({_short(str(error))}); install it.")
-    return UserError(f"{what}: {_short(text)}{_line(error)}. Correct it there.")
+        return UserError(f"{what}: a package is missing ({short(str(error))}); install it.")
+    return UserError(f"{what}: {short(text)}{_line(error)}. Correct it there.")
 
 
 def _line(error: BaseException) -> str:
@@ -119,6 +119,7 @@ def _line(error: BaseException) -> str:
     return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})"
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """A text on one line, cut where it is too long, without a full stop."""
     text = " ".join(text.split()).rstrip(".")
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} ..."

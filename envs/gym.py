@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 from gymnasium.wrappers.utils import rescale_box
 
-from envs.guard import cause
+from envs.guard import cause, short
 from envs.pictures import Split
 from envs.rendering import IMAGE_SIZE, simplify
 from envs.wrappers import end_at_last
@@ -37,7 +37,8 @@ def make(name: str, config: Any, seed: int) -> gym.Env:
     env = end_at_last(env)
     space = env.action_space
     if not isinstance(space, gym.spaces.Box) or not np.issubdtype(space.dtype, np.floating) or not space.is_bounded():
-        raise UserError(f"gym_{name} has the action space {space}: choose one with bounded continuous actions (Box).")
+        found = short(str(space))
+        raise UserError(f"gym_{name} has the action space {found}: choose one with bounded continuous actions (Box).")
     if 0 in space.shape:
         raise UserError(f"gym_{name} has no actions ({space}): choose one with bounded continuous actions (Box).")
     simulator = env.unwrapped
@@ -101,7 +102,7 @@ def _make(module: str, env_id: str, name: str, time_limit: int | None) -> tuple[
             if "render_mode" not in str(error):
                 raise
             return gym.make(env_id, **options), False  # its observation may be the picture
-        return env, "rgb_array" in (env.metadata or {}).get("render_modes", ())
+        return env, "rgb_array" in ((env.metadata or {}).get("render_modes") or ())
     except gym.error.UnregisteredEnv as error:
         if env_id in gym.registry:  # an environment that makes another one
             raise cause(f"gym_{name} cannot be made", error) from error
