@@ -1,14 +1,18 @@
 """The training loop against hand-counted steps, with an agent and environments that do nothing."""
 
 import json
+import types
 
 import numpy as np
 import pytest
 
+from analysis.runs import own_name
 from episodes.replay import Replay
-from tests.training.fakes import SIZE, FakeAgent, replace_simulators
+from tests.training.fakes import SIZE, Clock, FakeAgent, replace_simulators
 from tools.errors import UserError
 from training.collector import EVAL_SEED
+from training.driver import Episode
+from training.metrics import RunMetrics
 from training.run import TrainingRun
 
 EPISODE = 4  # decisions
@@ -282,3 +286,40 @@ def clock_episode():
         "discount": np.ones(EPISODE + 1, np.float32),
         "is_first": time == 0,
     }
+
+
+def test_episodes_before_an_error_of_the_environment_are_kept(seeds, config, tmp_path, monkeypatch):
+    step, calls = Clock.step, iter(range(10))
+
+    def fail_at_last(self, action):
+        if next(calls) == 9:
+            raise UserError("gym_own:Own-v0 failed at step 2 of an episode")
+        return step(self, action)
+
+    monkeypatch.setattr(Clock, "step", fail_at_last)
+    with pytest.raises(UserError, match="failed at step 2"):
+        make_run(config.replace(eval_every=0), tmp_path).run()
+    monkeypatch.setattr(Clock, "step", step)
+    run = make_run(config.replace(eval_every=0), tmp_path)
+    assert run.replay.episodes == 2
+    run.run()
+    assert int(run.agent.step) == 30 and run.replay.episodes >= 2
+
+
+def test_a_task_that_reports_no_success_has_none_beside_one_that_does():
+    logged = []
+    logger = types.SimpleNamespace(
+        scalars=lambda values, prefix: logged.extend((prefix + name, value) for name, value in values.items()),
+        progress=lambda *_, **__: None,
+    )
+    metrics = RunMetrics(types.SimpleNamespace(step=0), None, None, logger)
+    tasks = {
+        task: types.SimpleNamespace(task=task, metric_name=lambda name, task=task: own_name(name, task))
+        for task in "ab"
+    }
+    for task, success in (("a", None), ("b", None), ("b", 1.0), ("b", 0.0)):
+        outcome = {} if success is None else {"success": np.array([0.0, success])}
+        metrics.episode("train", Episode(0, {"reward": np.zeros(2)} | outcome, {}), tasks[task])
+    names = ("train/success", "train/a/success", "train/b/success")
+    successes = {name: [value for other, value in logged if other == name] for name in names}
+    assert successes == {"train/success": [1.0, 0.0, 0.0], "train/a/success": [], "train/b/success": [1.0, 0.0, 0.0]}
