@@ -5,6 +5,7 @@ on another task, or with another action repeat, does not train on them by accide
 episodes of another run, is taken as it is.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 import envs
+from episodes.episode import OUTCOMES, read_episode
 from tools.config import keys_of
 from tools.errors import UserError
 from tools.files import replaced
@@ -51,6 +53,14 @@ def write_collection(folder: Path, contents: dict[str, Any]) -> None:
 def numbers(data: Mapping[str, np.ndarray]) -> tuple[int, float, bool]:
     """Transitions, return and success of an episode; success is false where the simulator does not know it."""
     return len(data["reward"]) - 1, float(data["reward"].sum()), bool(data.get("success", np.zeros(1)).max() > 0)
+
+
+def reported_outcomes(folder: Path) -> set[str]:
+    """Which of success and cost the newest readable episode of a folder has: all that were ever reported there."""
+    for path in sorted(folder.glob("*.npz"), reverse=True):
+        with contextlib.suppress(UserError):
+            return OUTCOMES & read_episode(path).keys()
+    return set()
 
 
 def totals(rows: Sequence[tuple[int, float, bool]]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import rich.console
 
 import envs
 import models
+from episodes.dataset import reported_outcomes
 from tools.progress import ProgressLine
 from training.agent import Agent, Transition
 from training.collector import EVAL_SEED
@@ -75,7 +77,10 @@ def run_episodes(
         None if the only call compiled.
     """
     count = min(num_envs, len(seeds))
-    driver = Driver(envs.make_vector_env(agent.config, count, agent.config.seed, task))
+    # What the run's own episodes report is 0 where these report none.
+    folder = Path(agent.config.logdir).expanduser() / "episodes"
+    reported = reported_outcomes(folder if len(envs.split_tasks(agent.config.task)) == 1 else folder / task)
+    driver = Driver(envs.make_vector_env(agent.config, count, agent.config.seed, task), reported)
     policy = EvaluationPolicy(agent, driver, keep_plans=bool(with_plans))
     agent.rng.reset_from_seed(agent.config.seed)  # so that no task depends on those before it
     episodes: list[Episode] = []

@@ -2,6 +2,7 @@
 
 import types
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 import envs
 from envs.distance import goal_distance
+from episodes.replay import Replay
 from evaluation.episodes import EvaluationPolicy, episode_seeds, run_episodes
 from tests.training.fakes import FakeAgent, replace_simulators
 from tools.config import load_config
@@ -92,3 +94,21 @@ def test_an_episode_from_each_seed_keeps_what_will_be_seen(monkeypatch, tiny_con
 def test_one_compiled_call_has_no_time(monkeypatch, tiny_config):
     replace_simulators(monkeypatch, lambda task, index: 1)
     assert run_episodes(Planner(tiny_config), "pointmass_obstacle", [1, 2], 2, [], [])[1] is None
+
+
+@pytest.mark.parametrize("infos", [[], [{"success": 1.0}]])
+def test_outcomes_that_the_run_knows_are_zero_where_no_episode_reports_them(infos, monkeypatch, tiny_config):
+    replace_simulators(monkeypatch, lambda task, index: 2, infos)
+    config = tiny_config.replace(task="pointmass_obstacle")
+    folder = Path(config.logdir) / "episodes"
+    time = np.arange(3)
+    Replay(folder, 1, 1, 1, seed=0).add(
+        {
+            "image": np.zeros([3, 8, 8, 3], np.uint8), "action": np.zeros([3, 2], np.float32), "is_first": time == 0,
+            "reward": np.zeros(3, np.float32), "discount": np.ones(3, np.float32), "success": np.zeros(3, np.float32),
+        }
+    )  # fmt: skip
+    (folder / "99991231T235959000000-00000000-000002.npz").write_text("damaged")
+    episodes, _ = run_episodes(Planner(config), "pointmass_obstacle", [1, 2, 3], 1)
+    successes = [episode.summary()["success"] for episode in episodes]
+    assert successes == [float(bool(infos)), 0.0, 0.0] and "cost" not in episodes[0].data
