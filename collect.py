@@ -30,7 +30,7 @@ from rich.console import Console
 import envs
 from episodes.behavior import MixedPolicy
 from episodes.dataset import numbers, read_collection, settings, totals, write_collection
-from episodes.episode import episode_files, read_episode
+from episodes.loading import EpisodeReader
 from episodes.replay import Replay
 from tools.command_line import Parser
 from tools.config import BEFORE, Config, load_config
@@ -88,20 +88,23 @@ class DataSet:
         config: the settings of its episodes, present and future.
 
     Raises:
-        UserError: it holds episodes of unknown origin, with other settings, or damaged ones.
+        UserError: it holds episodes of unknown origin or with other settings, or too many damaged ones.
     """
 
     def __init__(self, folder: Path, config: Config):
         self.folder, self.config = folder, config
-        found, files = read_collection(folder), episode_files(folder)
-        if found is None and files:
+        found, reader = read_collection(folder), EpisodeReader(folder, config.damaged_share)
+        if found is None and (reader.files or reader.damaged):
             raise UserError(f"{folder} holds episodes of unknown origin: choose another --out.")
         if found and any(
             (BEFORE | found["settings"]).get(key, value) != value for key, value in settings(config).items()
         ):
             raise UserError(f"{folder} holds episodes with other settings ({found['settings']}): choose another --out.")
+        episodes = map(reader.read, reader.files)
+        self.rows = [numbers(episode) for episode in episodes if episode is not None]
+        reader.check_share()
+        reader.set_aside()
         self.replay = Replay(folder, 1, 1, 1, seed=0)  # it writes the files; one episode in memory is enough
-        self.rows = [numbers(read_episode(file)) for file in files]
         self.facts = {"scripted_episodes": 0, "attempts": 0} | (found or {}) | {"settings": settings(config)}
 
     def add(self, data: dict[str, np.ndarray], **facts: Any) -> None:

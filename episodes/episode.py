@@ -14,17 +14,17 @@ Each episode is one file, named `<UTC time>-<unique id>-<transitions T>.npz`: na
 without opening files.
 """
 
+import contextlib
 import datetime
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from episodes.archive import read_arrays
 from tools.errors import UserError
 from tools.files import replaced
 
@@ -54,9 +54,8 @@ KEYS = {
 
 OUTCOMES = {"success", "cost"}
 
-_FILE_NAME = re.compile(r"(?P<time>\d{8}T\d{12})-[0-9a-f]{8}-(?P<transitions>\d+)\.npz")
+_FILE_NAME = re.compile(r"(?P<time>\d{8}T\d{12})-[0-9a-f]{8}-(?P<transitions>\d{1,9})\.npz", re.ASCII)
 _TIME_FORMAT = "%Y%m%dT%H%M%S%f"
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def check_episode(episode: Mapping[str, np.ndarray]) -> None:
@@ -128,26 +127,68 @@ def check_same_kind(reference: Episode, episode: Episode) -> None:
 
 def episode_files(directory: str | os.PathLike) -> list[Path]:
     """The episode files of a folder, oldest first. Raises UserError for an .npz with another kind of name."""
-    paths = sorted(Path(directory).expanduser().glob("*.npz"))
-    for path in paths:
-        parse_name(path)
-    return paths
+    named, others = split_by_name(directory)
+    for path in others:
+        raise UserError(
+            f"{path} is not named like an episode (<time>-<id>-<transitions>.npz); move it out of the replay folder."
+        )
+    return named
+
+
+def split_by_name(directory: str | os.PathLike) -> tuple[list[Path], list[Path]]:
+    """The .npz files of a folder that are named like episodes, oldest first, and the others."""
+    paths = sorted(path for path in Path(directory).expanduser().glob("*") if path.suffix.lower() == ".npz")
+    named = [path for path in paths if _parse_name(path)]
+    return named, sorted(set(paths) - set(named))
 
 
 def read_episode(path: str | os.PathLike) -> Episode:
     """Reads one episode. Raises UserError if the file is not a valid episode."""
-    path = Path(path)
-    return _read(path, int(parse_name(path)["transitions"]))
-
-
-def parse_name(path: Path) -> re.Match[str]:
-    """The groups "time" and "transitions" of an episode file's name. Raises UserError for another kind of name."""
-    match = _FILE_NAME.fullmatch(path.name)
-    if not match:
+    try:
+        return load_episode(Path(path))
+    except (OSError, ValueError) as error:
         raise UserError(
-            f"{path} is not named like an episode (<time>-<id>-<transitions>.npz); move it out of the replay folder."
-        )
-    return match
+            f"{path} is not a usable episode: {error}. Move it out of the replay folder; nothing was deleted."
+        ) from error
+
+
+def load_episode(path: Path) -> Episode:
+    """Reads one episode.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not a valid episode.
+    """
+    episode = read_arrays(path)
+    check_episode(episode)
+    if len(episode["action"]) != transitions_of(path) + 1:
+        raise ValueError(f"it has {len(episode['action']) - 1} transitions, its name says {transitions_of(path)}")
+    return episode
+
+
+def transitions_of(path: Path) -> int:
+    """How many transitions the name of an episode file says it has. Raises ValueError for another kind of name."""
+    return int(_parsed(path)["transitions"])
+
+
+def time_of(path: Path) -> str:
+    """The time in the name of an episode file. Raises ValueError for another kind of name."""
+    return _parsed(path)["time"]
+
+
+def _parsed(path: Path) -> re.Match[str]:
+    if match := _parse_name(path):
+        return match
+    raise ValueError("it is not named <time>-<id>-<transitions>.npz")
+
+
+def _parse_name(path: Path) -> re.Match[str] | None:
+    """The groups "time" and "transitions" of an episode file's name."""
+    match = _FILE_NAME.fullmatch(path.name)
+    with contextlib.suppress(ValueError):  # digits that are no time; the last year leaves none for the next file
+        if match and match["time"] < "9999" and datetime.datetime.strptime(match["time"], _TIME_FORMAT):
+            return match
+    return None
 
 
 def time_after(newest: str) -> str:
@@ -156,25 +197,6 @@ def time_after(newest: str) -> str:
     if newest:
         now = max(now, datetime.datetime.strptime(newest, _TIME_FORMAT) + datetime.timedelta(microseconds=1))
     return now.strftime(_TIME_FORMAT)
-
-
-def _read(path: Path, transitions: int) -> Episode:
-    try:
-        with open(path, "rb") as file:
-            # np.load would also accept a bare array (.npy) under this name.
-            if not zipfile.is_zipfile(file):
-                raise ValueError("it is not a whole .npz archive")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as arrays:
-                episode = {key: np.asarray(arrays[key], order="C") for key in arrays.files}
-        check_episode(episode)
-        if len(episode["action"]) != transitions + 1:
-            raise ValueError(f"it has {len(episode['action']) - 1} transitions, its name says {transitions}")
-    except _UNREADABLE as error:
-        raise UserError(
-            f"{path} is not a usable episode: {error}. Move it out of the replay folder; nothing was deleted."
-        ) from error
-    return episode
 
 
 def write_episode(path: Path, episode: Episode) -> None:

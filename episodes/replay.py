@@ -15,12 +15,12 @@ from episodes.episode import (
     Episode,
     check_episode,
     check_same_kind,
-    episode_files,
-    parse_name,
-    read_episode,
     time_after,
+    time_of,
+    transitions_of,
     write_episode,
 )
+from episodes.loading import load
 from tools.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,10 +46,11 @@ class Replay:
         seed: seed of the sampling.
         offline: folder of previously collected episodes. They count as the oldest ones in memory, are never written,
             and are not part of `steps` and `episodes`.
+        damaged_share: share of damaged files, or of another kind than the newest, that is set aside (`loading.py`).
 
     Raises:
-        UserError: a setting is invalid, the offline folder has no episodes, or an episode file is corrupt or differs
-            from the newest one in keys or shapes. Nothing is deleted.
+        UserError: a setting is invalid, the offline folder has no episodes, or too many files are damaged. Nothing is
+            deleted.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Replay:
         capacity: int,
         seed: int,
         offline: str | os.PathLike | None = None,
+        damaged_share: float = 0.0,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("batch_length", batch_length), ("capacity", capacity)):
             if value < 1:
@@ -81,7 +83,7 @@ class Replay:
             raise UserError(
                 f"The replay folder {directory} cannot be made ({error}); choose another log directory."
             ) from error
-        self._load(Path(offline) if offline else None)
+        self._load(Path(offline) if offline else None, damaged_share)
 
     @property
     def steps(self) -> int:
@@ -219,32 +221,13 @@ class Replay:
         """
         return _dataset(self)
 
-    def _load(self, offline: Path | None) -> None:
+    def _load(self, offline: Path | None, damaged_share: float) -> None:
         """Count all files, and read the newest into memory up to the capacity; offline episodes count as the oldest."""
-        paths = episode_files(self.directory)
-        self._episodes = len(paths)
-        self._steps = sum(int(parse_name(path)["transitions"]) for path in paths)
-        self._newest = parse_name(paths[-1])["time"] if paths else ""
-        before = episode_files(offline) if offline else []
-        if offline and not before:
-            raise UserError(
-                f"The offline folder {offline} has no episodes: make some with collect.py, or name another."
-            )
-        newest_first: list[Episode] = []
-        entries = 0
-        for path in reversed(before + paths):
-            length = int(parse_name(path)["transitions"])
-            entries += length + 1
-            if newest_first and entries > self.capacity:
-                break
-            newest_first.append(read_episode(path))
-            try:
-                check_same_kind(newest_first[0], newest_first[-1])
-            except ValueError as error:
-                raise UserError(
-                    f"{path} does not belong with the newer episodes: {error}. Move it out of the folder."
-                ) from error
-        for episode in reversed(newest_first):
+        memory, files = load(self.directory, offline, self.capacity, damaged_share)
+        self._episodes = len(files)
+        self._steps = sum(map(transitions_of, files))
+        self._newest = time_of(files[-1]) if files else ""
+        for episode in memory:
             self._remember(episode)
 
     def _remember(self, episode: Episode) -> None:

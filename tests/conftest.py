@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("MUJOCO_GL", "egl")
@@ -12,6 +13,10 @@ os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 import tools.tensorflow_setup  # noqa: E402 - the variables above must be set first
 
 from tools.config import Config, load_config  # noqa: E402
+
+# The same examples every time, and no time limit on a busy machine.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.fixture

@@ -40,6 +40,7 @@ class Collector:
             config.replay_capacity // len(tasks),
             self.seed + tasks.index(task),
             self._offline_folder(),
+            config.damaged_share,
         )
         # All episodes have a cost where the model learns one, and otherwise what any of the task's has reported.
         self._reported = {"cost"} if config.cost_head else set()
