@@ -109,7 +109,7 @@ def make_vector_env(config: Any, num_envs: int, seed: int, task: str | None = No
     the mask is true and repeats the last observation elsewhere.
 
     Raises:
-        UserError: as `make_env`, or when a worker dies or does not answer in time.
+        UserError: as `make_env`.
     """
     from envs.workers import WorkerEnvs
 
@@ -117,8 +117,8 @@ def make_vector_env(config: Any, num_envs: int, seed: int, task: str | None = No
     shared = spaces(config)
     settings = _single(_settings(config), task or tasks[0])
     make = make_env if len(tasks) == 1 else functools.partial(make_shared_env, action_size=shared[1].shape[0])
-    makers = [functools.partial(make, settings, stream_seed(seed, index)) for index in range(num_envs)]
-    batch = WorkerEnvs(makers, shared)
+    seeds = [stream_seed(seed, index) for index in range(num_envs)]
+    batch = WorkerEnvs(functools.partial(make, settings), seeds, shared)
     batch.action_space.seed(seed)
     return batch
 
@@ -239,9 +239,10 @@ def _note(text: str) -> None:
 @functools.lru_cache
 def _ask_new_process(function: Callable, values: tuple) -> Any:
     """The answer of a function of the settings, which may make environments: it runs in another process, once."""
-    from envs.workers import in_new_process
+    from envs.workers import STEP_TIMEOUT, in_new_process
 
-    return in_new_process(function, types.SimpleNamespace(**dict(zip(setting_keys(), values, strict=True))))
+    settings = types.SimpleNamespace(**dict(zip(setting_keys(), values, strict=True)))
+    return in_new_process(function, settings, timeout=STEP_TIMEOUT)
 
 
 def _try_out(config: Any) -> tuple[tuple["gym.spaces.Dict", "gym.spaces.Box"], list[str]]:

@@ -1,129 +1,185 @@
-"""Batches of environments: `gymnasium.vector` with autoreset off, spawned workers and a time-out."""
+"""Batches of environments in processes of their own; those that die or hang are replaced."""
 
-import contextlib
-import multiprocessing
-import os
-import sys
-import types
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.vector.async_vector_env import AsyncState
+import numpy as np
+from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
-from envs.deaf import deaf_children
-from tools.command_line import print_to_stderr
+from envs.process import Lost, Process
+from tools.command_line import note
 from tools.errors import UserError
-from tools.signals import Terminated
 
-# Seconds in which all workers have to answer: the first picture loads drivers, a step takes milliseconds.
+# Seconds in which a worker has to answer: the first picture loads drivers, a step takes milliseconds.
 STEP_TIMEOUT = 300.0
+# Workers that are replaced before a batch of environments counts as broken.
+RESTARTS = 5
 
 
-def in_new_process(function: Callable, *args: Any) -> Any:
-    """Calls a function of a module in a new process, without TensorFlow, and returns or raises what it does."""
-    context = multiprocessing.get_context("spawn")
-    with _hidden_main(), ProcessPoolExecutor(1, mp_context=context, initializer=print_to_stderr) as pool:
-        with deaf_children():
-            answer = pool.submit(function, *args)
+def in_new_process(function: Callable, *args: Any, timeout: float = float("inf")) -> Any:
+    """Calls a function of a module in a new process, without TensorFlow, and returns or raises what it does.
+
+    Raises:
+        UserError: the process died twice, or did not answer in time.
+    """
+    for again in (True, False):
+        process = Process(functools.partial(_Call, function, args), "the process that tries out an environment")
         try:
-            return answer.result()
-        except (KeyboardInterrupt, Terminated):
-            for process in list(pool._processes.values()):
-                process.kill()
-            raise
-
-
-class WorkerEnvs(gym.vector.AsyncVectorEnv):
-    """Environments in a process each, stepped in parallel."""
-
-    def __init__(self, makers: Sequence[Callable[[], gym.Env]], spaces: tuple[gym.spaces.Dict, gym.spaces.Box]) -> None:
-        """Starts the workers.
-
-        Args:
-            makers: a picklable function for each environment.
-            spaces: observation and action space of one environment.
-        """
-        factories = [_Factory(maker, spaces) for maker in makers]
-        self._state = AsyncState.DEFAULT
-        self.parent_pipes: list[Any] = []
-        self.processes: list[Any] = []
-        try:
-            # Spawned, because TensorFlow's threads do not survive a fork and workers must not import TensorFlow.
-            with _hidden_main(), contextlib.ExitStack() as self._starting:
-                self._starting.enter_context(deaf_children())
-                super().__init__(factories, context="spawn", autoreset_mode=gym.vector.AutoresetMode.DISABLED)
+            process.send("result")
+            answer = process.receive(timeout)
+        except Lost as lost:
+            process.close(force=True)
+            if not again:
+                raise UserError(
+                    f"The process that tries out an environment {lost}, twice: look for what ends it, or free memory."
+                ) from lost
         except BaseException:
-            self.close(terminate=True)
+            process.close(force=True)
             raise
+        else:
+            process.close()
+            return answer
+    raise AssertionError("unreachable")
+
+
+class _Call:
+    """A call of a function as an object of which a process can ask the result."""
+
+    def __init__(self, function: Callable, args: tuple) -> None:
+        self.result = functools.partial(function, *args)
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+
+class WorkerEnvs(gym.vector.VectorEnv):
+    """Environments in a process each, stepped in parallel. Episodes do not restart by themselves.
+
+    A worker that dies or hangs is replaced, at most `RESTARTS` times. Its episode is lost: the `info` of the step has
+    'lost', bool [B], and its environment must be reset, as after the end of an episode.
+
+    Args:
+        make: a picklable function that makes an environment from a seed.
+        seeds: of the environments.
+        spaces: observation and action space of one environment.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int], gym.Env],
+        seeds: Sequence[int],
+        spaces: tuple[gym.spaces.Dict, gym.spaces.Box],
+    ) -> None:
+        self.num_envs, self._make, self._seeds = len(seeds), make, seeds
+        self.single_observation_space, self.single_action_space = self._spaces = spaces
+        self.observation_space, self.action_space = (batch_space(space, self.num_envs) for space in spaces)
+        self.metadata = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
+        self.restarts = 0
+        nothing = create_empty_array(self.single_observation_space, self.num_envs)
+        self._latest = list(iterate(self.observation_space, nothing))
+        self._lost = np.zeros(self.num_envs, bool)
+        self._busy = False
+        self.processes = [self._start(index, seed) for index, seed in enumerate(seeds)]
 
     def reset(self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None):
-        """As in the base class; raises UserError when a worker hangs or dies."""
-        with self._watched():
-            self.reset_async(seed=seed, options=options)
-            return self.reset_wait(timeout=STEP_TIMEOUT)
+        """Starts episodes, where `options['reset_mask']` is true if it is given; the others repeat their observation.
 
-    def step(self, actions):
-        """As in the base class; raises UserError when a worker hangs or dies."""
-        with self._watched():
-            self.step_async(actions)
-            return self.step_wait(timeout=STEP_TIMEOUT)
+        Raises:
+            UserError: too many workers died or hung.
+            Exception: what an environment raised.
+        """
+        options = dict(options or {})
+        mask = options.pop("reset_mask", np.ones(self.num_envs, bool))
+        seeds = [seed + index for index in range(self.num_envs)] if isinstance(seed, int) else seed
+        seeds = [None] * self.num_envs if seeds is None else seeds
+        calls = {int(i): ("reset", {"seed": seeds[i], "options": options or None}) for i in np.flatnonzero(mask)}
+        answers: dict[int, Any] = {}
+        while calls.keys() - answers.keys():  # an episode that has not begun is begun again
+            answers |= self._ask({index: call for index, call in calls.items() if index not in answers})
+        infos: dict[str, Any] = {}
+        for index, (observation, info) in sorted(answers.items()):
+            self._latest[index], self._lost[index] = observation, False
+            infos = self._add_info(infos, info, index)
+        return self._observed(), infos
 
-    @contextlib.contextmanager
-    def _watched(self) -> Iterator[None]:
-        try:
-            yield
-        except multiprocessing.TimeoutError as error:
-            # Many EGL contexts on one graphics card have been seen to hang.
-            self.close(terminate=True)
-            raise UserError(
-                f"An environment did not answer for {STEP_TIMEOUT:.0f} s: lower `envs`, or render in software with "
-                "MUJOCO_GL=osmesa."
-            ) from error
-        except (EOFError, ConnectionError) as error:
-            self.close(terminate=True)
-            raise UserError("The process of an environment died, perhaps for want of memory: lower `envs`.") from error
+    def step(self, actions: np.ndarray):
+        """One step in every environment; those that were lost wait for their reset.
 
-    def _check_spaces(self) -> None:
-        self._starting.close()  # the base class has started all workers and now waits for them
-        super()._check_spaces()
+        Raises:
+            UserError: too many workers died or hung.
+            Exception: what an environment raised.
+        """
+        steps = dict(enumerate(iterate(self.action_space, actions)))
+        answers = self._ask({index: ("step", {"action": steps[index]}) for index in np.flatnonzero(~self._lost)})
+        rewards, infos = np.zeros(self.num_envs), {}
+        terminated, truncated = np.zeros((2, self.num_envs), bool)
+        for index, answer in sorted(answers.items()):
+            self._latest[index], rewards[index], terminated[index], truncated[index], info = answer
+            infos = self._add_info(infos, info, index)
+        if self._lost.any():
+            infos["lost"] = self._lost.copy()
+        return self._observed(), rewards, terminated, truncated, infos
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
-        """As in the base class, but an interruption or an error at any moment is no obstacle."""
-        self.processes = [process for process in self.processes if process.pid]  # those that were started
-        if self._state != AsyncState.DEFAULT:
-            # Interrupted in the middle of a call, whose answer nobody needs any more.
-            self._state, terminate = AsyncState.DEFAULT, True
-        if terminate:
-            for process in self.processes:  # as the base class does, with a signal that they cannot miss
-                process.kill()
-        super().close_extras(timeout, terminate)
+        """Ends the workers: in an orderly way, or at once while an answer is due."""
+        for process in self.processes:
+            process.close(force=terminate or self._busy)
+
+    def _ask(self, calls: dict[int, tuple[str, dict[str, Any]]]) -> dict[int, Any]:
+        """The answers of environments to calls, without those whose workers were lost and replaced."""
+        answers, lost, left = {}, {}, STEP_TIMEOUT
+        self._busy = True  # stays so after an exception
+        for index, (method, options) in calls.items():
+            self.processes[index].send(method, **options)
+        for index in calls:
+            try:
+                answers[index] = self.processes[index].receive(left)
+            except Lost as error:
+                lost[index] = error
+            left = max(left - self.processes[index].waited, 0.0)  # they have it at the same time
+        for index, error in lost.items():
+            self._replace(index, error)
+        self._busy = False
+        return answers
+
+    def _replace(self, index: int, cause: Lost) -> None:
+        """Starts a worker anew, with a random stream of its own. Raises UserError after too many."""
+        if self.restarts >= RESTARTS:
+            self.close(terminate=True)
+            raise UserError(
+                f"The process of environment {index} {cause}, after {RESTARTS} restarts: lower `envs`, free memory, or "
+                "render in software with MUJOCO_GL=osmesa."
+            ) from cause
+        self.restarts += 1
+        note(
+            f"the process of environment {index} {cause}; its episode is dropped and it starts again "
+            f"(restart {self.restarts} of at most {RESTARTS})."
+        )
+        self.processes[index].close(force=True)
+        self.processes[index] = self._start(index, _new_seed(self._seeds[index], self.restarts))
+        self._lost[index] = True
+
+    def _start(self, index: int, seed: int) -> Process:
+        return Process(functools.partial(_make_checked, self._make, seed, self._spaces), f"environment {index}")
+
+    def _observed(self) -> dict[str, np.ndarray]:
+        fresh = create_empty_array(self.single_observation_space, self.num_envs)
+        return concatenate(self.single_observation_space, self._latest, fresh)
 
 
-class _Factory:
-    """Makes the environment in the worker. The base class also makes one here, only to read its spaces."""
-
-    def __init__(self, maker: Callable[[], gym.Env], spaces: tuple[gym.spaces.Dict, gym.spaces.Box]) -> None:
-        self._maker, self._spaces, self._home = maker, spaces, os.getpid()
-
-    def __call__(self) -> gym.Env:
-        if os.getpid() != self._home:
-            print_to_stderr()
-            return self._maker()
-        placeholder = gym.Env()
-        placeholder.observation_space, placeholder.action_space = self._spaces
-        placeholder.metadata = {}
-        return placeholder
+def _make_checked(make: Callable[[int], gym.Env], seed: int, spaces: tuple[gym.Space, gym.Space]) -> gym.Env:
+    """An environment with the spaces that others of its kind have. Raises UserError."""
+    env = make(seed)
+    if (env.observation_space, env.action_space) != spaces:
+        raise UserError(
+            f"Two environments of one task have different spaces, {spaces} and "
+            f"{(env.observation_space, env.action_space)}: make them alike."
+        )
+    return env
 
 
-@contextlib.contextmanager
-def _hidden_main() -> Iterator[None]:
-    # A spawned process first imports the parent's main script, and with it TensorFlow (seconds, and hundreds of
-    # megabytes per worker). The workers need only `envs`, so they start from an empty main module.
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+def _new_seed(seed: int, restart: int) -> int:
+    """Of an environment that takes the place of another one, whose episodes it must not repeat."""
+    return int(np.random.SeedSequence(entropy=seed, spawn_key=(restart,)).generate_state(1)[0])

@@ -52,6 +52,7 @@ class _Recorder:
     """An episode in progress."""
 
     number: int | None
+    seed: int | None = None
     entries: list[dict[str, np.ndarray]] = field(default_factory=list)
     extras: list[dict[str, Any]] = field(default_factory=list)
 
@@ -128,6 +129,7 @@ class Driver:
         policy_state: what the policy returned last.
         waiting: bool [B], which environments had no seed left (see `restart`). They are stepped with the others, but
             not recorded.
+        dropped: how many episodes were lost with their environments (see `envs.workers`).
     """
 
     def __init__(self, envs: gymnasium.vector.VectorEnv, reported: set[str] | None = None):
@@ -135,6 +137,7 @@ class Driver:
         self._reported = set() if reported is None else reported
         self.policy_state: Any = None
         self.waiting = np.zeros(envs.num_envs, bool)
+        self.dropped = 0
         self._is_first = np.zeros(envs.num_envs, bool)
         self._obs: dict[str, np.ndarray] | None = None
 
@@ -164,8 +167,11 @@ class Driver:
         for env in np.flatnonzero(~self.waiting):
             self._recorders[env].extras.append(_row(extras, env))
         self._record(~self.waiting, action, reward, 1.0 - terminated.astype(np.float32), info)
-        done = terminated | truncated
-        episodes = [self._recorders[env].episode(env, self._reported) for env in np.flatnonzero(done & ~self.waiting)]
+        lost = info.get("lost", np.zeros_like(self.waiting))
+        done = terminated | truncated | lost
+        ended = np.flatnonzero(done & ~lost & ~self.waiting)
+        episodes = [self._recorders[env].episode(env, self._reported) for env in ended]
+        self._drop(lost & ~self.waiting)
         if done.any():
             self._start(done, self._take_seeds(done))
         return episodes
@@ -173,6 +179,13 @@ class Driver:
     def close(self) -> None:
         """Closes the environments."""
         self.envs.close()
+
+    def _drop(self, lost: np.ndarray) -> None:
+        """Counts episodes that were lost, and puts their seeds back to the front."""
+        for env in np.flatnonzero(lost):
+            self.dropped += 1
+            if self._seeds is not None:
+                self._seeds.appendleft((self._recorders[env].number, self._recorders[env].seed))
 
     def _take_seeds(self, done: np.ndarray) -> list[int | None]:
         """The next seeds for the environments in `done`. They get new recorders, or wait if no seed is left."""
@@ -183,6 +196,7 @@ class Driver:
                 self.waiting[env] = not self._seeds
                 if self._seeds:
                     self._recorders[env].number, seeds[env] = self._seeds.popleft()
+                    self._recorders[env].seed = seeds[env]
         return seeds
 
     def _start(self, mask: np.ndarray, seed: int | list[int | None] | None) -> None:

@@ -85,6 +85,9 @@ class RunMetrics:
             self._last_write = now, step
         episodes = sum(collector.replay.episodes for collector in self._turns.collectors)
         self._logger.scalars({"steps": self._turns.replayed_steps, "episodes": episodes}, "replay/")
+        drivers = [collector.driver for collector in self._turns.collectors if collector.driver]
+        if dropped := sum(driver.dropped for driver in drivers):
+            self._logger.scalars({"train/dropped": dropped})
         counts = {"updates": int(self._agent.updates), "decisions": self._turns.decisions}
         self._logger.scalars(counts, "train/")
         self._logger.write(self._schedule.now)

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -17,7 +16,6 @@ import pytest
 from suites import task_names
 
 import envs
-from envs import workers
 from envs.contact_sheet import MARGIN, SCALE, TITLE_HEIGHT, contact_sheet
 from envs.distance import goal_distance
 from envs.wrappers import ActionRepeat, PixelEnv
@@ -400,20 +398,6 @@ def test_agent_and_simulator_do_not_meet_in_one_process(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=120)
     assert result.stdout == "(1, 64, 64, 3) []\n" and result.returncode == 0, result.stderr
-
-
-def test_a_worker_that_hangs_or_dies_is_reported(monkeypatch):
-    batch = envs.make_vector_env(make_config("pointmass_obstacle"), 1, seed=0)
-    monkeypatch.setattr(workers, "STEP_TIMEOUT", 0.0)
-    with pytest.raises(UserError, match="did not answer"):
-        batch.reset()
-    assert batch.closed
-    batch = envs.make_vector_env(make_config("pointmass_obstacle"), 1, seed=0)
-    monkeypatch.setattr(workers, "STEP_TIMEOUT", 60.0)
-    os.kill(batch.processes[0].pid, signal.SIGKILL)
-    with pytest.raises(UserError, match="died"):
-        batch.reset()
-    assert batch.closed
 
 
 # Several tasks --------------------------------------------------------------------------------------------------------
