@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import envs
+from analysis.runs import read_config
 from tools.config import Config, check_ranges, keys_of, load_config
 from tools.errors import UserError, unknown
 from training.logdir import check_same
@@ -62,7 +63,7 @@ def load_agent(logdir: str | Path, overrides: Sequence[str] = ()) -> "PlanningAg
     logdir = Path(logdir).expanduser()
     if not (logdir / "config.yaml").is_file():
         raise UserError(f"{logdir} holds no run (it has no config.yaml): give the log directory of one as --logdir.")
-    saved = Config.load(logdir / "config.yaml")
+    saved = read_config(logdir)
     # Presets in the overrides may set another task.
     own_task = [] if any(word.partition("=")[0] == "--task" for word in overrides) else ["--task", saved.task]
     config = load_config([*overrides, *own_task], saved=saved).resolved().replace(logdir=str(logdir))

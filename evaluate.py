@@ -36,13 +36,12 @@ from typing import Any
 
 import envs
 from agents import load_agent
-from analysis.runs import method_of
+from analysis.runs import method_of, read_config
 from evaluation.episodes import episode_seeds, run_episodes
 from evaluation.files import find_places, new_folder, show_table, write_files
 from evaluation.numbers import describe, summarize
 from evaluation.pictures import GRID
 from tools.command_line import Parser, count, positive
-from tools.config import Config
 from tools.errors import UserError
 from tools.files import append_json
 from tools.program import run_program
@@ -134,7 +133,7 @@ def header(agent: Agent, task: str, method: str, logdir: Path, choices: Choices)
 
 def method_name(logdir: Path, planner: str) -> str:
     """The name of an evaluation: the run's method (`analysis.runs.method_of`), or a planner that is not the run's."""
-    saved = Config.load(logdir / "config.yaml")
+    saved = read_config(logdir)
     return method_of(logdir.resolve(), saved) if planner == saved.planner else planner
 
 

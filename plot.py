@@ -20,7 +20,6 @@ if __name__ == "__main__":
     import tools.startup
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from pathlib import Path
 from analysis.aggregates import aggregate
 from analysis.curves import curves
 from analysis.metrics import SCORES, TITLES
+from analysis.runs import LARGEST
 from analysis.tables import table
 from tools.command_line import Parser, positive
 from tools.program import run_program
@@ -40,8 +40,8 @@ def _range(text: str) -> tuple[str, tuple[float, float]]:
         low, high = map(float, numbers.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not TASK=LOW,HIGH with two numbers") from None
-    if not -math.inf < low < high < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} needs a low number below a high one")
+    if not (-LARGEST <= low < high <= LARGEST and high - low >= 1 / LARGEST):
+        raise argparse.ArgumentTypeError(f"{text!r} needs a low number below a high one, neither beyond {LARGEST:g}")
     return task, (low, high)
 
 

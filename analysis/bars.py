@@ -39,7 +39,7 @@ def draw_bars(rows: Sequence[Row]) -> Figure:
         figures.tidy(axis)
         axis.set_yticks(range(len(order)), shown if index % shape[1] == 0 else [])
         axis.set_ylim(len(order) - 0.5, -0.5)
-        axis.set_title(task, fontsize=10)
+        axis.set_title(figures.folded(task, figures.TITLE_WIDTH), fontsize=10)
         axis.set_xlabel("success" if has_success else "return", fontsize=10)
         if has_success:
             axis.set_xlim(0, 1.03)
@@ -67,7 +67,7 @@ def draw_distances(rows: Sequence[Row]) -> Figure:
         for index, (name, row) in enumerate(own):
             draw_distance(axis, row, style[name], (index - (len(own) - 1) / 2) / max(len(own), 8))
         axis.set_ylim(-0.05, 1.05)
-        axis.set_title(task, fontsize=10)
+        axis.set_title(figures.folded(task, figures.TITLE_WIDTH), fontsize=10)
         axis.set_xlabel("distance to the goal", fontsize=10)
         figures.tidy(axis)
     explanation = "Points: middles of bins, moved apart a little. Bars: 95% intervals."

@@ -128,7 +128,8 @@ def draw_curves(
             axis.set_ylim(-0.05, 1.05)
         last = max(curve.steps[-1] for other in metrics for curve in panels[task, other].values())
         axis.set_xlim(0, 1.02 * max(last, 1))
-        axis.set_title(task if len(metrics) == 1 else f"{task}\n{title_of(metric)}", fontsize=10)
+        title = figures.folded(task, figures.TITLE_WIDTH)
+        axis.set_title(title if len(metrics) == 1 else f"{title}\n{title_of(metric)}", fontsize=10)
         if index + columns >= len(panels):
             axis.set_xlabel(unit, fontsize=10)
         if len(metrics) == 1 and index % columns == 0:

@@ -3,7 +3,7 @@
 import math
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,6 @@ import numpy as np
 from analysis import runs as logs
 from analysis.statistics import Estimate, over_seeds
 from tools.command_line import note
-from tools.config import Config
 from tools.errors import UserError
 
 
@@ -61,17 +60,51 @@ def read_evaluations(sources: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def _checked(line: dict[str, Any], place: str) -> dict[str, Any]:
-    """The line itself. Raises UserError unless it is that of an evaluation."""
+    """The line with printable names. Raises UserError unless it is that of an evaluation."""
     for key in ("task", "method", "planner", "logdir", "episodes", "return"):
         if key not in line:
             raise UserError(f"{place} has no {key!r}, so it is not an evaluation: give what evaluate.py has written.")
-    bins = line.get("by_distance") or []
-    for key, value in [*line.items(), *(("success", bin.get("success")) for bin in bins)]:
-        if key in ("return", "success") and not (value is None or isinstance(value, dict) and "mean" in value):
-            raise UserError(f"{place}: {key!r} must have a mean, a low and a high end, as evaluate.py writes them.")
-    if any(not bin.keys() >= {"low", "high", "episodes", "success"} for bin in bins):
-        raise UserError(f"{place}: each bin of 'by_distance' must have 'low', 'high', 'episodes' and 'success'.")
-    return line
+    for key, (fits, words) in _KINDS.items():
+        if not fits(line.get(key)):
+            raise UserError(f"{place}: {key!r} must be {words}, as evaluate.py writes it.")
+    for bin in line.get("by_distance") or []:
+        if not (isinstance(bin, dict) and bin.keys() >= {"low", "high", "episodes", "success"}):
+            raise UserError(f"{place}: each bin of 'by_distance' must have 'low', 'high', 'episodes' and 'success'.")
+        sizes = logs.is_number(bin["low"]) and logs.is_number(bin["high"]) and _is_count(bin["episodes"])
+        if not (sizes and _is_estimate(bin["success"])):
+            raise UserError(f"{place}: a bin of 'by_distance' must have numbers and a mean 'success'.")
+    names = {key: logs.printable(line[key]) for key in ("task", "method", "planner")}
+    return line | names | {"overrides": [logs.printable(word) for word in line.get("overrides") or []]}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value) and "\0" not in value
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= logs.LAST_STEP
+
+
+def _is_estimate(value: Any) -> bool:
+    """Whether a value is a mean with the ends of its interval, each a number or unknown."""
+    if value is None:
+        return True
+    ends = [value.get(key) for key in Estimate._fields] if isinstance(value, dict) and "mean" in value else [""]
+    return all(end is None or logs.is_number(end) for end in ends)
+
+
+def _is_list(value: Any, fits: Callable[[Any], bool]) -> bool:
+    return value is None or isinstance(value, list) and all(map(fits, value))
+
+
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("task", "method", "planner", "logdir"), (_is_text, "a name")),
+    "episodes": (_is_count, "a whole number"),
+    **dict.fromkeys(("return", "success"), (_is_estimate, "a mean with a low and a high end, or null")),
+    "plan_seconds": (lambda value: value is None or logs.is_number(value), "a number or null"),
+    "overrides": (lambda value: _is_list(value, lambda word: isinstance(word, str)), "a list of words"),
+    "by_distance": (lambda value: _is_list(value, lambda _: True), "a list"),
+}
 
 
 def newest(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -98,9 +131,9 @@ def _group(line: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
 def _model(line: Mapping[str, Any]) -> str:
     """The method of the run that an evaluation is of, which may lie on another machine."""
     logdir = Path(line["logdir"])
-    if (logdir / "config.yaml").is_file():
-        return logs.method_of(logdir, Config.load(logdir / "config.yaml"))
-    return logdir.parent.name if logdir.name.isdecimal() else line["method"]
+    if os.path.isfile(logdir / "config.yaml"):
+        return logs.printable(logs.method_of(logdir, logs.read_config(logdir)))
+    return logs.printable(logdir.parent.name) if logdir.name.isdecimal() else line["method"]
 
 
 def _settings(overrides: Sequence[str]) -> str:

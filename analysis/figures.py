@@ -11,12 +11,17 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
+from matplotlib.textpath import text_to_path
 
 from tools.errors import UserError
 
+matplotlib.rcParams["text.parse_math"] = False  # a $ in the name of a folder or task is a $
+
 LINE_STYLES = ("-", "--", "-.")  # dotted lines say something else
 DPI = 150
+TITLE_WIDTH = 3.3  # inches above a panel
 
 
 def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -47,14 +52,34 @@ def wrapped(count: int, most: int) -> tuple[int, int]:
     return rows, math.ceil(count / rows)
 
 
+def folded(name: str, inches: float) -> str:
+    """A name at size 10 on lines that are not wider than so many inches, if its letters are of about one width."""
+    width = _inches(name)
+    if width <= inches:
+        return name
+    return textwrap.fill(name, max(int(len(name) * inches / width), 1), subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _inches(text: str) -> float:
+    """The width of a text at size 10."""
+    return text_to_path.get_text_width_height_descent(text, FontProperties(size=10), ismath=False)[0] / 72
+
+
 def legend_below(figure: Figure, entries: Mapping[str, Mapping[str, Any]], explanation: str = "") -> None:
     """A legend under the panels: label -> properties of a line, above them what the panels show."""
-    handles = [Line2D([], [], label=label, linewidth=2, **properties) for label, properties in entries.items()]
     width, height = figure.get_size_inches()
-    inches = 0.085 * max(map(len, entries)) + 0.7  # of a label with its line
+    labels = [folded(label, width - 0.9) for label in entries]
+    # The zero-width space in front: matplotlib leaves labels that begin with an underscore out.
+    handles = [
+        Line2D([], [], label=f"\u200b{label}" if label.startswith("_") else label, linewidth=2, **properties)
+        for label, properties in zip(labels, entries.values(), strict=True)
+    ]
+    parts = [part for label in labels for part in label.split("\n")]
+    inches = max(0.085 * max(map(len, parts)), *map(_inches, parts)) + 0.7  # of a label with its line
     columns = max(1, min(len(entries), int(width / inches)))
+    rows = math.ceil(len(entries) / columns) * max(label.count("\n") + 1 for label in labels)
     lines = textwrap.wrap(explanation, int(width / 0.068))
-    figure.set_size_inches(width, height + 0.23 * math.ceil(len(entries) / columns) + 0.18 * len(lines) + 0.2)
+    figure.set_size_inches(width, height + 0.23 * rows + 0.18 * len(lines) + 0.2)
     figure.legend(
         handles=handles, loc="outside lower center", ncols=columns, fontsize=10, frameon=False,
         title="\n".join(lines), title_fontproperties={"size": 9}, alignment="center",
@@ -85,7 +110,7 @@ def save_text(text: str, path: Path) -> str:
     """As `save`, for a text."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder (--out).") from error
     return str(path)

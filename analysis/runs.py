@@ -13,11 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import envs
+from tools.command_line import note
 from tools.config import Config
 from tools.errors import UserError
 
 METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
+LARGEST = 1e100  # of what is drawn: squares of larger values leave the range of a float
+LAST_STEP = 2**53  # whole numbers beyond are no longer exact in figures
 
 
 class Series(NamedTuple):
@@ -52,6 +55,23 @@ def method_of(logdir: str | os.PathLike[str], config: Mapping[str, Any]) -> str:
     """The method of a run: the folder above a log directory that is named after its seed, else the planner."""
     logdir = Path(os.path.abspath(logdir))
     return logdir.parent.name if logdir.name == str(config["seed"]) else config["planner"]
+
+
+def read_config(logdir: Path) -> Config:
+    """The settings of a run. Raises UserError for a file that is missing, damaged or of another program."""
+    path = logdir / "config.yaml"
+    config = Config.load(path)
+    for key, kind, words in (("task", str, "a name"), ("planner", str, "a name"), ("seed", int, "a whole number")):
+        if key not in config:
+            raise UserError(f"{path} has no {key}: it is not the config.yaml of a run.")
+        if type(config[key]) is not kind:
+            raise UserError(f"{path}: {key} must be {words}, not {config[key]!r}; repair it.")
+    return config
+
+
+def printable(name: str) -> str:
+    """A name as tables and figures can show it: line breaks, control characters and broken bytes become U+FFFD."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
 
 
 def own_name(name: str, task: str) -> str:
@@ -112,12 +132,9 @@ def read_run(logdir: Path) -> list[Run]:
     Raises:
         UserError: config.yaml or metrics.jsonl cannot be read.
     """
-    config = Config.load(logdir / "config.yaml")
-    for key in ("task", "planner", "seed"):
-        if key not in config:
-            raise UserError(f"{logdir / 'config.yaml'} has no {key}: it is not the config.yaml of a run.")
-    metrics, method = read_metrics(logdir / METRICS_FILE), method_of(logdir, config)
-    tasks = envs.split_tasks(config.task)
+    config = read_config(logdir)
+    metrics, method = read_metrics(logdir / METRICS_FILE), printable(method_of(logdir, config))
+    tasks = envs.split_tasks(printable(config.task))
     unit = "updates" if config.get("steps") == 0 else Run._field_defaults["unit"]
     if len(tasks) == 1:
         return [Run(logdir, tasks[0], method, config.seed, metrics, unit)]
@@ -137,14 +154,15 @@ def read_metrics(path: Path) -> dict[str, Series]:
     """The metrics of a run by name, without values that are null.
 
     A run that was killed and resumed went back to its last checkpoint: of what it logged twice the later line wins,
-    and lines beyond the step to which it returned are not what the present run came from, so they are left out.
+    and lines beyond the step to which it returned are not what the present run came from, so they are left out. Values
+    beyond `LARGEST` are left out too, with a note.
 
     Raises:
         UserError: the file cannot be read, or a line before the last one holds no metrics.
     """
     rows: list[dict[str, Any]] = []
     for number, line in read_lines(path):
-        if not _is_number(line.get("step")):
+        if not (is_number(line.get("step")) and 0 <= line["step"] <= LAST_STEP):
             raise UserError(f"line {number} of {path} has no step: it is not a file of metrics, or was changed.")
         while rows and rows[-1]["step"] > line["step"]:
             rows.pop()
@@ -153,7 +171,10 @@ def read_metrics(path: Path) -> dict[str, Series]:
         else:
             rows.append(line)
     names = dict.fromkeys(name for row in rows for name in row if name not in ("step", "time"))
-    points = {name: [(row["step"], row[name]) for row in rows if _is_number(row.get(name))] for name in names}
+    points = {name: [(row["step"], float(row[name])) for row in rows if is_number(row.get(name))] for name in names}
+    large = [name for name in names if any(_is_large(row.get(name)) for row in rows)]
+    if large:
+        note(f"{path} has values beyond {LARGEST:g}, which are left out: {', '.join(map(printable, large))}.")
     return {name: Series(*map(np.array, zip(*known, strict=True))) for name, known in points.items() if known}
 
 
@@ -163,6 +184,8 @@ def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
     Raises:
         UserError: the file cannot be read, or another line is no JSON object.
     """
+    if path.exists() and not path.is_file():  # reading a pipe would wait
+        raise UserError(f"{path} is not a file: give what a run or evaluate.py has written.")
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -180,13 +203,18 @@ def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
         value = json.loads(line)
-    except ValueError:
+    except (RecursionError, ValueError):
         return None
     return value if isinstance(value, dict) else None
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def is_number(value: Any) -> bool:
+    """Whether a value from a file is a number that can be drawn, true and false among them."""
+    return isinstance(value, int | float) and abs(value) <= LARGEST
+
+
+def _is_large(value: Any) -> bool:
+    return isinstance(value, int | float) and LARGEST < abs(value) < math.inf
 
 
 def metric_names(runs: Iterable[Run]) -> list[str]:

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import envs
 from agents import PLANNERS
@@ -68,12 +69,12 @@ def experiment_lines(path: Path, rows: Sequence[str], settings: Sequence[str]) -
         UserError: the file is not as the head of this module says, or lacks a row.
     """
     _check_words(settings, "an experiment", OWN_WORDS)
-    content = read_yaml(path)
+    content = _rows(path)
     lines = []
     for row in rows or content:
         if row not in content:
-            raise unknown(f"row (of {path})", row, map(str, content))
-        if not isinstance(row, str) or not re.fullmatch(r"\w[\w.+-]*", row):
+            raise unknown(f"row (of {path})", row, content)
+        if not re.fullmatch(r"\w[\w.+-]*", row):
             raise UserError(f"{path}: a row names a folder, so {row!r} must be of letters, digits and any of _.+-")
         commands = content[row]
         if not isinstance(commands, list) or not commands or not all(isinstance(line, str) for line in commands):
@@ -86,6 +87,18 @@ def experiment_lines(path: Path, rows: Sequence[str], settings: Sequence[str]) -
             _check_words(words, f"row {row} of {path}", ("--seed", "--logdir", "--help", "-h"))
             lines.append((row, [*words, *settings]))
     return lines
+
+
+def _rows(path: Path) -> dict[str, Any]:
+    """The rows of an experiment file by name; a whole number is a name too. Raises UserError."""
+    rows: dict[str, Any] = {}
+    for key, commands in read_yaml(path).items():
+        if type(key) not in (int, str):
+            raise UserError(f"{path}: a row names a folder, so write {key!r} in quotes.")
+        if str(key) in rows:
+            raise UserError(f"{path} has two rows {key}: give one of them another name.")
+        rows[str(key)] = commands
+    return rows
 
 
 def _check_words(words: Sequence[str], where: str, refused: Sequence[str]) -> None:
