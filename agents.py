@@ -12,6 +12,7 @@ import envs
 from analysis.runs import read_config
 from tools.config import Config, check_ranges, keys_of, load_config
 from tools.errors import UserError, unknown
+from tools.memory import enough_memory
 from training.logdir import check_same
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def make_agent(config: Config) -> "PlanningAgent":
     """A new agent with `config.planner` for `config.task`. Raises UserError for an unknown planner or task."""
     cls = agent_class(config.planner)
     check_ranges(config)
-    return cls(config, *envs.spaces(config))
+    with enough_memory():
+        return cls(config, *envs.spaces(config))
 
 
 def load_agent(logdir: str | Path, overrides: Sequence[str] = ()) -> "PlanningAgent":

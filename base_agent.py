@@ -20,6 +20,7 @@ import models
 from episodes.replay import MixedReplay, Replay
 from tools.config import Config, check_ranges
 from tools.errors import UserError
+from tools.memory import enough_memory
 from training.data_parallel import (
     at_least,
     device_seed,
@@ -347,4 +348,5 @@ class BaseAgent:
 
         Arguments and errors are those of `TrainingRun`.
         """
-        TrainingRun(self, logdir, quiet, begin).run()
+        with enough_memory():
+            TrainingRun(self, logdir, quiet, begin).run()

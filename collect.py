@@ -29,7 +29,7 @@ from rich.console import Console
 
 import envs
 from episodes.behavior import MixedPolicy
-from episodes.dataset import numbers, read_collection, settings, totals, write_collection
+from episodes.dataset import FILE, numbers, read_collection, settings, totals, write_collection
 from episodes.loading import EpisodeReader
 from episodes.replay import Replay
 from tools.command_line import Parser
@@ -105,6 +105,10 @@ class DataSet:
         reader.check_share()
         reader.set_aside()
         self.replay = Replay(folder, 1, 1, 1, seed=0)  # it writes the files; one episode in memory is enough
+        for key in ("scripted_episodes", "attempts"):
+            known = (found or {}).get(key, 0)
+            if type(known) is not int or not 0 <= known < 2**31:
+                raise UserError(f"{folder / FILE}: {key} must be a whole number from 0, not {known!r}: repair it.")
         self.facts = {"scripted_episodes": 0, "attempts": 0} | (found or {}) | {"settings": settings(config)}
 
     def add(self, data: dict[str, np.ndarray], **facts: Any) -> None:

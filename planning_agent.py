@@ -38,6 +38,7 @@ from planners.plan_state import PlanState
 from tools.config import Config, load_config
 from tools.errors import UserError
 from tools.lock import alone_in
+from tools.memory import check_batch
 from tools.program import run_program
 from training.logdir import check_logdir, open_logdir
 
@@ -344,6 +345,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(argv: Sequence[str]) -> int:
     config = load_config(argv).resolved()
+    check_batch(config)
     agent = make_agent(config)
     # With several hosts, the first one owns the log directory and the others use folders in it.
     logdir = Path(config.logdir).expanduser()

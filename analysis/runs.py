@@ -184,7 +184,7 @@ def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
     Raises:
         UserError: the file cannot be read, or another line is no JSON object.
     """
-    if path.exists() and not path.is_file():  # reading a pipe would wait
+    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would wait
         raise UserError(f"{path} is not a file: give what a run or evaluate.py has written.")
     try:
         content = path.read_bytes()

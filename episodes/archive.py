@@ -23,8 +23,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         OSError: the file cannot be read.
         ValueError: it is anything but a whole archive of arrays.
     """
-    if not path.is_file():
-        raise ValueError("it is not a file" if path.exists() else "there is no such file")
+    if not os.path.isfile(path):
+        raise ValueError("it is not a file" if os.path.exists(path) else "there is no such file")
     try:
         with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
             members = archive.infolist()

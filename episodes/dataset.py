@@ -32,10 +32,12 @@ def read_collection(folder: str | os.PathLike) -> dict[str, Any] | None:
     """The contents of a folder's collection.json, None where there is none. Raises UserError for a damaged one."""
     path = Path(folder).expanduser() / FILE
     try:
+        if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would wait
+            raise OSError("it is not a file")
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read ({error}): repair it, or remove it to use the episodes unchecked."
         ) from None

@@ -12,6 +12,7 @@ import rich.console
 import envs
 import models
 from episodes.dataset import reported_outcomes
+from tools.memory import enough_memory
 from tools.progress import ProgressLine
 from training.agent import Agent, Transition
 from training.collector import EVAL_SEED
@@ -54,6 +55,7 @@ def episode_seeds(seed: int, count: int) -> list[int]:
     return [envs.stream_seed(EVAL_SEED + seed, number) for number in range(count)]
 
 
+@enough_memory()
 def run_episodes(
     agent: Agent,
     task: str,

@@ -28,6 +28,8 @@ TABLE = {
     "length": "length", "predicted_return": "predicted", "distance": "distance", "dynamics_violation": "violation",
 }  # fmt: skip
 
+LONGEST_NAME = 200  # bytes of a folder's name; file systems have 255, and a number may follow
+
 
 FOLDER = "evaluations"  # of the pictures
 LINES = "evaluations.jsonl"
@@ -84,6 +86,8 @@ def new_folder(parent: Path, name: str) -> Path:
     """A new folder of this name. A number is added where it is taken, so that no evaluation replaces an earlier one."""
     parent.mkdir(parents=True, exist_ok=True)
     safe, number = re.sub(r"[^\w.,-]+", "-", name), 1
+    while len(safe.encode(errors="replace")) > LONGEST_NAME:
+        safe = safe[:-1]
     while True:
         folder = parent / (safe if number == 1 else f"{safe}_{number}")
         try:

@@ -327,6 +327,8 @@ def read_yaml(path: Path) -> dict[Any, Any]:
 
 
 def _read_text(path: Path) -> str:
+    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would wait
+        raise UserError(f"{path} is not a file: give one with 'key: value' lines.")
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
