@@ -34,6 +34,8 @@ CONFIG_FILE = Path(__file__).parent.parent / "config.yaml"
 
 Value = bool | int | float | str
 
+LARGEST_INT = 2**31 - 1  # counts and seeds are int32 in places
+
 # What can depend on a key, and so may not mix keys of different values.
 DEPENDENTS = {
     "transitions": "what a step does, shows and pays: a resumed run, an evaluation and offline episodes have the same",
@@ -124,6 +126,8 @@ class Setting:
             value = _join_names(label, str(value))
         if self.choices and value not in self.choices:
             raise unknown(f"{label} value", str(value), map(str, self.choices))
+        if self.kind is int and abs(value) > LARGEST_INT:
+            raise UserError(f"{label} is too large: choose a whole number up to {LARGEST_INT}.")
         if self.range is not None and float(value) not in self.range:
             raise UserError(f"{label} is {value}: choose a number {self.range.words}.")
         return value
