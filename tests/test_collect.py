@@ -185,7 +185,26 @@ def test_a_run_refuses_episodes_of_another_task_or_action_repeat(tmp_path):
     check_collection(tmp_path, make_config("--action_repeat", "3"))
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"task": "pointmass_obstacle"}'])
+@pytest.mark.parametrize("key", ["attempts", "scripted_episodes"])
+@pytest.mark.parametrize("value", ["three", None, -1, 1.5, True, [3], 2**70])
+def test_counts_of_another_type_are_refused(key, value, tmp_path):
+    DataSet(tmp_path, make_config()).add(make_episode())
+    write_collection(tmp_path, read_collection(tmp_path) | {key: value})
+    with pytest.raises(UserError, match=f"{key} must be a whole number from 0, not"):
+        DataSet(tmp_path, make_config())
+
+
+def test_a_damaged_episode_is_set_aside_and_another_takes_its_place(tmp_path, capsys):
+    data = DataSet(tmp_path, make_config())
+    for _ in range(3):
+        data.add(make_episode())
+    episode_files(tmp_path)[1].write_bytes(b"damaged")
+    again = DataSet(tmp_path, make_config())
+    assert again.summary()["episodes"] == again.replay.episodes == 2
+    assert "1 of 3 episodes" in capsys.readouterr().err and len(list((tmp_path / "damaged").iterdir())) == 1
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"task": "pointmass_obstacle"}', "[" * 100_000])
 def test_a_damaged_collection_is_refused(text, tmp_path):
     (tmp_path / FILE).write_text(text)
     with pytest.raises(UserError, match="repair it, or remove it"):

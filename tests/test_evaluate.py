@@ -169,6 +169,26 @@ def test_missing_runs_and_checkpoints_are_refused(logdir, tmp_path, capsys):
     assert evaluate.main([]) == 2 and "--logdir" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("learning_rate: 0.1\nlayers: 3\n", "has no task"),
+        ("task: 3\nplanner: latco\nseed: 0\n", "task must be a name, not 3"),
+        ("task: pointmass_obstacle\nplanner: latco\nseed: zero\n", "seed must be a whole number, not 'zero'"),
+    ],
+)
+def test_config_of_another_project_is_refused(tmp_path, capsys, text, words):
+    (tmp_path / "config.yaml").write_text(text)
+    assert evaluate.main(["--logdir", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
+
+
+def test_method_of_any_length_has_a_folder(tmp_path):
+    for name in ("m" * 300, "\u00fc" * 300):
+        assert files.new_folder(tmp_path, name).is_dir() and files.new_folder(tmp_path, name).name.endswith("_2")
+
+
 def test_places_that_cannot_be_written_are_refused_before_the_evaluation(tmp_path):
     (tmp_path / "evaluations").touch()
     with pytest.raises(UserError, match=r"evaluations cannot be written.*--out FILE"):

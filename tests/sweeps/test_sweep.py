@@ -78,6 +78,13 @@ def test_experiment_is_every_line_of_the_rows_with_every_seed(capsys, tmp_path):
     assert [line[-1][-8:] for line in listed(capsys, [*argv, "--rows", "theirs"])] == ["theirs/0", "theirs/1"]
 
 
+def test_row_may_be_called_by_a_number(capsys, tmp_path):
+    argv = experiment(tmp_path, "5: [--configs pointmass --planner cem]\n")
+    for more in ([], ["--rows", "5"]):
+        folders = [str(Path(line[-1]).relative_to(tmp_path / "out")) for line in listed(capsys, [*argv, *more])]
+        assert folders == ["pointmass_obstacle/5/0", "pointmass_obstacle/5/1"]
+
+
 def test_settings_of_the_sweep_come_after_those_of_the_line(tmp_path):
     argv = experiment(tmp_path)
     lines = experiment_lines(Path(argv[1]), ["ours"], ["--configs", "debug", "--envs", "2"])
@@ -146,6 +153,9 @@ def test_bad_input_starts_nothing_and_gets_one_sentence(change, words, tmp_path,
         ("ours: [--planner cem, --planner latco]", [], ["share", "ours/0"]),
         ("- ours", [], ["name: value"]),
         ("ours: [", [], ["YAML"]),
+        ("1.5: [--planner cem]", [], ["1.5", "quotes"]),
+        ("true: [--planner cem]", [], ["True", "quotes"]),
+        ("5: [--planner cem]\n'5': [--planner cem]", [], ["two rows 5"]),
     ],
 )
 def test_bad_experiment_gets_one_sentence(text, rows, words, tmp_path, capsys):
