@@ -34,7 +34,7 @@ CONFIG_FILE = Path(__file__).parent.parent / "config.yaml"
 
 Value = bool | int | float | str
 
-LARGEST_INT = 2**31 - 1  # counts and seeds are int32 in places
+LARGEST_INT = 2**31 - 1  # of a number with a range: counts and seeds are int32 in places
 
 # What can depend on a key, and so may not mix keys of different values.
 DEPENDENTS = {
@@ -126,7 +126,7 @@ class Setting:
             value = _join_names(label, str(value))
         if self.choices and value not in self.choices:
             raise unknown(f"{label} value", str(value), map(str, self.choices))
-        if self.kind is int and abs(value) > LARGEST_INT:
+        if self.range is not None and self.kind is int and value > LARGEST_INT:
             raise UserError(f"{label} is too large: choose a whole number up to {LARGEST_INT}.")
         if self.range is not None and float(value) not in self.range:
             raise UserError(f"{label} is {value}: choose a number {self.range.words}.")
@@ -332,7 +332,7 @@ def read_yaml(path: Path) -> dict[Any, Any]:
 
 def _read_text(path: Path) -> str:
     if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would wait
-        raise UserError(f"{path} is not a file: give one with 'key: value' lines.")
+        raise UserError(f"cannot read {path}: it is not a file.")
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:

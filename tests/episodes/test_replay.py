@@ -1,10 +1,14 @@
 import json
 import os
+import tempfile
 import threading
+import unittest.mock
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from episodes import replay as replay_module
 from episodes.episode import read_episode
@@ -146,6 +150,25 @@ def test_capacity_drops_the_oldest_from_memory_never_from_disk(tmp_path):
     again = make_replay(tmp_path, batch_size=200, capacity=25)
     assert (again.entries, again.episodes, again.steps) == (20, 4, 36)
     assert set(drawn_episodes(again.sample())) == {3, 4}
+
+
+@hypothesis.given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 30), st.integers(1, 6))
+@hypothesis.settings(max_examples=40)
+def test_memory_is_the_newest_episodes_that_fit_now_and_after_a_restart(lengths, capacity, batch_length):
+    with tempfile.TemporaryDirectory() as folder, unittest.mock.patch("os.fsync"):
+        replay = make_replay(Path(folder), 8, batch_length, capacity)
+        for number, transitions in enumerate(lengths):
+            replay.add(make_episode(number, transitions, size=1))
+        sizes = [transitions + 1 for transitions in lengths]
+        kept = max(n for n in range(1, len(sizes) + 1) if n == 1 or sum(sizes[-n:]) <= capacity)
+        for memory in (replay, make_replay(Path(folder), 8, batch_length, capacity)):
+            assert (memory.episodes, memory.steps, memory.entries) == (len(lengths), sum(lengths), sum(sizes[-kept:]))
+            batch = memory.sample()
+            first, count = drawn_starts(batch), batch["mask"].sum(1)
+            drawn = drawn_episodes(batch)
+            assert (drawn >= len(lengths) - kept).all()
+            assert (count == np.minimum(np.array(sizes)[drawn], batch_length)).all()
+            assert (first + count <= np.array(sizes)[drawn]).all()
 
 
 def test_newest_episode_stays_even_above_the_capacity(tmp_path):
