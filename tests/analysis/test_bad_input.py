@@ -7,6 +7,7 @@ import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from PIL import Image
 from test_plot import drawn, refusal, returns, run, write_run
 
 from analysis import figures, runs
@@ -81,11 +82,11 @@ def test_long_names_stay_in_the_picture(tmp_path, length):
     figure = draw_curves(
         {(task, "train/return"): task_curves(found, task, "train/return", None)}, [task], ["train/return"]
     )
-    for _ in range(2):  # as when it is saved: the layout settles with the second time
-        figure.canvas.draw()
-    for part in (figure.legends[0], figure.axes[0].title):
-        box = part.get_window_extent()
-        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+    figures.save(figure, tmp_path / "picture.png")
+    pixels = np.asarray(Image.open(tmp_path / "picture.png").convert("L"))
+    assert pixels.min() == 0 and pixels.shape[1] == 750
+    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):  # what is cut off reaches one
+        assert edge.min() == 255
 
 
 # --- runs
