@@ -56,9 +56,9 @@ class QuickAgent(FakeAgent):
         _check_settings(config)
         super().__init__(config)
 
-    def train(self, logdir):
+    def train(self, logdir, begin):
         with enough_memory():
-            TrainingRun(self, logdir, quiet=True).run()
+            TrainingRun(self, logdir, quiet=True, begin=begin).run()
 
 
 @pytest.fixture
