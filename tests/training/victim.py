@@ -23,7 +23,7 @@ import tensorflow as tf
 
 import envs
 from envs.workers import WorkerEnvs
-from tests.training.clock import Clock
+from tests.training.clock import Clock, make_clock
 from tests.training.fakes import FakeAgent
 from tools.config import load_config
 from training.run import TrainingRun
@@ -97,7 +97,7 @@ def run(kind, seed, folder):
         kill_soon(rng.uniform(0.0, 3.0))
     config = load_config([*WORDS.split(), "--logdir", str(logdir)]).resolved()
     spaces = Clock.observation_space, Clock.action_space
-    envs.make_vector_env = lambda *_: WorkerEnvs([functools.partial(Clock, EPISODE)], spaces)
+    envs.make_vector_env = lambda *_: WorkerEnvs(functools.partial(make_clock, EPISODE), [0], spaces)
     training = TrainingRun(HeavyAgent(config), logdir, quiet=True)
     note(folder / "started", training)
     collect = training.collect
