@@ -52,6 +52,11 @@ class Process:
         """Of the process."""
         return self._process.pid
 
+    @property
+    def exitcode(self) -> int | None:
+        """As that of `multiprocessing.Process`: negative for a signal, None while the process lives."""
+        return self._process.exitcode
+
     def send(self, method: str, *args: Any, **options: Any) -> None:
         """Calls a method of the object. A process that is gone is found by `receive`."""
         with contextlib.suppress(OSError):
