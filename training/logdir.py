@@ -12,6 +12,10 @@ from tools.files import append_json, writing
 from tools.revision import git_revision
 from tools.schema import DEPENDENTS
 
+# What a run writes into its log directory.
+FILES = ("config.yaml", "runs.jsonl", "metrics.jsonl")
+FOLDERS = ("checkpoints", "episodes", "images", "skipped_updates", "videos")
+
 
 def check_logdir(config: Config) -> None:
     """Checks, without writing, that a run can start or go on in the log directory.
@@ -21,6 +25,7 @@ def check_logdir(config: Config) -> None:
     """
     logdir = Path(config.logdir).expanduser()
     saved = logdir / "config.yaml"
+    check_places(logdir)
     if not saved.exists():
         return
     before = load_config([], saved=Config.load(saved))
@@ -44,6 +49,16 @@ def open_logdir(config: Config, argv: Sequence[str]) -> Path:
         config.save(logdir / "config.yaml")
         append_json(logdir / "runs.jsonl", _describe_start(argv))
     return logdir
+
+
+def check_places(logdir: Path) -> None:
+    """Raises UserError if a folder is in the place of one of a run's files, or a file in that of a folder."""
+    for name in FILES:
+        if (logdir / name).is_dir():
+            raise UserError(f"{logdir / name} is a folder in the place of a file of the run: move it away.")
+    for name in FOLDERS:
+        if (logdir / name).exists() and not (logdir / name).is_dir():
+            raise UserError(f"{logdir / name} is a file in the place of a folder of the run: move it away.")
 
 
 def check_task(config: Config, logdir: Path, task: str) -> str:
