@@ -1,5 +1,6 @@
 """The log directory of a run: what a resumed run may not change, and what is noted about each start."""
 
+import os
 import platform
 import time
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ def check_logdir(config: Config) -> None:
     logdir = Path(config.logdir).expanduser()
     saved = logdir / "config.yaml"
     check_places(logdir)
-    if not saved.exists():
+    if not os.path.exists(saved):
         return
     before = load_config([], saved=Config.load(saved))
     check_same(before, config, keys_of(*DEPENDENTS), logdir)
@@ -53,11 +54,12 @@ def open_logdir(config: Config, argv: Sequence[str]) -> Path:
 
 def check_places(logdir: Path) -> None:
     """Raises UserError if a folder is in the place of one of a run's files, or a file in that of a folder."""
+    # Unlike those of a Path, these functions call a name that is too long false.
     for name in FILES:
-        if (logdir / name).is_dir():
+        if os.path.isdir(logdir / name):
             raise UserError(f"{logdir / name} is a folder in the place of a file of the run: move it away.")
     for name in FOLDERS:
-        if (logdir / name).exists() and not (logdir / name).is_dir():
+        if os.path.exists(logdir / name) and not os.path.isdir(logdir / name):
             raise UserError(f"{logdir / name} is a file in the place of a folder of the run: move it away.")
 
 
