@@ -57,6 +57,8 @@ def _check_settings(c: Config) -> None:
         )
     if c.value_head and c.strategy != "one":
         raise UserError(f"value_head learns on one device, not with strategy {c.strategy}: use strategy one.")
+    if c.deterministic and c.strategy != "one":
+        raise UserError(f"deterministic is for one device, not for strategy {c.strategy}: use strategy one.")
 
 
 class PolicyState(NamedTuple):
@@ -76,6 +78,8 @@ class PolicyState(NamedTuple):
 class BaseAgent:
     """A world model trained online from the episodes that a policy collects (PlaNet and LatCo, algorithm 1)."""
 
+    state_types: tuple[type, ...] = (PolicyState,)
+
     def __init__(self, config: Config, observation_space: gymnasium.spaces.Dict, action_space: gymnasium.spaces.Box):
         c = self.config = config
         _check_settings(c)
@@ -84,7 +88,9 @@ class BaseAgent:
         if self.workers > 1 and c.reward_normalization:
             raise UserError("reward_normalization knows the rewards of one host only: turn it off with several hosts.")
         keras.utils.set_random_seed(c.seed)
-        self.action_size = action_space.shape[0]
+        if c.deterministic:
+            tf.config.experimental.enable_op_determinism()
+        self.action_size, self.observation_space = action_space.shape[0], observation_space
         state_size = observation_space["state"].shape[0] if c.state_probe and "state" in observation_space.spaces else 0
         if c.state_probe and not state_size:
             raise UserError(
@@ -192,10 +198,10 @@ class BaseAgent:
             loss = (loss + c.overshooting_scale * tf.reduce_sum(at_least(kls, c.free_nats))) / c.overshooting
         return loss, metrics
 
-    def batches(self, replay: Replay | MixedReplay) -> Iterator[Batch]:
-        """Endless training batches, one of `device_batch_size` chunks for each device."""
+    def batches(self, replay: Replay | MixedReplay, count: int | None = None) -> Iterator[Batch]:
+        """Training batches, one of `device_batch_size` chunks for each device; with a count so many, on one device."""
         if self.strategy.num_replicas_in_sync == 1:
-            return iter(replay.dataset())
+            return iter(replay.dataset(count))
         return iter(self.strategy.distribute_datasets_from_function(lambda _: replay.dataset()))
 
     @property

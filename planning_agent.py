@@ -50,6 +50,8 @@ class PlanningAgent(BaseAgent):
     are part of the policy state (`planners.plan_state.PlanState`).
     """
 
+    state_types = (PolicyState, PlanState)
+
     def __init__(self, config: Config, observation_space: gymnasium.spaces.Dict, action_space: gymnasium.spaces.Box):
         super().__init__(config, observation_space, action_space)
         if config.mpc_steps > config.planning_horizon:

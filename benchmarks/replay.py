@@ -5,8 +5,9 @@
     python benchmarks/replay.py --train_seconds 0.2                # what a train step of 0.2 s waits for its batch
 
 `add` is what storing one episode costs the agent, `load` what one costs at the start, `sample` the bare sampling,
-`dataset` the same through TensorFlow's pipeline with nothing else to do, `wait` the time that a train step (matrix
-products on all cores) waits for its batch.
+`dataset` the same through TensorFlow's pipeline with nothing else to do, `phase` a pipeline for one batch, which the
+setting `deterministic` makes anew for each training phase, `wait` the time that a train step (matrix products on all
+cores) waits for its batch.
 """
 
 import checkout
@@ -41,6 +42,7 @@ def main() -> None:
         for _ in range(10):  # past what was prefetched before the clock started
             next(iterator)
         report(options, "dataset", [timed(lambda: next(iterator)) for _ in range(options.batches)], mean=True)
+        report(options, "phase", [timed(lambda: list(replay.dataset(1))) for _ in range(options.batches)])
         report(options, "wait", [wait_for_batch(iterator, options.train_seconds) for _ in range(options.batches)])
 
 

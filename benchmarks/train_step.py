@@ -43,6 +43,7 @@ VARIANTS = {
     "ssm_gaussian": ["--dynamics", "ssm"],
     "deterministic": ["--dynamics", "deterministic"],
     "overshooting": ["--overshooting", "5"],
+    "deterministic_kernels": ["--deterministic", "true"],
 }
 PLAIN = ("plain", "plain_default")
 SIZES = ("batch_size", "batch_length", "stoch", "deter", "hidden", "cnn_depth", "reward_layers", "reward_units")

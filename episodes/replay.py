@@ -102,6 +102,11 @@ class Replay:
         return int(ends[-1]) if len(ends) else 0
 
     @property
+    def newest(self) -> str:
+        """The time in the name of the newest episode on disk, which sorts like the episodes; empty without any."""
+        return self._newest
+
+    @property
     def memory(self) -> tuple[Episode, ...]:
         """The episodes in memory, oldest first. Do not modify them."""
         return tuple(self._memory)
@@ -110,9 +115,10 @@ class Replay:
     def random_state(self) -> dict[str, Any]:
         """State of the sampling generator, ready for JSON.
 
-        After restoring it, `sample` continues exactly. `dataset` does not: the generator is ahead by the prefetched
-        batches, which a resumed run skips, and the episodes that a batch could draw from depend on thread timing. The
-        distribution is the same, the batches are not.
+        After restoring it, `sample` continues exactly. So does `dataset(count)` after its last batch. An endless
+        `dataset` does not: the generator is ahead by the prefetched batches, which a resumed run skips, and the
+        episodes that a batch could draw from depend on thread timing. The distribution is the same, the batches are
+        not.
         """
         with self._lock:
             return dict(self._rng.bit_generator.state)
@@ -213,13 +219,16 @@ class Replay:
         chunk = {key: ((self.batch_length, *value.shape[1:]), value.dtype) for key, value in arrays.items()}
         return chunk | {"mask": ((self.batch_length,), np.dtype(np.float32))}
 
-    def dataset(self) -> "tf.data.Dataset":
-        """An endless data set of `sample` batches with static shapes, prefetched in another thread.
+    def dataset(self, count: int | None = None) -> "tf.data.Dataset":
+        """A data set of `sample` batches with static shapes, prefetched in another thread.
+
+        Args:
+            count: how many batches to draw, None for endlessly many.
 
         Raises:
             UserError: there is no episode yet to read the shapes from.
         """
-        return _dataset(self)
+        return _dataset(self, count)
 
     def _load(self, offline: Path | None, damaged_share: float) -> None:
         """Count all files, and read the newest into memory up to the capacity; offline episodes count as the oldest."""
@@ -314,13 +323,13 @@ class MixedReplay:
         chunks = [replay.chunk() for replay in self.replays]
         return {key: value for key, value in chunks[0].items() if all(key in chunk for chunk in chunks)}
 
-    def dataset(self) -> "tf.data.Dataset":
+    def dataset(self, count: int | None = None) -> "tf.data.Dataset":
         """As `Replay.dataset`.
 
         Raises:
             UserError: a replay has no episode yet.
         """
-        return _dataset(self)
+        return _dataset(self, count)
 
 
 def _zeros(batch_size: int, chunk: Chunk) -> Episode:
@@ -328,7 +337,7 @@ def _zeros(batch_size: int, chunk: Chunk) -> Episode:
     return {key: np.zeros((batch_size, *shape), dtype) for key, (shape, dtype) in chunk.items()}
 
 
-def _dataset(replay: Replay | MixedReplay) -> "tf.data.Dataset":
+def _dataset(replay: Replay | MixedReplay, count: int | None) -> "tf.data.Dataset":
     """Sampled batches, prefetched in another thread."""
     import tensorflow as tf
 
@@ -339,4 +348,5 @@ def _dataset(replay: Replay | MixedReplay) -> "tf.data.Dataset":
         while True:
             yield replay.sample_as(chunk)
 
-    return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(PREFETCH)
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    return dataset.take(-1 if count is None else count).prefetch(PREFETCH)

@@ -238,3 +238,28 @@ def test_two_hosts_train_one_model_and_resume(tmp_path):
         assert values(chief, "train/return") != values(other, "train/return")
         assert values(chief, "eval/return") and not values(other, "eval/return")
     assert not (tmp_path / "worker-1" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_with_deterministic_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path):
+    """In processes of their own, since TensorFlow's switch cannot be turned back."""
+    words = ["pointmass", "debug", "--planner", "cem", "--warm_start", "true", "--deterministic", "true"]
+    figures, weights = {}, {}
+    for name, stops in (("once", [146]), ("again", [146]), ("stopped", [73, 146])):
+        logdir = tmp_path / name
+        for steps in stops:  # within an episode, which has 20, and within a plan
+            argv = [*DEBUG, *words, "--steps", str(steps), "--logdir", str(logdir)]
+            subprocess.run([sys.executable, "planning_agent.py", *argv], cwd=ROOT, check=True, capture_output=True)
+        times = ("time", "speed/")
+        rows = read_metrics(logdir)
+        figures[name] = [{k: v for k, v in row.items() if not k.startswith(times)} for row in rows]
+        reader = tf.train.load_checkpoint(str(logdir / "checkpoints"))
+        own = ("save_counter", "_CHECKPOINTABLE_OBJECT_GRAPH")
+        names = [key for key in reader.get_variable_to_shape_map() if not key.startswith(own)]
+        weights[name] = {key: np.asarray(reader.get_tensor(key)) for key in names}
+    assert figures["once"] == figures["again"] and len(figures["once"]) > 8
+    assert all(row in figures["stopped"] for row in figures["once"])
+    for name in ("again", "stopped"):
+        assert weights[name].keys() == weights["once"].keys()
+        for key, value in weights["once"].items():
+            np.testing.assert_array_equal(weights[name][key], value, err_msg=key)

@@ -120,6 +120,15 @@ class Logger:
             if value is not None:
                 self._scalars[name].append(value)
 
+    @property
+    def state(self) -> dict[str, list[float]]:
+        """What was collected by `scalars` since the last `write`."""
+        return {name: [float(value) for value in values] for name, values in self._scalars.items()}
+
+    @state.setter
+    def state(self, state: Mapping[str, list[float]]) -> None:
+        self._scalars = defaultdict(list, {name: list(values) for name, values in state.items()})
+
     def image(self, name: str, image: np.ndarray) -> None:
         """Keep one picture for `write`: TensorBoard's "Images" page and `images/<name>-<step>.png`.
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+import gymnasium
 import numpy as np
 import tensorflow as tf
 
@@ -18,6 +19,7 @@ class Agent(Protocol):
     """An agent as the training loop sees it; `base_agent.BaseAgent` implements it.
 
     Attributes:
+        observation_space: of one environment.
         step: int64, environment steps so far, counted by the loop.
         updates: int64, updates so far, counted by `train_step`.
         rewards: the transform of rewards that the model learns. The loop passes it the rewards of every episode.
@@ -28,10 +30,12 @@ class Agent(Protocol):
         workers: number of hosts.
         worker_seed: seed of the episodes that this host collects.
         checkpointed: the parts of the agent that are saved, by name.
+        state_types: the named tuples within a policy state.
     """
 
     config: Config
     action_size: int
+    observation_space: gymnasium.spaces.Dict
     model: Any
     step: tf.Variable
     updates: tf.Variable
@@ -42,6 +46,7 @@ class Agent(Protocol):
     worker: int
     workers: int
     worker_seed: int
+    state_types: tuple[type, ...]
 
     @property
     def device_batch_size(self) -> int: ...
@@ -49,7 +54,7 @@ class Agent(Protocol):
     @property
     def checkpointed(self) -> dict[str, Any]: ...
 
-    def batches(self, replay: Replay | MixedReplay) -> Iterator[Batch]: ...
+    def batches(self, replay: Replay | MixedReplay, count: int | None = None) -> Iterator[Batch]: ...
 
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]: ...
 

@@ -1,7 +1,8 @@
 """The environments and episodes of one task of a run."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -10,6 +11,7 @@ import envs
 from analysis.runs import own_name
 from episodes.dataset import check_collection
 from episodes.replay import Replay
+from tools.command_line import note
 from tools.errors import UserError
 from training.agent import Agent
 from training.driver import OUTCOMES, Driver, Episode, Policy
@@ -27,6 +29,7 @@ class Collector:
         decisions: decisions in all training environments so far.
         driver: drives the training environments; None before `start`.
         eval_driver: drives the evaluation environments; None before the first evaluation.
+        begun: with `deterministic`, how many episodes were begun, or the number of the last one.
     """
 
     def __init__(self, agent: Agent, task: str, folder: Path):
@@ -46,11 +49,12 @@ class Collector:
         self._reported = {"cost"} if config.cost_head else set()
         self._reported.update(key for episode in self.replay.memory for key in OUTCOMES if key in episode)
         if config.offline_dir:
-            self._check_offline(agent.action_size)
+            self._check_offline(agent)
         self._check_states(self.replay.memory)
         self.decisions = tf.Variable(0, dtype=tf.int64, trainable=False, name="decisions")
         self.driver: Driver | None = None
         self.eval_driver: Driver | None = None
+        self.begun = 0
 
     def _offline_folder(self) -> Path | None:
         """The folder of offline episodes, checked against the run's settings."""
@@ -62,18 +66,53 @@ class Collector:
         check_collection(folder, self.config)
         return folder
 
-    def _check_offline(self, action_size: int) -> None:
-        """Raises UserError if offline episodes lack something that the model learns from."""
-        found = self.replay.memory[0]["action"].shape[1]
-        if found != action_size:
-            raise UserError(f"Actions in {self.config.offline_dir} have {found} numbers, this task's {action_size}.")
+    def _check_offline(self, agent: Agent) -> None:
+        """Raises UserError if offline episodes lack something that the model learns from, or have another shape."""
+        memory, folder = self.replay.memory, self.config.offline_dir
+        found = memory[0]["action"].shape[1]
+        if found != agent.action_size:
+            raise UserError(f"Actions in {folder} have {found} numbers, this task's {agent.action_size}.")
+        for key, space in agent.observation_space.spaces.items():
+            shapes = {episode[key].shape[1:] for episode in memory if key in episode} - {space.shape}
+            for shape in shapes:
+                found, wanted = (" x ".join(map(str, numbers)) for numbers in (shape, space.shape))
+                raise UserError(
+                    f"The {key} of an entry in {folder} is {found}, this task's {wanted}: name another --offline_dir."
+                )
         for key, name in (("cost", "cost_head"), ("state", "state_probe")):
-            if self.config[name] and not any(key in episode for episode in self.replay.memory):
-                raise UserError(f"Episodes in {self.config.offline_dir} have no {key} to learn: turn {name} off.")
+            if self.config[name] and not any(key in episode for episode in memory):
+                raise UserError(f"Episodes in {folder} have no {key} to learn: turn {name} off.")
 
     def start(self) -> None:
         """Starts the training environments. A resumed run must not repeat the seeds of its earlier episodes."""
-        self.driver = self._make_driver(self.seed + 1000 * self.replay.episodes)
+        self.begun = 1000 * self.replay.episodes
+        if self.config.deterministic:
+            self.driver = self._make_driver(self.seed, self._episode_seeds())
+        else:
+            self.driver = self._make_driver(self.seed + self.begun)
+
+    def _episode_seeds(self) -> Iterator[int]:
+        """A seed for each episode, so that one in progress can be played again."""
+        while True:
+            self.begun += 1
+            yield envs.stream_seed(self.seed, self.begun)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The episodes in progress, and what the policy remembers of them."""
+        if self.driver is None:
+            return {"begun": self.begun, "episodes": [], "policy": None}
+        return {"begun": self.begun, "episodes": self.driver.state, "policy": self.driver.policy_state}
+
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None:
+        self.begun = state["begun"]
+        if self.driver is None or len(state["episodes"]) != self.config.envs:
+            return
+        if not self.driver.resume(state["episodes"], self._episode_seeds()):
+            note(f"{self.task} does not repeat itself from a seed: its episodes in progress are lost, others begin.")
+            return
+        self.driver.policy_state = state["policy"]
 
     def collect(self, policy: Policy) -> list[Episode]:
         """One decision in every training environment. Adds finished episodes to the replay and returns them."""
@@ -114,5 +153,5 @@ class Collector:
             if driver is not None:
                 driver.close()
 
-    def _make_driver(self, seed: int) -> Driver:
-        return Driver(envs.make_vector_env(self.config, self.config.envs, seed, self.task), self._reported)
+    def _make_driver(self, seed: int, seeds: Iterable[int] | None = None) -> Driver:
+        return Driver(envs.make_vector_env(self.config, self.config.envs, seed, self.task), self._reported, seeds)

@@ -1,7 +1,7 @@
 """Steps a vector environment with a policy and splits the transitions into episodes."""
 
-from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -52,12 +52,20 @@ class _Recorder:
     """An episode in progress."""
 
     number: int | None
-    seed: int | None = None
+    seed: int | None
     entries: list[dict[str, np.ndarray]] = field(default_factory=list)
     extras: list[dict[str, Any]] = field(default_factory=list)
 
     def episode(self, env: int, reported: Collection[str]) -> Episode:
         return with_outcomes(Episode(env, _stack(self.entries), _stack(self.extras), self.number), reported)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """From what `Driver.resume` plays the episode again."""
+        rows = self.entries[1:]
+        actions, rewards = (np.array([row[key] for row in rows], np.float32) for key in ("action", "reward"))
+        extras = _stack(self.extras) if self.extras else {}
+        return {"seed": self.seed, "action": actions, "reward": rewards, "extras": extras}
 
 
 def _row(values: dict[str, Any], env: int) -> dict[str, Any]:
@@ -124,6 +132,7 @@ class Driver:
         envs: the environments.
         reported: outcomes that episodes of these environments have reported, to which new ones are added. All later
             episodes have them.
+        seeds: those of `restart`, which the first step calls if nothing did.
 
     Attributes:
         policy_state: what the policy returned last.
@@ -132,8 +141,10 @@ class Driver:
         dropped: how many episodes were lost with their environments (see `envs.workers`).
     """
 
-    def __init__(self, envs: gymnasium.vector.VectorEnv, reported: set[str] | None = None):
-        self.envs = envs
+    def __init__(
+        self, envs: gymnasium.vector.VectorEnv, reported: set[str] | None = None, seeds: Iterable[int] | None = None
+    ):
+        self.envs, self._first_seeds = envs, seeds
         self._reported = set() if reported is None else reported
         self.policy_state: Any = None
         self.waiting = np.zeros(envs.num_envs, bool)
@@ -141,40 +152,77 @@ class Driver:
         self._is_first = np.zeros(envs.num_envs, bool)
         self._obs: dict[str, np.ndarray] | None = None
 
-    def restart(self, seed: int | Sequence[int] | None = None) -> None:
+    def restart(self, seed: int | Iterable[int] | None = None) -> None:
         """Drops the episodes in progress and starts new ones.
 
         Args:
             seed: of the first environment, from which the seeds of the others follow; later episodes continue the
-                random streams of the environments. Or a list with a seed for each future episode: an environment that
-                starts an episode takes the next one. Once none is left, it waits for the next restart.
+                random streams of the environments. Or seeds, one for each future episode: an environment that starts an
+                episode takes the next one. Once none is left, it waits for the next restart.
         """
         everyone = np.ones(self.envs.num_envs, bool)
-        self._seeds = deque(enumerate(seed)) if isinstance(seed, Sequence) else None
+        self._seeds: Iterator[tuple[int, int]] | None = enumerate(seed) if isinstance(seed, Iterable) else None
         self.policy_state = None
         self.waiting[:] = False
-        self._recorders = [_Recorder(None) for _ in everyone]
-        self._start(everyone, self._take_seeds(everyone) if isinstance(seed, Sequence) else seed)
+        self._recorders = [_Recorder(None, None) for _ in everyone]
+        self._start(everyone, self._take_seeds(everyone) if isinstance(seed, Iterable) else seed)
 
     def step(self, policy: Policy) -> list[Episode]:
         """One decision in every environment. Returns the episodes that ended."""
         if self._obs is None:
-            self.restart()
+            self.restart(self._first_seeds)
         action, self.policy_state, extras = policy(self._obs, self._is_first, self.policy_state)
-        obs, reward, terminated, truncated, info = self.envs.step(action)
-        self._obs = self._copy(obs)
-        self._is_first = np.zeros(self.envs.num_envs, bool)
         for env in np.flatnonzero(~self.waiting):
             self._recorders[env].extras.append(_row(extras, env))
-        self._record(~self.waiting, action, reward, 1.0 - terminated.astype(np.float32), info)
-        lost = info.get("lost", np.zeros_like(self.waiting))
-        done = terminated | truncated | lost
+        done, lost = self._step(action)
         ended = np.flatnonzero(done & ~lost & ~self.waiting)
         episodes = [self._recorders[env].episode(env, self._reported) for env in ended]
         self._drop(lost & ~self.waiting)
         if done.any():
             self._start(done, self._take_seeds(done))
         return episodes
+
+    @property
+    def state(self) -> list[dict[str, Any]]:
+        """The episodes in progress, one for each environment, none before the first step."""
+        return [] if self._obs is None else [recorder.state for recorder in self._recorders]
+
+    def resume(self, episodes: Sequence[dict[str, Any]], seeds: Iterable[int]) -> bool:
+        """Plays episodes in progress again, each from its seed with its actions.
+
+        Args:
+            episodes: the `state` of a driver, whose episodes have a seed each.
+            seeds: of later episodes.
+
+        Returns:
+            whether their rewards were the same again. If not, all environments have started new episodes.
+        """
+        seed = [episode["seed"] for episode in episodes]
+        lengths = np.array([len(episode["reward"]) for episode in episodes])
+        self._seeds, self.policy_state = enumerate(seeds), None
+        self._recorders = [_Recorder(None, own) for own in seed]
+        self.waiting[:] = True
+        self._start(np.ones_like(self.waiting), seed)  # an environment must not be stepped before its first reset
+        ended = False
+        for left in range(lengths.max(), -1, -1):
+            if (begins := lengths == left).any():  # so that all of them arrive together
+                self.waiting[begins] = False
+                self._start(begins, [own if begin else None for own, begin in zip(seed, begins, strict=True)])
+            if left:
+                action = self._zero_action()
+                for env in np.flatnonzero(~self.waiting):
+                    action[env] = episodes[env]["action"][lengths[env] - left]
+                done, _ = self._step(action)
+                ended |= (done & ~self.waiting).any()
+                if done.any():
+                    self._start(done, [None] * len(done))
+        same = not ended
+        for recorder, episode in zip(self._recorders, episodes, strict=True):
+            recorder.extras = [_row(episode["extras"], t) for t in range(len(episode["reward"]))]
+            same &= np.array_equal(recorder.state["reward"], episode["reward"])
+        if not same:
+            self.restart(seeds)
+        return same
 
     def close(self) -> None:
         """Closes the environments."""
@@ -185,18 +233,29 @@ class Driver:
         for env in np.flatnonzero(lost):
             self.dropped += 1
             if self._seeds is not None:
-                self._seeds.appendleft((self._recorders[env].number, self._recorders[env].seed))
+                recorder = self._recorders[env]
+                self._seeds = itertools.chain([(recorder.number, recorder.seed)], self._seeds)
+
+    def _step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Steps all environments and records it, but for those that wait.
+
+        Returns:
+            bool [B], which episodes ended, and bool [B], which of them were lost with their environments.
+        """
+        obs, reward, terminated, truncated, info = self.envs.step(action)
+        self._obs = self._copy(obs)
+        self._is_first = np.zeros(self.envs.num_envs, bool)
+        self._record(~self.waiting, action, reward, 1.0 - terminated.astype(np.float32), info)
+        lost = info.get("lost", np.zeros_like(self.waiting))
+        return terminated | truncated | lost, lost
 
     def _take_seeds(self, done: np.ndarray) -> list[int | None]:
         """The next seeds for the environments in `done`. They get new recorders, or wait if no seed is left."""
         seeds: list[int | None] = [None] * len(done)
         for env in np.flatnonzero(done):
-            self._recorders[env] = _Recorder(None)
-            if self._seeds is not None:
-                self.waiting[env] = not self._seeds
-                if self._seeds:
-                    self._recorders[env].number, seeds[env] = self._seeds.popleft()
-                    self._recorders[env].seed = seeds[env]
+            number, seeds[env] = (None, None) if self._seeds is None else next(self._seeds, (None, None))
+            self._recorders[env] = _Recorder(number, seeds[env])
+            self.waiting[env] = self._seeds is not None and number is None
         return seeds
 
     def _start(self, mask: np.ndarray, seed: int | list[int | None] | None) -> None:

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from tools.config import Config, keys_of, load_config
 from tools.errors import UserError
+from training import checkpoint_files
 from training.agent import Agent
-from training.checkpoints import restore
 from training.logdir import check_same
 
 
@@ -19,10 +19,10 @@ def restore_newest(parts: Mapping[str, Any], logdir: Path) -> None:
     Raises:
         UserError: there is no checkpoint, or it is damaged or does not fit.
     """
-    newest = tf.train.latest_checkpoint(str(logdir / "checkpoints"))
-    if newest is None:
+    checkpoint, folder = tf.train.Checkpoint(**parts), logdir / "checkpoints"
+    # Not an older one: a figure must be of the newest weights.
+    if checkpoint_files.restore_newest(checkpoint, folder, partial=True, or_older=False) is None:
         raise UserError(f"{logdir} has no checkpoint yet: wait until the run has made one, or choose another --logdir.")
-    restore(tf.train.Checkpoint(**parts), newest, partial=True)
 
 
 def start_from(agent: Agent, logdir: Path) -> None:

@@ -1,5 +1,6 @@
 """The log directory of a run: what a resumed run may not change, and what is noted about each start."""
 
+import os
 import platform
 import time
 from collections.abc import Sequence
@@ -12,6 +13,10 @@ from tools.files import append_json, writing
 from tools.revision import git_revision
 from tools.schema import DEPENDENTS
 
+# What a run writes into its log directory.
+FILES = ("config.yaml", "runs.jsonl", "metrics.jsonl")
+FOLDERS = ("checkpoints", "episodes", "images", "skipped_updates", "videos")
+
 
 def check_logdir(config: Config) -> None:
     """Checks, without writing, that a run can start or go on in the log directory.
@@ -21,7 +26,8 @@ def check_logdir(config: Config) -> None:
     """
     logdir = Path(config.logdir).expanduser()
     saved = logdir / "config.yaml"
-    if not saved.exists():
+    check_places(logdir)
+    if not os.path.exists(saved):
         return
     before = load_config([], saved=Config.load(saved))
     check_same(before, config, keys_of(*DEPENDENTS), logdir)
@@ -44,6 +50,17 @@ def open_logdir(config: Config, argv: Sequence[str]) -> Path:
         config.save(logdir / "config.yaml")
         append_json(logdir / "runs.jsonl", _describe_start(argv))
     return logdir
+
+
+def check_places(logdir: Path) -> None:
+    """Raises UserError if a folder is in the place of one of a run's files, or a file in that of a folder."""
+    # Unlike those of a Path, these functions call a name that is too long false.
+    for name in FILES:
+        if os.path.isdir(logdir / name):
+            raise UserError(f"{logdir / name} is a folder in the place of a file of the run: move it away.")
+    for name in FOLDERS:
+        if os.path.exists(logdir / name) and not os.path.isdir(logdir / name):
+            raise UserError(f"{logdir / name} is a file in the place of a folder of the run: move it away.")
 
 
 def check_task(config: Config, logdir: Path, task: str) -> str:

@@ -4,22 +4,27 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import tensorflow as tf
+
 import envs
 from episodes.replay import MixedReplay, Replay
+from tools.command_line import note
 from tools.errors import UserError
 from tools.logger import Logger
 from tools.signals import StopRequest, Terminated
 from training.agent import Agent
-from training.checkpoints import Checkpoints
+from training.checkpoints import Checkpoints, Part
 from training.collector import Collector
 from training.driver import Policy
 from training.evaluation import Evaluation
 from training.initial_weights import start_from
+from training.logdir import check_places
 from training.media import EvaluationMedia
 from training.metrics import RunMetrics
 from training.schedules import Every, Schedule
 from training.turns import Turns
-from training.updates import Updates
+from training.updates import SkippedUpdates, Updates
 
 PRETRAIN_SLICE = 50  # updates between checks of the schedule
 
@@ -28,7 +33,7 @@ class TrainingRun:
     """Trains an agent in a log directory, resuming from the last checkpoint if there is one.
 
         prefill     random actions for `prefill` steps, and until each task has an episode
-        pretrain    `pretrain` updates
+        pretrain    `pretrain` updates, as soon as there is an episode
         steps       act; `train_steps` updates every `train_every` steps; evaluate, log and save on schedule
 
     With `steps: 0` the run collects nothing and only pretrains on the episodes of `offline_dir`.
@@ -46,6 +51,7 @@ class TrainingRun:
         c = self.config = agent.config
         self.agent, tasks = agent, envs.split_tasks(c.task)
         folder = logdir / f"worker-{agent.worker}" if agent.worker else logdir
+        check_places(folder)
         collectors = [Collector(agent, task, folder) for task in tasks]
         self.turns = Turns(collectors, c.envs)
         self.replay: Replay | MixedReplay = collectors[0].replay
@@ -54,14 +60,13 @@ class TrainingRun:
             self.replay = MixedReplay(replays, agent.device_batch_size, agent.worker_seed + len(tasks))
         self._check_offline()
         self.checkpoints = Checkpoints(agent, self.replay, collectors, logdir / "checkpoints")
-        if not self.checkpoints.restore():
-            if c.init_from:
-                start_from(agent, Path(c.init_from).expanduser())
-            # A checkpoint includes these reward statistics.
-            for collector in collectors:
-                for episode in collector.replay.memory:
-                    agent.rewards.add(episode["reward"][1:])
+        if not self.checkpoints.restore() and c.init_from:
+            start_from(agent, Path(c.init_from).expanduser())
+        self._check_rewards()
         self.schedule = Schedule(c, agent)
+        self.checkpoints.attach("schedule", self.schedule)
+        self.learning = False  # whether there was an episode to learn from
+        self.acting = False  # whether the policy's memory is the agent's, not that of random actions
         length, unit = (c.pretrain, "updates") if self.schedule.offline else (c.steps, "steps")
         try:
             if c.steps:
@@ -74,9 +79,43 @@ class TrainingRun:
             raise
         self.metrics = RunMetrics(agent, self.turns, self.schedule, self.logger)
         self.stop = StopRequest()
-        self.updates = Updates(agent, self.replay, self.schedule, self.logger, self.stop)
+        skipped = SkippedUpdates(folder / "skipped_updates", c.max_skipped_updates, c.precision == "float16")
+        self.updates = Updates(agent, self.replay, self.schedule, self.logger, skipped, self.stop)
         media = EvaluationMedia(agent, self.turns, self.replay, self.logger) if c.media else None
         self.evaluation = Evaluation(agent, self.metrics, media, self.stop)
+        if c.deterministic:
+            self._attach_exact_parts()
+
+    def _attach_exact_parts(self) -> None:
+        """Goes on in the middle of episodes, turns and metrics, where the checkpoint was saved."""
+        parts: dict[str, Part] = {"run": self, "turns": self.turns, "metrics": self.logger}
+        parts |= {f"collector/{collector.task}": collector for collector in self.turns.collectors}
+        for name, part in parts.items():
+            self.checkpoints.attach(name, part, exact=True)
+        if self.replay.episodes and not self.checkpoints.exact:
+            note("the run was killed or has other settings now, so that it goes on otherwise than without the stop.")
+
+    @property
+    def state(self) -> dict[str, bool]:
+        """See `acting`."""
+        return {"acting": self.acting}
+
+    @state.setter
+    def state(self, state: dict[str, bool]) -> None:
+        self.acting = state["acting"]
+
+    def _check_rewards(self) -> None:
+        """Raises UserError if float32 cannot hold the square of an offline reward: all updates would be skipped."""
+        c, memory = self.config, self.turns.collectors[0].replay.memory
+        if not c.offline_dir:
+            return
+        ends = [end(episode["reward"][1:]) for episode in memory for end in (np.min, np.max)]
+        learned = np.abs(self.agent.rewards(tf.constant(ends)).numpy()).max()
+        if not learned < np.sqrt(np.finfo(np.float32).max / (c.batch_size * c.batch_length)):
+            raise UserError(
+                f"Rewards in {c.offline_dir} reach {np.abs(ends).max():.3g}, which float32 cannot square: scale them "
+                "down, or set --reward_transform clip or tanh."
+            )
 
     def _check_offline(self) -> None:
         """Raises UserError if a run collects nothing and has nothing to learn from."""
@@ -118,35 +157,49 @@ class TrainingRun:
 
     def _train(self) -> None:
         c, agent = self.config, self.agent
-        pretrained = agent.updates >= max(c.pretrain, 1)
         self.prefill()
-        if not pretrained and self.turns.can_train:
-            self.pretrain()
-        if self.schedule.evaluate(self.schedule.now) or (c.eval_every and not pretrained):
-            self.evaluate()
+        self.start_learning()
         while agent.step < c.steps:
             self.collect(lambda *args: agent.policy(*args, explore=True))
             step = int(agent.step)
-            due = self.schedule.train(step)
-            if due and self.turns.can_train:
+            if not self.learning:
+                self.start_learning()
+            elif due := self.schedule.train(step):
                 self.updates.make(due * c.train_steps)
-            if self.schedule.evaluate(step):
+            if self.learning and self.schedule.evaluate.due(step):
                 self.evaluate()
             if self.schedule.save(step):
                 self.checkpoints.save()
             self.stop.check()
 
     def prefill(self) -> None:
-        """Collects with random actions. The updates for these steps are those of `pretrain`."""
+        """Collects with random actions."""
         while self.prefilling():
+            self._switch(acting=False)
             self.collect(self.agent.random_policy)
             self.stop.check()
         if self.agent.workers > 1 and not self.turns.can_train:
             raise UserError("Hosts update together, so each needs an episode before the first update: raise prefill.")
-        self.schedule.train(int(self.agent.step))
-        for collector in self.turns.collectors:
-            if collector.driver:
-                collector.driver.policy_state = None  # the random policy's state means nothing to the agent
+        self._switch(acting=True)
+
+    def _switch(self, acting: bool) -> None:
+        """Forgets the policy's memory where another one acts now."""
+        if acting != self.acting:
+            for collector in self.turns.collectors:
+                if collector.driver:
+                    collector.driver.policy_state = None
+        self.acting = acting
+
+    def start_learning(self) -> None:
+        """Pretrains and evaluates as soon as there is an episode to learn from, which may be after the prefill."""
+        if not self.turns.can_train:
+            return
+        self.learning = True
+        if self.agent.updates < max(self.config.pretrain, 1):
+            self.pretrain()
+        self.schedule.train(int(self.agent.step))  # the updates for these steps are those of `pretrain`
+        if self.schedule.evaluate.due(self.schedule.now):
+            self.evaluate()
 
     def prefilling(self) -> bool:
         """Whether to act randomly: for `prefill` steps, and with several tasks until each has an episode."""
@@ -165,10 +218,11 @@ class TrainingRun:
                 self.metrics.write()
             if save(updates):
                 self.checkpoints.save()
-            if self.schedule.offline and self.schedule.evaluate(updates):
+            if self.schedule.offline and self.schedule.evaluate.due(updates):
                 self.evaluate()
             self.updates.make(min(PRETRAIN_SLICE, c.pretrain - updates))
             self.stop.check()
+        self.schedule.evaluate.count = -1  # the first evaluation follows
         self.checkpoints.save()
 
     def collect(self, policy: Policy) -> None:
@@ -186,11 +240,11 @@ class TrainingRun:
 
     def evaluate(self) -> None:
         """Evaluates each task. With several hosts only the first one does; the others wait in the next update."""
-        if self.agent.worker:
-            return
-        for collector in self.turns.collectors:
-            self.evaluation(collector)
-        self.metrics.write()
+        if not self.agent.worker:
+            for collector in self.turns.collectors:
+                self.evaluation(collector)
+            self.metrics.write()
+        self.schedule.evaluate(self.schedule.now)  # only now, so that one that is cut off is made again
 
     def close(self) -> None:
         """Closes the logger and the environments."""

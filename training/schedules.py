@@ -5,18 +5,22 @@ from training.agent import Agent
 
 
 class Every:
-    """How many multiples of `period` a count has passed since the last call; always 0 for a period of 0."""
+    """How many multiples of `period` a count has passed since the last call; always 0 for a period of 0.
+
+    Attributes:
+        count: the count of the last call. Below 0, the multiple 0 is still ahead.
+    """
 
     def __init__(self, period: int, start: int = 0):
-        self.period = period
-        self.last = start // period if period else 0
+        self.period, self.count = period, start
 
     def __call__(self, count: int) -> int:
-        if not self.period:
-            return 0
-        passed = count // self.period - self.last
-        self.last = count // self.period
+        passed, self.count = self.due(count), count
         return passed
+
+    def due(self, count: int) -> int:
+        """What a call would return."""
+        return count // self.period - self.count // self.period if self.period else 0
 
 
 class Schedule:
@@ -38,3 +42,12 @@ class Schedule:
     def now(self) -> int:
         """Environment steps so far (offline: updates), as counted by the settings and logged as `step`."""
         return int(self._agent.updates if self.offline else self._agent.step)
+
+    @property
+    def state(self) -> dict[str, int]:
+        """When the last evaluation was made. One that is cut off is made again by the resumed run."""
+        return {"evaluated": self.evaluate.count}
+
+    @state.setter
+    def state(self, state: dict[str, int]) -> None:
+        self.evaluate.count = state["evaluated"]

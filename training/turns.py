@@ -33,6 +33,15 @@ class Turns:
         self._end = self.current.replay.episodes + self._envs
 
     @property
+    def state(self) -> dict[str, int]:
+        """Whose turn it is, and at which number of episodes it ends."""
+        return {"current": self.collectors.index(self.current), "end": self._end}
+
+    @state.setter
+    def state(self, state: dict[str, int]) -> None:
+        self.current, self._end = self.collectors[state["current"]], state["end"]
+
+    @property
     def can_train(self) -> bool:
         """Whether each task has an episode to train on."""
         return all(collector.replay.entries for collector in self.collectors)

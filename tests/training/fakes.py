@@ -60,9 +60,12 @@ def replace_simulators(monkeypatch, length, infos=()):
 class FakeAgent:
     """Does nothing, but counts its updates and adds up the mean rewards of its batches."""
 
+    state_types = ()
+
     def __init__(self, config, worker=0, workers=1):
         self.config, self.worker, self.workers, self.worker_seed = config, worker, workers, config.seed + worker
         self.action_size, self.device_batch_size, self.model, self.value_data = ACTION_SIZE, config.batch_size, None, ""
+        self.observation_space = Clock.observation_space
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.updates = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.weight = tf.Variable(0.0)
@@ -73,7 +76,7 @@ class FakeAgent:
     def checkpointed(self):
         return {"step": self.step, "updates": self.updates, "weight": self.weight, "rewards": self.rewards}
 
-    def batches(self, replay):
+    def batches(self, replay, count=None):
         while True:
             yield replay.sample()
 

@@ -94,9 +94,10 @@ def test_a_decision_that_passes_several_multiples_is_due_the_updates_of_each(see
     run = make_run(config.replace(envs=4, eval_every=0, checkpoint_every=0, steps=64), tmp_path)
     events = watch(run, monkeypatch)
     run.run()
-    # Eight steps a decision. There is no episode before step 32, so no pretraining, and earlier updates are left out.
+    # Eight steps a decision. Pretraining waits for the first episode, at step 32, and earlier updates are left out.
     assert without(events, "write") == [
-        ("update", 32, 4), ("update", 40, 4), ("update", 48, 2), ("update", 56, 4), ("update", 64, 2), ("save", 64),
+        ("update", 32, 3), ("save", 32),
+        ("update", 40, 4), ("update", 48, 2), ("update", 56, 4), ("update", 64, 2), ("save", 64),
     ]  # fmt: skip
 
 

@@ -1,0 +1,162 @@
+"""Checkpoints that are damaged or have lost their index, and odd files in the place of those of a run."""
+
+import io
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.training.fakes import FakeAgent, replace_simulators
+from tools.errors import UserError
+from training.checkpoint_files import saved_checkpoints
+from training.initial_weights import restore_newest
+from training.logdir import FILES, FOLDERS, check_places, open_logdir
+from training.run import TrainingRun
+
+
+@pytest.fixture
+def config(tiny_config, monkeypatch):
+    replace_simulators(monkeypatch, lambda task, index: 5)
+    return tiny_config.replace(
+        task="pointmass_obstacle", action_repeat=1, steps=20, prefill=10, pretrain=2, train_every=5, train_steps=1,
+        eval_every=0, checkpoint_every=0, log_every=0, media=False, batch_size=2, batch_length=3,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def logdir(config, tmp_path):
+    """A finished run with its last two checkpoints: after the pretraining and at its end."""
+    run = TrainingRun(FakeAgent(config), tmp_path, quiet=True)
+    run.run()
+    assert names(tmp_path) == ["ckpt-2", "ckpt-1"] and int(run.agent.updates) == 4
+    return tmp_path
+
+
+def foreign_archive():
+    file = io.BytesIO()
+    np.savez(file, tree=np.array("[1, 2]"))
+    return file.getvalue()
+
+
+def names(logdir):
+    return [path.rpartition("/")[2] for path in saved_checkpoints(logdir / "checkpoints")]
+
+
+def resume(config, logdir, steps=30):
+    run = TrainingRun(FakeAgent(config.replace(steps=steps)), logdir, quiet=True)
+    updates = int(run.agent.updates)
+    run.run()
+    return updates
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\x00\xff\xfe binary", b"model_checkpoint_path: 7\n", b"{}"])
+def test_a_run_goes_on_without_a_usable_index(config, logdir, capsys, content):
+    index = logdir / "checkpoints" / "checkpoint"
+    if content is None:
+        index.unlink()
+    else:
+        index.write_bytes(content)
+    assert resume(config, logdir) == 4
+    assert "names none of the checkpoints beside it, so ckpt-2 is taken" in capsys.readouterr().err
+    assert names(logdir)[0] == "ckpt-3"  # none was overwritten or forgotten
+    assert tf.train.latest_checkpoint(str(logdir / "checkpoints")).endswith("ckpt-3")
+    assert resume(config, logdir, steps=35) == 6
+    assert not capsys.readouterr().err and len(names(logdir)) == config.checkpoints_kept
+
+
+def test_an_index_decides_which_checkpoint_is_the_newest_wherever_it_was_written(logdir):
+    index = logdir / "checkpoints" / "checkpoint"
+    index.write_text('model_checkpoint_path: "/elsewhere/run/checkpoints/ckpt-1"\n')
+    assert names(logdir) == ["ckpt-1", "ckpt-2"]
+
+
+@pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001"])
+@pytest.mark.parametrize("damage", ["empty", "half", "gone", "flipped"])
+def test_a_damaged_newest_checkpoint_is_named_and_set_aside(config, logdir, capsys, suffix, damage):
+    path = logdir / "checkpoints" / f"ckpt-2.{suffix}"
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        for i in range(len(content) // 3, 2 * len(content) // 3):
+            content[i] ^= 0xFF
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes({"empty": b"", "half": content[: len(content) // 2], "flipped": content}[damage])
+    kept = path.read_bytes() if path.exists() else None
+    assert resume(config, logdir) == 2  # that of ckpt-1
+    error = capsys.readouterr().err
+    if (suffix, damage) == ("index", "gone"):  # then it is no checkpoint any more, as while it is written
+        assert "names none of the checkpoints beside it, so ckpt-1" in error
+        return
+    assert "ckpt-2 is damaged, so the older ckpt-1 beside it is used" in error and error.count("\n") == 1
+    aside = logdir / "checkpoints" / "damaged"
+    assert (aside / "ckpt-2.npz").exists()
+    assert kept is None or (aside / path.name).read_bytes() == kept
+
+
+def test_an_evaluation_finds_the_newest_without_an_index_and_takes_no_older_one(logdir, capsys):
+    (logdir / "checkpoints" / "checkpoint").write_bytes(b"\x00\xff")
+    before = sorted((logdir / "checkpoints").rglob("*"))
+    updates = tf.Variable(0, dtype=tf.int64)
+    restore_newest({"updates": updates}, logdir)
+    assert int(updates) == 4 and "so ckpt-2 is taken" in capsys.readouterr().err
+    path = logdir / "checkpoints" / "ckpt-2.data-00000-of-00001"
+    path.write_bytes(path.read_bytes()[:10])
+    with pytest.raises(UserError, match="ckpt-2 does not fit this configuration or is damaged"):
+        restore_newest({"updates": updates}, logdir)
+    assert sorted((logdir / "checkpoints").rglob("*")) == before
+
+
+def test_nothing_goes_on_from_damaged_checkpoints_alone(config, logdir):
+    for path in (logdir / "checkpoints").glob("*.data*"):
+        path.write_bytes(b"")
+    before = sorted((logdir / "checkpoints").rglob("*"))
+    with pytest.raises(UserError, match="ckpt-2 does not fit this configuration or is damaged"):
+        resume(config, logdir)
+    assert sorted((logdir / "checkpoints").rglob("*")) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", b"\x93NUMPY", foreign_archive()])
+def test_weights_go_on_where_the_state_beside_them_is_damaged(config, logdir, capsys, content):
+    (logdir / "checkpoints" / "ckpt-2.npz").write_bytes(content)
+    assert resume(config, logdir) == 4
+    assert "ckpt-2.npz cannot be read" in capsys.readouterr().err
+
+
+def test_states_are_deleted_with_their_checkpoints(logdir):
+    assert sorted(path.name for path in (logdir / "checkpoints").glob("*.npz")) == ["ckpt-1.npz", "ckpt-2.npz"]
+
+
+def test_a_checkpoint_from_before_states_goes_on(config, logdir):
+    for path in (logdir / "checkpoints").glob("*.npz"):
+        path.unlink()
+    assert resume(config, logdir) == 4
+
+
+def test_a_run_whose_checkpoints_are_gone_says_that_it_learns_anew(config, logdir, capsys):
+    shutil.rmtree(logdir / "checkpoints")
+    assert resume(config, logdir) == 0
+    assert "has 4 episodes but no checkpoint: training starts anew with them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [*FILES, *FOLDERS])
+def test_odd_files_in_the_way_are_named(config, tmp_path, name):
+    if name in FILES:
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).write_text("")
+    for start in (lambda: check_places(tmp_path), lambda: open_logdir(config.replace(logdir=str(tmp_path)), [])):
+        with pytest.raises(UserError, match=f"{name} is a .* in the place of a .* of the run: move it away"):
+            start()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_in_the_place_of_the_index_is_named(config, tmp_path):
+    (tmp_path / "checkpoints" / "checkpoint").mkdir(parents=True)
+    with pytest.raises(UserError, match="checkpoint is a folder in the place of the file"):
+        TrainingRun(FakeAgent(config), tmp_path, quiet=True)
+
+
+def test_a_run_that_goes_well_says_nothing(config, logdir, capsys):
+    assert resume(config, logdir) == 4 and not capsys.readouterr().err

@@ -1,0 +1,265 @@
+"""Resumed runs, with an agent and environments that do little: what they repeat, make up for, and go on with."""
+
+import itertools
+import json
+from typing import NamedTuple
+
+import gymnasium
+import numpy as np
+import pytest
+import tensorflow as tf
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+import envs
+from base_agent import BaseAgent
+from episodes.episode import episode_files, read_episode
+from tests.training.fakes import ACTION_SIZE, Clock, FakeAgent, replace_simulators
+from tools.errors import UserError
+from training.run import TrainingRun
+
+
+class Dice(Clock):
+    """Episodes of random length, pictures and rewards, all of which the seed of the reset determines."""
+
+    def __init__(self):
+        super().__init__(length=0)
+
+    def _obs(self):
+        return {"image": self.np_random.integers(0, 256, self.observation_space["image"].shape, np.uint8)}
+
+    def reset(self, *, seed=None, options=None):
+        gymnasium.Env.reset(self, seed=seed)
+        self.time, self.length = 0, int(self.np_random.integers(3, 9))
+        return self._obs(), {}
+
+    def step(self, action):
+        self.time += 1
+        reward = float(self.np_random.normal() + np.sum(action))
+        return self._obs(), reward, False, self.time >= self.length, {}
+
+
+class Memory(NamedTuple):
+    seen: tf.Tensor
+    count: dict[str, np.ndarray]
+    nothing: None = None
+
+
+class ForgetfulAgent(FakeAgent):
+    """Acts on both random streams, its weight and all that it has seen of an episode."""
+
+    state_types = (Memory,)
+
+    def train_step(self, batch):
+        self.updates.assign_add(1)
+        noise = self.rng.normal([])
+        self.weight.assign(0.9 * self.weight + 0.1 * noise * batch["reward"].mean() + batch["image"].mean() / 256)
+        return {"loss": self.weight.read_value()}
+
+    def random_policy(self, obs, is_first, state):
+        last = np.zeros(len(is_first)) if state is None else np.where(is_first, 0.0, state)
+        last = 0.5 * last + self.noise.uniform(-0.5, 0.5, len(is_first))
+        return np.repeat(last[:, None], ACTION_SIZE, 1).astype(np.float32), last, {}
+
+    def policy(self, obs, is_first, state, *, explore, idle=None):
+        if state is None:
+            state = Memory(tf.zeros(len(is_first)), {"decisions": np.zeros(len(is_first))})
+        seen = tf.where(is_first, 0.0, state.seen) + obs["image"].mean((1, 2, 3)) / 256 + self.rng.normal([1])
+        count = np.where(is_first, 0, state.count["decisions"]) + 1
+        action = np.tanh(seen.numpy() * float(self.weight) + (self.noise.normal() if explore else 0.0))
+        metrics = {"plan/nu": count.astype(np.float32), "speed/plan_seconds": np.full(len(count), np.nan, np.float32)}
+        extras = {"predicted_reward": action, "planned": count % 2 == 1, "metrics": metrics}
+        return np.repeat(action[:, None], ACTION_SIZE, 1).astype(np.float32), Memory(seen, {"decisions": count}), extras
+
+
+@pytest.fixture
+def dice(monkeypatch):
+    def make_vector_env(config, num_envs, seed, task):
+        batch = SyncVectorEnv([Dice for _ in range(num_envs)], autoreset_mode=AutoresetMode.DISABLED)
+        batch.reset(seed=seed)
+        return batch
+
+    monkeypatch.setattr(envs, "make_vector_env", make_vector_env)
+
+
+@pytest.fixture
+def config(tiny_config):
+    return tiny_config.replace(
+        task="pointmass_obstacle", action_repeat=1, steps=60, prefill=10, pretrain=3, train_every=4, train_steps=2,
+        eval_every=20, checkpoint_every=20, log_every=10, media=False, batch_size=2, batch_length=3, eval_episodes=2,
+        reward_normalization=True, deterministic=True,
+    )  # fmt: skip
+
+
+def make_run(config, logdir, agent=ForgetfulAgent):
+    return TrainingRun(agent(config), logdir, quiet=True)
+
+
+def figures(logdir):
+    """The lines of metrics.jsonl without times."""
+    rows = [json.loads(line) for line in (logdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "time" and not k.startswith("speed/")} for row in rows]
+
+
+def contents(run):
+    folders = [collector.replay.directory for collector in run.turns.collectors]
+    return [read_episode(path) for folder in folders for path in episode_files(folder)]
+
+
+def same_episodes(first, second):
+    pairs = itertools.zip_longest(first, second)
+    return all(a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a) for a, b in pairs)
+
+
+@pytest.mark.parametrize("changes", [{}, {"envs": 3}, {"task": "pointmass_obstacle,pointmass_lottery", "envs": 2}])
+def test_a_run_that_stops_and_goes_on_is_the_run_that_does_not_stop(dice, config, tmp_path, changes):
+    config = config.replace(**changes, steps=120)
+    runs = []
+    for name, stops in (("once", [120]), ("again", [120]), ("stopped", [30, 42, 120])):
+        for steps in stops:  # within a prefill's episode, or anywhere else
+            run = make_run(config.replace(steps=steps), tmp_path / name)
+            run.run()
+        runs.append(run)
+    once, again, stopped = runs
+    assert figures(tmp_path / "once") == figures(tmp_path / "again")
+    assert all(line in figures(tmp_path / "stopped") for line in figures(tmp_path / "once"))
+    assert float(once.agent.weight) == float(again.agent.weight) == float(stopped.agent.weight) != 0.0
+    assert float(once.agent.rewards.squares) == float(stopped.agent.rewards.squares)
+    assert same_episodes(contents(once), contents(again)) and same_episodes(contents(once), contents(stopped))
+    assert len(contents(once)) > 10
+
+
+def test_an_environment_that_does_not_repeat_itself_is_noticed(dice, config, tmp_path, monkeypatch, capsys):
+    make_run(config.replace(steps=33), tmp_path).run()
+    monkeypatch.setattr(Dice, "step", lambda self, action: (self._obs(), 7.0, False, False, {}))
+    run = make_run(config, tmp_path)
+    run.close()
+    assert "pointmass_obstacle does not repeat itself" in capsys.readouterr().err
+    assert all(len(episode["reward"]) == 0 for episode in run.turns.current.driver.state)
+
+
+def test_a_killed_run_keeps_its_episodes_and_says_that_it_goes_on_otherwise(dice, config, tmp_path, capsys):
+    make_run(config, tmp_path).run()
+    run = make_run(config.replace(steps=90), tmp_path)
+    have = run.replay.episodes
+    while run.replay.episodes < have + 3:
+        run.collect(lambda *args: run.agent.policy(*args, explore=True))
+    run.close()
+    before = contents(run)
+    again = make_run(config.replace(steps=100), tmp_path)
+    assert "the run was killed or has other settings now" in capsys.readouterr().err
+    again.run()
+    after = contents(again)
+    assert same_episodes(before, after[: len(before)]) and len(after) > len(before)
+    pictures = {episode["image"].tobytes() for episode in after}
+    assert len(pictures) == len(after)  # no seed was used twice
+
+
+def test_a_plan_of_other_settings_is_not_gone_on_with(dice, config, tmp_path, capsys):
+    make_run(config.replace(steps=33), tmp_path).run()
+    run = make_run(config.replace(planning_horizon=config.planning_horizon + 1), tmp_path)
+    assert "the run was killed or has other settings now" in capsys.readouterr().err
+    assert run.turns.current.driver.policy_state is None
+    run.run()
+
+
+def test_several_devices_are_refused(config):
+    with pytest.raises(UserError, match="deterministic is for one device, not for strategy mirrored"):
+        BaseAgent(config.replace(strategy="mirrored"), Dice.observation_space, Dice.action_space)
+
+
+# Without `deterministic`
+
+
+@pytest.fixture
+def plain(config):
+    return config.replace(deterministic=False)
+
+
+def test_the_prefill_of_a_resumed_run_does_not_repeat_its_actions(dice, plain, tmp_path, capsys):
+    config = plain.replace(prefill=1000, steps=1000)
+    run = make_run(config, tmp_path)
+    while run.replay.episodes < 3:
+        run.collect(run.agent.random_policy)
+    run.close()  # as a killed run, before its first checkpoint
+    run = make_run(config, tmp_path)
+    assert "3 episodes but no checkpoint" in capsys.readouterr().err
+    while run.replay.episodes < 6:
+        run.collect(run.agent.random_policy)
+    run.close()
+    first_actions = {episode["action"][1].tobytes() for episode in contents(run)}
+    assert len(first_actions) == 6
+
+
+def test_exploration_of_episodes_after_the_checkpoint_is_not_repeated(dice, plain, tmp_path):
+    make_run(plain.replace(steps=20), tmp_path).run()
+    drawn = []  # states of the stream
+    for _ in range(2):
+        run = make_run(plain, tmp_path)
+        drawn.append(run.agent.noise.bit_generator.state["state"]["state"])
+        have = run.replay.episodes
+        while run.replay.episodes == have:
+            run.collect(run.agent.random_policy)
+        run.close()
+    assert drawn[0] != drawn[1]
+
+
+def test_reward_statistics_count_all_episodes(dice, plain, tmp_path):
+    def check(run):
+        rewards = np.concatenate([episode["reward"][1:] for episode in contents(run)])
+        assert float(run.agent.rewards.count) == len(rewards)
+        assert float(run.agent.rewards.mean) == pytest.approx(rewards.mean())
+        assert float(run.agent.rewards.squares) == pytest.approx(rewards.var() * len(rewards), rel=1e-4)
+
+    config = plain.replace(replay_capacity=12)  # of which few fit into memory
+    for stop, save in ((30, False), (60, True), (90, False)):  # killed without a checkpoint, and beyond one
+        run = make_run(config, tmp_path)
+        while run.agent.step < stop:
+            run.collect(run.agent.random_policy)
+        check(run)
+        if save:
+            run.checkpoints.save()
+        run.close()
+    run = make_run(config, tmp_path)
+    check(run)
+    run.close()
+
+
+class CutError(Exception):
+    pass
+
+
+def evaluated_steps(logdir):
+    return [row["step"] for row in figures(logdir) if "eval/return" in row]
+
+
+@pytest.mark.parametrize("number, expected", [(1, [10, 20]), (2, [10, 20]), (3, [10, 20, 40])])
+def test_an_evaluation_that_was_cut_off_is_made(monkeypatch, plain, tmp_path, number, expected):
+    replace_simulators(monkeypatch, lambda task, index: 5)
+    config = plain.replace(reward_normalization=False, steps=40 if number == 3 else 20)
+    run = make_run(config, tmp_path, FakeAgent)
+    evaluation, calls = run.evaluation, itertools.count(1)
+
+    def cut(collector):
+        if next(calls) == number:
+            raise CutError
+        evaluation(collector)
+
+    run.evaluation = cut
+    with pytest.raises(CutError):
+        run.run()
+    assert evaluated_steps(tmp_path) == expected[: number - 1]
+    make_run(config, tmp_path, FakeAgent).run()
+    assert evaluated_steps(tmp_path) == expected
+
+
+def test_the_last_evaluation_of_an_offline_run_is_made_after_it_was_cut_off(monkeypatch, plain, tmp_path):
+    replace_simulators(monkeypatch, lambda task, index: 5)
+    make_run(plain.replace(steps=20, eval_every=0), tmp_path / "data", FakeAgent).run()
+    config = plain.replace(steps=0, offline_dir=str(tmp_path / "data" / "episodes"), pretrain=7, eval_every=50)
+    run = make_run(config, tmp_path / "run", FakeAgent)
+    monkeypatch.setattr(run, "evaluation", lambda collector: (_ for _ in ()).throw(CutError))
+    with pytest.raises(CutError):
+        run.run()
+    for _ in range(2):
+        make_run(config, tmp_path / "run", FakeAgent).run()
+        assert evaluated_steps(tmp_path / "run") == [7]

@@ -1,0 +1,130 @@
+"""The checkpoint files in a folder, of which the newest that is whole is restored.
+
+    checkpoint                             names the newest, for TensorFlow's tools
+    ckpt-3.index, ckpt-3.data-...          weights, counters and random streams
+    ckpt-3.npz                             what the run is in the middle of (`checkpoints.py`)
+    damaged/                               checkpoints that could not be read
+
+Without a usable index, the numbers say which checkpoint is the newest.
+"""
+
+import re
+from pathlib import Path
+
+import tensorflow as tf
+
+from tools.command_line import note
+from tools.errors import UserError
+
+INDEX = "checkpoint"
+_NUMBERED = re.compile(r"ckpt-(\d+)\.index")
+_NEWEST = re.compile(rb'^model_checkpoint_path: "(?:[^"]*/)?([^"/]+)"', re.MULTILINE)
+
+
+def saved_checkpoints(folder: Path) -> list[str]:
+    """The paths without suffix of the checkpoints in a folder, the newest first, with or without a usable index.
+
+    Raises:
+        UserError: a file is in the place of the folder, or a folder in that of the index.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file in the place of the folder of checkpoints: move it away.")
+    numbers = [int(match[1]) for path in folder.glob("ckpt-*") if (match := _NUMBERED.fullmatch(path.name))]
+    names = [f"ckpt-{number}" for number in sorted(numbers, reverse=True)]
+    named = _named(folder)
+    return [str(folder / name) for name in sorted(names, key=lambda name: name != named)]
+
+
+def _named(folder: Path) -> str | None:
+    """The checkpoint that the index names as the newest; None without an index or in one that is damaged."""
+    index = folder / INDEX
+    if index.is_dir():
+        raise UserError(f"{index} is a folder in the place of the file that names the newest checkpoint: move it away.")
+    match = _NEWEST.search(index.read_bytes()) if index.exists() else None
+    return match[1].decode(errors="replace") if match else None
+
+
+def restore_newest(
+    checkpoint: tf.train.Checkpoint, folder: Path, partial: bool = False, or_older: bool = True
+) -> str | None:
+    """Restores the newest checkpoint in a folder and returns its path; None if there is none.
+
+    Args:
+        checkpoint: the objects by name.
+        folder: where checkpoints were saved.
+        partial: see `restore`.
+        or_older: whether an older one will do where the newest is damaged, with a note.
+
+    Raises:
+        UserError: no checkpoint could be restored, or see `saved_checkpoints`.
+    """
+    paths = saved_checkpoints(folder)
+    if paths and Path(paths[0]).name != _named(folder):
+        newest = Path(paths[0]).name
+        note(f"{folder / INDEX} names none of the checkpoints beside it, so {newest} is taken as the newest.")
+    failures = []
+    for path in paths:
+        try:
+            restore(checkpoint, path, partial)
+        except UserError as error:
+            failures.append(error)
+            if or_older:
+                continue
+            break
+        if failures:
+            note(f"{paths[0]} is damaged, so the older {Path(path).name} beside it is used.")
+        return path
+    if failures:
+        raise failures[0]
+    return None
+
+
+def restore(checkpoint: tf.train.Checkpoint, path: str, partial: bool = False) -> None:
+    """Restores objects from a checkpoint file that must contain all of them.
+
+    Args:
+        checkpoint: the objects by name.
+        path: the file, without its suffix.
+        partial: whether the file may contain other objects, too.
+
+    Raises:
+        UserError: the file is damaged or was made with another configuration.
+    """
+    try:
+        _read_all(path)
+        status = checkpoint.restore(path)
+        if partial:
+            status.expect_partial().assert_existing_objects_matched()
+        else:
+            status.assert_existing_objects_matched().assert_consumed()
+    except (AssertionError, IndexError, RuntimeError, ValueError, tf.errors.OpError) as error:
+        raise UserError(
+            f"The checkpoint {path} does not fit this configuration or is damaged "
+            f"({str(error).splitlines()[0][:200]}): "
+            "start with the configuration that made it, or choose another --logdir."
+        ) from error
+
+
+def _read_all(path: str) -> None:
+    """Reads a checkpoint, which raises an error if it is damaged: then nothing was restored, not even a part of it."""
+    reader = tf.train.load_checkpoint(path)
+    for name in reader.get_variable_to_shape_map():
+        reader.get_tensor(name)
+
+
+def tidy(folder: Path, newest: str) -> None:
+    """Makes a checkpoint the newest one: those that were tried before it go to `damaged/`, and the index names it."""
+    if _named(folder) == Path(newest).name:
+        return
+    paths = saved_checkpoints(folder)
+    bad = paths[: paths.index(newest)]
+    for path in bad:
+        (folder / "damaged").mkdir(exist_ok=True)
+        for file in folder.glob(f"{Path(path).name}.*"):
+            file.replace(folder / "damaged" / file.name)
+    kept = [Path(path) for path in reversed(paths) if path not in bad]
+    # Without times, TensorFlow's manager would not delete them later.
+    times = [path.with_name(f"{path.name}.index").stat().st_mtime for path in kept]
+    tf.compat.v1.train.update_checkpoint_state(
+        str(folder), Path(newest).name, [path.name for path in kept], all_model_checkpoint_timestamps=times
+    )
