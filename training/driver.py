@@ -9,8 +9,7 @@ import gymnasium
 import numpy as np
 from scipy import special
 
-# What a simulator may report, at every step or at some: see `envs`.
-OUTCOMES = ("success", "cost")
+from episodes.episode import OUTCOMES
 
 Policy = Callable[[dict[str, np.ndarray], np.ndarray, Any], tuple[np.ndarray, Any, dict]]
 
