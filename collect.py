@@ -29,7 +29,7 @@ from rich.console import Console
 
 import envs
 from episodes.behavior import MixedPolicy
-from episodes.dataset import FILE, numbers, read_collection, settings, totals, write_collection
+from episodes.dataset import FILE, numbers, read_collection, reported_outcomes, settings, totals, write_collection
 from episodes.loading import EpisodeReader
 from episodes.replay import Replay
 from tools.command_line import Parser
@@ -162,7 +162,7 @@ def collect(
     # A second start must not repeat the episodes of the first.
     rng = np.random.default_rng([config.seed, data.facts["attempts"]])
     seed = envs.stream_seed(COLLECT_SEED + config.seed, data.facts["attempts"])
-    driver = Driver(envs.make_vector_env(config, config.envs, seed))
+    driver = Driver(envs.make_vector_env(config, config.envs, seed), reported_outcomes(out))
     size = driver.envs.single_action_space.shape[0]
     policy = MixedPolicy(scripted, lambda: quota.scripted(rng), size, noise, config.prefill_correlation, rng, detours)
     try:

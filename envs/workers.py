@@ -124,8 +124,11 @@ class WorkerEnvs(gym.vector.VectorEnv):
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
         """Ends the workers: in an orderly way, or at once while an answer is due."""
+        force = terminate or self._busy
+        for process in [] if force else self.processes:
+            process.send("close")  # so that they end at the same time
         for process in self.processes:
-            process.close(force=terminate or self._busy)
+            process.close(force)
 
     def _ask(self, calls: dict[int, tuple[str, dict[str, Any]]]) -> dict[int, Any]:
         """The answers of environments to calls, without those whose workers were lost and replaced."""

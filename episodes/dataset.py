@@ -61,7 +61,7 @@ def reported_outcomes(folder: Path) -> set[str]:
     """Which of success and cost the newest readable episode of a folder has: all that were ever reported there."""
     for path in sorted(folder.glob("*.npz"), reverse=True):
         with contextlib.suppress(UserError):
-            return OUTCOMES & read_episode(path).keys()
+            return set(OUTCOMES) & read_episode(path).keys()
     return set()
 
 

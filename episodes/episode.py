@@ -52,7 +52,8 @@ KEYS = {
     "cost": Key(np.float32, (), required=False),
 }
 
-OUTCOMES = {"success", "cost"}
+# What a simulator may report, at every step or at some: see `envs`.
+OUTCOMES = ("success", "cost")
 
 _FILE_NAME = re.compile(r"(?P<time>\d{8}T\d{12})-[0-9a-f]{8}-(?P<transitions>\d{1,9})\.npz", re.ASCII)
 _TIME_FORMAT = "%Y%m%dT%H%M%S%f"
@@ -116,7 +117,7 @@ def check_same_kind(reference: Episode, episode: Episode) -> None:
     Raises:
         ValueError: their other keys or the shapes of their entries differ.
     """
-    own, others = (sorted(set(one) - OUTCOMES) for one in (episode, reference))
+    own, others = (sorted(set(one).difference(OUTCOMES)) for one in (episode, reference))
     if own != others:
         raise ValueError(f"its keys are {', '.join(own)}, those of the others {', '.join(others)}")
     for key in own:

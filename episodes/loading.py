@@ -30,7 +30,7 @@ def load(directory: Path, offline: Path | None, capacity: int, damaged_share: fl
     """Reads the newest episodes of a folder into memory, then those of the offline folder, which count as older.
 
     Raises:
-        UserError: the offline folder has no episodes, or too many files of a folder are damaged.
+        UserError: the offline folder has no usable episode, or too many files of a folder are damaged.
     """
     readers = [EpisodeReader(directory, damaged_share)]
     if offline:
@@ -51,6 +51,8 @@ def load(directory: Path, offline: Path | None, capacity: int, damaged_share: fl
             entries += length
     for reader in readers:  # all are looked at before anything is moved
         reader.check_share()
+    if offline and not newest_first:
+        raise UserError(f"The offline folder {offline} has no usable episode: mend its files, or name another.")
     for reader in readers:
         reader.set_aside()
     return Loaded(newest_first[::-1], readers[0].usable)

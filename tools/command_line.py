@@ -1,6 +1,7 @@
 """Command lines beside planning_agent.py's: options of the program itself, and kinds of numbers."""
 
 import argparse
+import contextlib
 import os
 import sys
 from typing import NoReturn
@@ -33,8 +34,10 @@ def positive(text: str) -> int:
 
 def print_to_stderr() -> None:
     """Sends what this process prints to the standard error output: the standard output is for a program's JSON."""
-    sys.stdout.flush()
-    os.dup2(2, 1)  # what C code prints, too
+    if sys.stdout:  # None where it is closed
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):  # no standard error output either
+        os.dup2(2, 1)  # what C code prints, too
 
 
 def note(text: str) -> None:

@@ -10,11 +10,12 @@ import tensorflow as tf
 import envs
 from analysis.runs import own_name
 from episodes.dataset import check_collection
+from episodes.episode import OUTCOMES
 from episodes.replay import Replay
 from tools.command_line import note
 from tools.errors import UserError
 from training.agent import Agent
-from training.driver import OUTCOMES, Driver, Episode, Policy
+from training.driver import Driver, Episode, Policy
 
 EVAL_SEED = 1_000_000  # added to the seed of a run
 

@@ -9,8 +9,7 @@ import gymnasium
 import numpy as np
 from scipy import special
 
-# What a simulator may report, at every step or at some: see `envs`.
-OUTCOMES = ("success", "cost")
+from episodes.episode import OUTCOMES
 
 Policy = Callable[[dict[str, np.ndarray], np.ndarray, Any], tuple[np.ndarray, Any, dict]]
 
@@ -255,7 +254,7 @@ class Driver:
         for env in np.flatnonzero(done):
             number, seeds[env] = (None, None) if self._seeds is None else next(self._seeds, (None, None))
             self._recorders[env] = _Recorder(number, seeds[env])
-            self.waiting[env] = self._seeds is not None and number is None
+            self.waiting[env] = self._seeds is not None and seeds[env] is None
         return seeds
 
     def _start(self, mask: np.ndarray, seed: int | list[int | None] | None) -> None:

@@ -241,8 +241,15 @@ class TrainingRun:
     def evaluate(self) -> None:
         """Evaluates each task. With several hosts only the first one does; the others wait in the next update."""
         if not self.agent.worker:
-            for collector in self.turns.collectors:
-                self.evaluation(collector)
+            before = self.agent.rng.state.numpy(), self.logger.state
+            try:
+                for collector in self.turns.collectors:
+                    self.evaluation(collector)
+            except Terminated:
+                # The resumed run makes it from its start.
+                random_state, self.logger.state = before
+                self.agent.rng.reset(random_state)
+                raise
             self.metrics.write()
         self.schedule.evaluate(self.schedule.now)  # only now, so that one that is cut off is made again
 

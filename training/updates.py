@@ -41,10 +41,13 @@ class Updates:
     def make(self, count: int) -> None:
         """Makes `count` updates and logs their metrics and mean time. A request to stop ends pretraining earlier.
 
+        Not with `deterministic`, where the batches are drawn already and would be missing in the resumed run.
+
         Raises:
             UserError: too many in a row were skipped.
         """
-        if self._agent.config.deterministic:
+        c = self._agent.config
+        if c.deterministic:
             self._batches = self._agent.batches(self._replay, count)
         elif self._batches is None:
             self._batches = self._agent.batches(self._replay)
@@ -57,7 +60,7 @@ class Updates:
             self._skipped.add(before + done, batch, metrics)
             # Counted here, since reading agent.updates would wait for the device.
             self._logger.progress(before + done if self._schedule.offline else step, updates=before + done)
-            if self._stop.requested and before + done < self._agent.config.pretrain:
+            if self._stop.requested and before + done < c.pretrain and not c.deterministic:
                 break
         self._skipped.check()
         float(metrics["loss"])  # waits until all updates are done

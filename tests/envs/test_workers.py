@@ -176,6 +176,13 @@ def test_stopped_query_process_is_given_up():
         in_new_process(die, signal.SIGSTOP, timeout=1.0)
 
 
+@pytest.mark.parametrize("closed", ["1", "2", "12"])
+def test_closed_output_streams_end_no_environment(closed):
+    program = "import os; from envs.workers import in_new_process; os._exit(in_new_process(abs, -7))"
+    words = " ".join(f"{number}>&-" for number in closed)
+    assert subprocess.run(["sh", "-c", f'exec "$0" -c "$1" {words}', sys.executable, program], cwd=ROOT).returncode == 7
+
+
 @pytest.mark.parametrize(
     ("kind", "error", "words"),
     [("user", UserError, "Say this."), ("own", RuntimeError, "OwnError"), ("builtin", KeyError, "there")],

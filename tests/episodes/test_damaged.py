@@ -196,6 +196,13 @@ def test_offline_folder_is_not_changed(tmp_path, capsys):
     assert sorted((tmp_path / "offline").iterdir()) == paths
 
 
+def test_offline_folder_of_nothing_but_a_damaged_file_is_refused(tmp_path):
+    (path,) = fill(tmp_path / "offline", 1)
+    flip_a_byte(path)
+    with pytest.raises(UserError, match="offline has no usable episode"):
+        make_replay(tmp_path / "own", share=0.1, offline=tmp_path / "offline")
+
+
 def test_older_files_are_read_in_place_of_damaged_ones(tmp_path):
     paths = fill(tmp_path, 5)
     flip_a_byte(paths[-2])

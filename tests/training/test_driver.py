@@ -172,3 +172,31 @@ def test_restart_drops_the_episodes_in_progress():
     assert len(episodes) == 1
     np.testing.assert_array_equal(episodes[0].data["image"][:, 0], [10, 11, 12, 13])
     np.testing.assert_array_equal(episodes[0].extras["calls"], [0, 1, 2])
+
+
+class Dying:
+    """A batch of one counter whose process is lost at one step."""
+
+    def __init__(self, step):
+        self.batch, self.left = make_driver((4, False)).envs, step
+        self.num_envs, self.single_action_space = 1, self.batch.single_action_space
+
+    def reset(self, **options):
+        return self.batch.reset(**options)
+
+    def step(self, action):
+        self.left -= 1
+        *results, info = self.batch.step(action)
+        return *results, info | ({"lost": np.array([True])} if self.left == 0 else {})
+
+
+def test_an_episode_that_was_gone_on_with_and_is_lost_begins_again_from_its_seed():
+    before = make_driver((4, False))
+    before.restart([7])
+    before.step(policy)
+    batch = Dying(2)
+    driver = Driver(batch)
+    assert driver.resume(before.state, iter([8, 9]))
+    (episode,) = [episode for _ in range(5) for episode in driver.step(policy)]
+    assert driver.dropped == 1 and episode.length == 4
+    assert batch.batch.envs[0].seeds[-2:] == [7, 8]

@@ -15,6 +15,7 @@ from base_agent import BaseAgent
 from episodes.episode import episode_files, read_episode
 from tests.training.fakes import ACTION_SIZE, Clock, FakeAgent, replace_simulators
 from tools.errors import UserError
+from tools.signals import Terminated
 from training.run import TrainingRun
 
 
@@ -126,6 +127,41 @@ def test_a_run_that_stops_and_goes_on_is_the_run_that_does_not_stop(dice, config
     assert float(once.agent.rewards.squares) == float(stopped.agent.rewards.squares)
     assert same_episodes(contents(once), contents(again)) and same_episodes(contents(once), contents(stopped))
     assert len(contents(once)) > 10
+
+
+class Prefetching(ForgetfulAgent):
+    """Draws all batches of a training phase before the first update."""
+
+    def batches(self, replay, count=None):
+        return iter([replay.sample() for _ in range(count)])
+
+
+@pytest.mark.parametrize("phase", ["prefill", "pretraining", "evaluation", "updates"])
+def test_a_run_that_sigterm_ends_goes_on_as_if_it_had_not(dice, config, tmp_path, monkeypatch, phase):
+    config = config.replace(task="pointmass_obstacle,pointmass_lottery", prefill=20)
+    once = make_run(config, tmp_path / "once", Prefetching)
+    once.run()
+    stopped = make_run(config, tmp_path / "stopped", Prefetching)
+    name, number = {
+        "prefill": ("random_policy", 7), "pretraining": ("train_step", 2), "updates": ("train_step", 6),
+        "evaluation": ("policy", 15),
+    }[phase]  # fmt: skip
+    function, calls = getattr(stopped.agent, name), itertools.count(1)
+
+    def end(*args, **options):
+        if next(calls) == number:
+            stopped.stop._request()
+        return function(*args, **options)
+
+    monkeypatch.setattr(stopped.agent, name, end)
+    with pytest.raises(Terminated):
+        stopped.run()
+    assert int(stopped.agent.step) < config.steps
+    again = make_run(config, tmp_path / "stopped", Prefetching)
+    again.run()
+    assert all(line in figures(tmp_path / "stopped") for line in figures(tmp_path / "once"))
+    assert float(once.agent.weight) == float(again.agent.weight)
+    assert same_episodes(contents(once), contents(again))
 
 
 def test_an_environment_that_does_not_repeat_itself_is_noticed(dice, config, tmp_path, monkeypatch, capsys):
