@@ -50,7 +50,7 @@ class PlanningAgent(BaseAgent):
     are part of the policy state (`planners.plan_state.PlanState`).
     """
 
-    state_types = (PolicyState, PlanState)
+    state_types: tuple[type, ...] = (PolicyState, PlanState)
 
     def __init__(self, config: Config, observation_space: gymnasium.spaces.Dict, action_space: gymnasium.spaces.Box):
         super().__init__(config, observation_space, action_space)

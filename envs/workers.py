@@ -113,7 +113,7 @@ class WorkerEnvs(gym.vector.VectorEnv):
         """
         steps = dict(enumerate(iterate(self.action_space, actions)))
         answers = self._ask({index: ("step", {"action": steps[index]}) for index in np.flatnonzero(~self._lost)})
-        rewards, infos = np.zeros(self.num_envs), {}
+        rewards, infos = np.zeros(self.num_envs), dict[str, Any]()
         terminated, truncated = np.zeros((2, self.num_envs), bool)
         for index, answer in sorted(answers.items()):
             self._latest[index], rewards[index], terminated[index], truncated[index], info = answer

@@ -126,7 +126,7 @@ class Setting:
             value = _join_names(label, str(value))
         if self.choices and value not in self.choices:
             raise unknown(f"{label} value", str(value), map(str, self.choices))
-        if self.range is not None and self.kind is int and value > LARGEST_INT:
+        if self.range is not None and self.kind is int and int(value) > LARGEST_INT:
             raise UserError(f"{label} is too large: choose a whole number up to {LARGEST_INT}.")
         if self.range is not None and float(value) not in self.range:
             raise UserError(f"{label} is {value}: choose a number {self.range.words}.")
