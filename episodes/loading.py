@@ -52,7 +52,7 @@ def load(directory: Path, offline: Path | None, capacity: int, damaged_share: fl
     for reader in readers:  # all are looked at before anything is moved
         reader.check_share()
     if offline and not newest_first:
-        raise UserError(f"The offline folder {offline} has no usable episode: mend its files, or name another.")
+        raise UserError(f"The offline folder {offline} has no usable episode: repair its files, or name another.")
     for reader in readers:
         reader.set_aside()
     return Loaded(newest_first[::-1], readers[0].usable)
@@ -98,7 +98,7 @@ class EpisodeReader:
         if len(self.damaged) > max(self._share * (len(self.damaged) + self._whole), float(self._share > 0)):
             raise UserError(
                 f"{self._count()} cannot be used, more than --damaged_share {self._share:g} allows: {self._words(1)}. "
-                "Mend them, move them out of the folder, or allow a larger share; nothing was changed."
+                "Repair them, move them out of the folder, or allow a larger share; nothing was changed."
             )
 
     def set_aside(self) -> None:

@@ -304,7 +304,8 @@ def test_bad_episodes_are_refused_and_kept(tmp_path, capsys, episodes):
         broken = sorted(folder.glob("*.npz"))[position]
         broken.write_bytes(b"not an episode")
         sentence = refusal(capsys, arguments(tmp_path, folder, "--variants", "a="))
-        assert str(broken) in sentence and broken.read_bytes() == b"not an episode"
+        assert str(folder) in sentence and broken.name in sentence
+        assert broken.read_bytes() == b"not an episode"
     wide = make_episode(np.random.default_rng(4))
     wide["action"] = np.repeat(wide["action"], 2, 1)
     folder = record(tmp_path / "mixed", [episodes[0]])

@@ -110,6 +110,7 @@ def test_nothing_is_traced_again_after_the_first_episodes(tmp_path):
     assert agent.planner.traces == 1
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_with_its_steps_replay_and_weights(tmp_path):
     argv = [*DEBUG, "pointmass", "debug", "--steps", "100000", "--eval_every", "0", "--logdir", str(tmp_path)]
     process = subprocess.Popen([sys.executable, "planning_agent.py", *argv], cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -210,7 +211,7 @@ def test_corrupt_episode_is_named_and_kept(tmp_path, capsys):
     (tmp_path / "episodes").mkdir(parents=True)
     bad = tmp_path / "episodes" / "20260101T000000000000-00000000-000020.npz"
     bad.write_bytes(b"not an episode")
-    argv = [*DEBUG, "pointmass", "debug", "--logdir", str(tmp_path)]
+    argv = [*DEBUG, "pointmass", "debug", "--logdir", str(tmp_path), "--damaged_share", "0"]
     assert planning_agent.main(argv) == 2
     assert bad.name in capsys.readouterr().err and bad.read_bytes() == b"not an episode"
 
