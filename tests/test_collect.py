@@ -278,7 +278,7 @@ def play(monkeypatch, tmp_path):
         driver = FakeDriver(steps)
         monkeypatch.setattr(envs, "scripted_policy", lambda task: lambda state: np.zeros(2))
         monkeypatch.setattr(envs, "make_vector_env", lambda *_: None)
-        monkeypatch.setattr(collect, "Driver", lambda _: driver)
+        monkeypatch.setattr(collect, "Driver", lambda *_: driver)
         monkeypatch.setattr(collect, "PATIENCE", 3)
         try:
             return collect.collect(make_config(), tmp_path, episodes, success_rate, 0.3)

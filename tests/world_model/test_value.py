@@ -389,6 +389,7 @@ def trained(argv, logdir):
     return agent, read_metrics(logdir)
 
 
+@pytest.mark.slow
 def test_collodreamer_trains_and_what_it_learned_is_restored(tmp_path):
     words = ["--value_batch_norm", "true", "--value_dropout", "0.1", "--value_bound", "200", "--eval_every", "0"]
     agent, rows = trained(["dmc", "collodreamer", "debug", "--task", "dmc_cheetah_run", *words], tmp_path)
