@@ -283,14 +283,14 @@ def _play(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
 
 def _export(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
     _refuse(words)
-    from episodes.minari_data import export_folder  # playing does not need it
+    from episodes.minari_export import export_folder  # playing does not need it
 
     return export_folder(options.folder.expanduser(), options.dataset)
 
 
 def _import(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
     _refuse(words)
-    from episodes.minari_data import import_dataset
+    from episodes.minari_import import import_dataset
 
     out = options.out.expanduser()
     # An environment that is played again may print.

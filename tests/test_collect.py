@@ -21,7 +21,7 @@ from minari.data_collector.episode_buffer import EpisodeBuffer
 import collect
 import envs
 from collect import DataSet, Quota
-from episodes import minari_data
+from episodes import minari_export
 from episodes.dataset import FILE, check_collection, read_collection, settings, write_collection
 from episodes.episode import episode_files, read_episode
 from episodes.replay import Replay
@@ -415,10 +415,10 @@ def test_episodes_that_report_different_outcomes_come_back_too(tmp_path, store, 
 def test_success_under_another_name_is_imported(tmp_path, store, capsys):
     folder = make_folder(tmp_path / "there", [make_episode(0, success=1)])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(minari_data, "OUTCOMES", {"is_success": ()})
+        patch.setattr(minari_export, "OUTCOMES", {"is_success": ()})
         renamed = lambda episode: original({"is_success" if key == "success" else key: v for key, v in episode.items()})  # noqa: E731, E501
-        original = minari_data._buffer
-        patch.setattr(minari_data, "_buffer", renamed)
+        original = minari_export._buffer
+        patch.setattr(minari_export, "_buffer", renamed)
         assert collect.main(["export", str(folder), "sb3-v0"]) == 0
     known = import_folder(capsys, tmp_path / "back", "sb3-v0")
     assert_same_episodes(read_folder(folder), read_folder(tmp_path / "back"))
