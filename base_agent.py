@@ -232,7 +232,7 @@ class BaseAgent:
         finite = tf.math.is_finite(norm)
         # TensorFlow requires the conditional outside of the per-device code. With float16's scaled loss, the optimizer
         # itself skips the step and lowers the scale.
-        update = lambda: self._update(grads)  # noqa: E731
+        update = lambda: self._update(grads)
         tf.cond(finite | (self.config.precision == "float16"), update, lambda: False)
         self.updates.assign_add(1)
         metrics = {name: self.strategy.reduce("SUM", share, None) for name, share in shares.items()}

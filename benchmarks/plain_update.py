@@ -57,7 +57,7 @@ class PlainModel(keras.Model):
         image_error = tf.reduce_sum(tf.square(decoded - image), [2, 3, 4])
         reward_error = tf.square(self.reward(feat)[..., 0] - batch["reward"])
         mask = batch["mask"]
-        mean_of = lambda x: tf.reduce_sum(x * mask) / tf.reduce_sum(mask)  # noqa: E731
+        mean_of = lambda x: tf.reduce_sum(x * mask) / tf.reduce_sum(mask)
         kl = tf.maximum(mean_of(tf.stack(kls, 1)), c.free_nats)
         return 0.5 * mean_of(image_error) + 0.5 * c.reward_scale * mean_of(reward_error) + c.kl_scale * kl
 

@@ -123,7 +123,7 @@ def serve(variant: str, config, actions: int) -> None:
     # The plain update does the same products (its concatenated inputs are the same weights side by side).
     agent, batch = make_agent(config, actions), make_batch(config, actions)
     flops = update_flops(agent.model, config.batch_size * config.batch_length)
-    train_step = lambda batch: agent.train_step(batch)["loss"]  # noqa: E731
+    train_step = lambda batch: agent.train_step(batch)["loss"]
     if variant in PLAIN:
         agent, train_step = None, PlainUpdate(config)
     matrix = tf.random.normal([PEAK_SIZE, PEAK_SIZE])

@@ -41,7 +41,7 @@ def describe(episode: Episode, seeds: Sequence[int], task: str) -> Row:
 
 def summarize(rows: Sequence[Row]) -> dict[str, Any]:
     """Means and intervals over the rows of all episodes, for the line of an evaluation."""
-    column = lambda name: [row[name] for row in rows]  # noqa: E731
+    column = lambda name: [row[name] for row in rows]
     summary = {"episodes": len(rows), "return": mean_interval(column("return"))}
     for name in ("success", "success_final"):
         if name in rows[0]:

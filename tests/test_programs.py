@@ -231,7 +231,7 @@ def test_two_hosts_train_one_model_and_resume(tmp_path):
             hosts.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL))
         assert [host.wait(timeout=600) for host in hosts] == [0, 0]
         chief, other = (read_metrics(folder) for folder in (tmp_path, tmp_path / "worker-1"))
-        values = lambda rows, name: [row[name] for row in rows if row.get(name) is not None]  # noqa: E731
+        values = lambda rows, name: [row[name] for row in rows if row.get(name) is not None]
         assert chief[-1]["step"] == other[-1]["step"] == steps
         # The sum of both hosts' gradients; their episodes differ.
         for name in ("model/loss", "model/grad_norm"):

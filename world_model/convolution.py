@@ -43,7 +43,7 @@ def down(blocks: tf.Tensor, kernel: tf.Tensor):
 @tf.custom_gradient
 def up(pixels: tf.Tensor, kernel: tf.Tensor):
     """The transpose of `down`: [N, H, W, O] -> [N, H + T - 1, W + T - 1, C] with the same kernel [T, T, C, O]."""
-    grad = lambda grad: (down(grad, kernel), _kernel_grad(grad, pixels, kernel))  # noqa: E731
+    grad = lambda grad: (down(grad, kernel), _kernel_grad(grad, pixels, kernel))
     taps, (height, width) = kernel.shape[0], pixels.shape[1:3]
     edge = taps - 1
     # A convolution multiplies the zeros around the image, too. Around a small image there are too many.

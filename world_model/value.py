@@ -125,7 +125,7 @@ class ValueLearner(tf.Module):
         feat, reward, discount = (tf.stop_gradient(x) for x in (feat, reward, discount))
         finite = tf.reduce_all(tf.math.is_finite(feat)) & tf.reduce_all(tf.math.is_finite(reward))
         nan = tf.constant(float("nan"))
-        step = lambda: self._step(feat, reward, discount, follows)  # noqa: E731
+        step = lambda: self._step(feat, reward, discount, follows)
         loss, mean = tf.cond(finite & tf.reduce_any(follows[:, 1:]), step, lambda: (nan, nan))
         self.updates.assign_add(1)
         tf.cond(self.updates % self.config.value_target_every == 0, self._copy, lambda: False)

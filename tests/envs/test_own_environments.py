@@ -315,7 +315,7 @@ def test_pictures_that_nobody_can_choose_are_refused_by_name(make, monkeypatch):
 
 
 def test_an_environment_that_knows_no_render_mode_can_observe_its_picture(make, monkeypatch):
-    plain = lambda self: original(self, observation_space=PICTURE, observation=HALF)  # noqa: E731
+    plain = lambda self: original(self, observation_space=PICTURE, observation=HALF)
     original = Own.__init__
     monkeypatch.setattr(Own, "__init__", plain)
     np.testing.assert_array_equal(make().reset()[0]["image"], HALF)

@@ -70,7 +70,7 @@ def test_success_under_another_name_is_imported(tmp_path, store, capsys):
     folder = make_folder(tmp_path / "there", [make_episode(0, success=1)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(minari_export, "OUTCOMES", {"is_success": ()})
-        renamed = lambda episode: original({"is_success" if key == "success" else key: v for key, v in episode.items()})  # noqa: E731, E501
+        renamed = lambda episode: original({"is_success" if key == "success" else key: v for key, v in episode.items()})  # noqa: E501
         original = minari_export._buffer
         patch.setattr(minari_export, "_buffer", renamed)
         assert collect.main(["export", str(folder), "sb3-v0"]) == 0
@@ -259,7 +259,7 @@ def test_data_sets_that_do_not_fit_are_refused(tmp_path, store, capsys):
     out = tmp_path / "out"
     error = refused(capsys, "import", "test/none-v0", "--out", out)
     assert "minari download test/none-v0" in error
-    discrete = lambda: np.zeros(3, np.int64)  # noqa: E731
+    discrete = lambda: np.zeros(3, np.int64)
     cases = [
         ("discrete", buffers(PICTURES, discrete), PICTURE, spaces.Discrete(3), "only continuous actions"),
         ("unbounded", buffers(PICTURES), PICTURE, spaces.Box(-np.inf, np.inf, (2,)), "finite bounds"),

@@ -21,7 +21,7 @@ def random_episodes(num_envs, seeds):
     """Episodes of uniform actions, in the order of their seeds."""
     config = load_config(["--configs", "defaults", "pointmass", "debug"]).replace(time_limit=2 + num_envs)
     driver, rng = Driver(envs.make_vector_env(config, num_envs, num_envs)), np.random.default_rng(num_envs)
-    policy = lambda obs, is_first, state: (rng.uniform(-1, 1, [len(is_first), 2]), state, {})  # noqa: E731
+    policy = lambda obs, is_first, state: (rng.uniform(-1, 1, [len(is_first), 2]), state, {})
     try:
         driver.restart(seeds)
         return sorted(islice(play(driver, policy), len(seeds)), key=lambda episode: episode.number)

@@ -27,7 +27,7 @@ def drawn():
         "predicted_reward": np.array([1, 2, 3, 40, 50], np.float32),
     }
     data = {"image": numbered(100 + np.arange(6)), "reward": np.array([0, 5, 6, 7, 8, 9], np.float32)}
-    decode = lambda feat: tf.constant(feat)[..., None, None] / 255.0 - 0.5 + np.zeros([64, 64, 3], np.float32)  # noqa: E731
+    decode = lambda feat: tf.constant(feat)[..., None, None] / 255.0 - 0.5 + np.zeros([64, 64, 3], np.float32)
     agent = types.SimpleNamespace(model=types.SimpleNamespace(decode=decode), rewards=lambda rewards: rewards)
     return executed_plans.executed_plans(agent, Episode(0, data, extras, number=7))
 

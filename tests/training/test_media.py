@@ -33,7 +33,7 @@ def log():
 
 
 def show(log, config, length, extras, can_train=True, chunks=None):
-    decode = lambda feat: feat[..., None, None] / 255.0 - 0.5 + tf.zeros([64, 64, 3])  # noqa: E731
+    decode = lambda feat: feat[..., None, None] / 255.0 - 0.5 + tf.zeros([64, 64, 3])
     agent = types.SimpleNamespace(
         config=config, model=types.SimpleNamespace(decode=decode), open_loop=lambda batch: batch["image"][0]
     )

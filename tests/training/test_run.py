@@ -44,7 +44,7 @@ def watch(run, monkeypatch):
 
     def note(owner, name, event):
         function = getattr(owner, name)
-        call = lambda *args: (events.append((event, run.schedule.now, *args)), function(*args))  # noqa: E731
+        call = lambda *args: (events.append((event, run.schedule.now, *args)), function(*args))
         monkeypatch.setattr(owner, name, call)
 
     note(run, "evaluate", "evaluate")

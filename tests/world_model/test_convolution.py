@@ -72,13 +72,13 @@ def test_blocks_do_what_strided_convolutions_do(size, side, channels):
         blocks = convolution.up(pixels, convolution.block_kernel(kernel))
         return tf.nn.depth_to_space(blocks, 2)[:, :large, :large]
 
-    plain_up = lambda kernel: tf.nn.conv2d_transpose(pixels, kernel, [2, large, large, channels], 2, "VALID")  # noqa: E731
+    plain_up = lambda kernel: tf.nn.conv2d_transpose(pixels, kernel, [2, large, large, channels], 2, "VALID")
     image = normal(2, padded, padded, channels, seed=2)
 
     def down(image):
         return convolution.down(tf.nn.space_to_depth(image, 2), convolution.block_kernel(kernel))
 
-    plain_down = lambda image: tf.nn.conv2d(image, kernel, 2, "VALID")  # noqa: E731
+    plain_down = lambda image: tf.nn.conv2d(image, kernel, 2, "VALID")
     assert_close(value_and_grads(up, kernel, []), value_and_grads(plain_up, kernel, []))
     assert_close(value_and_grads(down, image, []), value_and_grads(plain_down, image, []))
 
@@ -98,7 +98,7 @@ def test_second_derivatives_pass_through_blocks():
             scalar = tf.reduce_sum(tf.sin(slope(function)))
         return tape.gradient(scalar, kernel)
 
-    plain = lambda x: tf.nn.conv2d_transpose(x, kernel, [2, 5, 5, 8], 1, "VALID")  # noqa: E731
+    plain = lambda x: tf.nn.conv2d_transpose(x, kernel, [2, 5, 5, 8], 1, "VALID")
     assert_close([curvature(lambda x: convolution.up(x, kernel))], [curvature(plain)])
 
 
@@ -158,10 +158,10 @@ def test_image_error_in_chunks_equals_the_whole_batch(monkeypatch, batch, length
 
     def grads(error):
         # A factor, because the gradients are computed before it is known.
-        loss = lambda x: 3.0 * error(x, image, weights)  # noqa: E731
+        loss = lambda x: 3.0 * error(x, image, weights)
         return value_and_grads(loss, feat, model.decoder.trainable_variables)
 
-    fast = lambda: grads(lambda *args: chunked_image_error(model.decoder, *args))  # noqa: E731
+    fast = lambda: grads(lambda *args: chunked_image_error(model.decoder, *args))
     fast = tf.function(fast)() if compiled else fast()
     assert_close(fast, grads(lambda *args: image_error(model.decoder, *args)))
     np.testing.assert_array_equal(fast[1][-1, -2:], 0.0)
@@ -177,7 +177,7 @@ def test_image_error_without_a_tape():
 
 def test_image_error_by_hand():
     image = tf.constant(np.full([1, 2, 64, 64, 3], 255, np.uint8))  # 0.5 in the units of the decoder
-    decoder = lambda feat: tf.broadcast_to(feat[:, :1, None, None], [2, 64, 64, 3])  # noqa: E731
+    decoder = lambda feat: tf.broadcast_to(feat[:, :1, None, None], [2, 64, 64, 3])
     feat, weights = tf.constant([[[0.25], [1.5]]]), tf.constant([[2.0, 0.5]])
     expected = 64 * 64 * 3 * (2.0 * 0.25**2 + 0.5 * 1.0**2)
     assert float(image_error(decoder, feat, image, weights)) == pytest.approx(expected)

@@ -64,7 +64,7 @@ def sigmoid(x):
 
 def numpy_step(rssm, stoch, deter, action):
     """The deterministic path and both distributions' inputs, written from the equations of the GRU."""
-    weights = lambda layer: [np.asarray(w) for w in layer.get_weights()]  # noqa: E731
+    weights = lambda layer: [np.asarray(w) for w in layer.get_weights()]
     (ws, bs), (wa,) = weights(rssm.stoch_in), weights(rssm.action_in)
     kernel, recurrent, (b_in, b_rec) = weights(rssm.cell)
     x = np.maximum(stoch @ ws + bs + action @ wa, 0.0)
@@ -150,7 +150,7 @@ def test_planner_steps_agree_with_prior_and_posterior(variant):
     z, a = feature(model, 2, 5), normal(2, 5, ACTIONS, seed=1)
     flat = split(model, tf.reshape(z, [10, -1]))
     noise, embed = normal(2, 5, model.noise_size, seed=2), normal(2, 5, EMBED, seed=3)
-    join = lambda state: tf.reshape(get_feat(state), z.shape)  # noqa: E731
+    join = lambda state: tf.reshape(get_feat(state), z.shape)
     prior = img_step(model, flat, a.reshape(10, -1))
     np.testing.assert_allclose(model.mean_step(z, a), join(prior), rtol=1e-4, atol=1e-5)
     sample = img_step(model, flat, a.reshape(10, -1), noise.reshape(10, -1))
@@ -246,7 +246,7 @@ def test_categorical_plans_that_meet_the_dynamics_stay_on_the_simplex():
     model, eps = make("rssm-categorical"), 1e-4
     for variable in model.variables:
         variable.assign(0.6 * variable)
-    reward = lambda z: tf.reduce_sum(z[..., :3], -1) - tf.square(z[..., 5])  # noqa: E731
+    reward = lambda z: tf.reduce_sum(z[..., :3], -1) - tf.square(z[..., 5])
     problem = LatentProblem(
         model.mean_step, reward, model.feat_size, ACTIONS, sample_step=model.sample_step, noise_size=model.noise_size,
         linearize=model.linearize,
@@ -279,7 +279,7 @@ def moments_by_tape(rssm, z, a, noise):
     with tf.GradientTape(persistent=True) as tape:
         tape.watch([zs, actions])
         z_next = rssm.sample_step(zs, actions, noises)
-    stack = lambda x: x.numpy().reshape([-1, samples, *x.shape[1:]])  # noqa: E731
+    stack = lambda x: x.numpy().reshape([-1, samples, *x.shape[1:]])
     z_next, jac_z, jac_a = map(stack, (z_next, tape.batch_jacobian(z_next, zs), tape.batch_jacobian(z_next, actions)))
     return z_next.mean(1), z_next.std(1), jac_z.mean(1), jac_a.mean(1)
 

@@ -74,7 +74,7 @@ def test_objective_rewards_are_rewards_with_the_value_of_the_last_state():
 def test_a_terminal_value_is_discounted_as_the_next_reward_would_be():
     # One step from 1 to 2 on a line, discounts 0.8 in 0, 0.5 in 1, 0.25 in 2; the value is what rewards from 3 on say.
     problem = dataclasses.replace(curved(), step=lambda z, a: z + a, value=lambda z: 100.0 * z[..., 0], state_size=1)
-    factor = lambda z: tf.pow(0.5, z[..., 0]) * tf.where(z[..., 0] < 0.5, 0.8, 1.0)  # noqa: E731
+    factor = lambda z: tf.pow(0.5, z[..., 0]) * tf.where(z[..., 0] < 0.5, 0.8, 1.0)
     found = discounted(problem, factor)
     states = rollout(found.step, start_survival(tf.zeros([1, 1])), tf.ones([1, 2, 1]))
     np.testing.assert_allclose(found.value(states[:, -1]), [200.0 * 0.8 * 0.5 * 0.25], rtol=1e-5)
@@ -166,8 +166,8 @@ def test_a_value_stands_beside_state_constraints():
 
 def test_restarts_are_compared_with_their_values():
     # Two goals: the rewards prefer the left one, the value the right one by far.
-    step = lambda z, a: z + 0.5 * a  # noqa: E731
-    near = lambda z, x: tf.exp(-8.0 * tf.square(z[..., 0] - x))  # noqa: E731
+    step = lambda z, a: z + 0.5 * a
+    near = lambda z, x: tf.exp(-8.0 * tf.square(z[..., 0] - x))
     problem = dataclasses.replace(curved(), step=step, state_size=1, reward=lambda z: near(z, -1.0))
     valued = dataclasses.replace(problem, value=lambda z: 10.0 * near(z, 1.0), value_steps=10.0)
     ends = []

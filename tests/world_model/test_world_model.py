@@ -77,7 +77,7 @@ def test_kl_balance_splits_the_gradient(tiny_config):
         with tf.GradientTape() as tape:
             post, prior = dynamics.observe(agent.model.embed(batch["image"]), batch["action"], batch["is_first"], noise)
             # One step only, as elsewhere posteriors reach priors through the recurrence.
-            first = lambda state: {key: value[:, :1] for key, value in state.items()}  # noqa: E731
+            first = lambda state: {key: value[:, :1] for key, value in state.items()}
             cut = {key: value[:, :1] for key, value in batch.items()}
             loss, _ = agent._kl_loss(first(post), first(prior), cut, noise[..., :0])
         return float(loss), tape.gradient(loss, variables)
