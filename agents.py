@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import envs
-from analysis.runs import read_config
 from tools.config import Config, check_ranges, keys_of, load_config
 from tools.errors import UserError, unknown
 from tools.memory import enough_memory
-from training.logdir import check_same
+from training.logdir import check_same, read_config
 
 if TYPE_CHECKING:
     from planning_agent import PlanningAgent

@@ -36,7 +36,6 @@ from typing import Any
 
 import envs
 from agents import load_agent
-from analysis.runs import method_of, read_config
 from evaluation.episodes import episode_seeds, run_episodes
 from evaluation.files import find_places, new_folder, show_table, write_files
 from evaluation.numbers import describe, summarize
@@ -47,7 +46,7 @@ from tools.files import append_json
 from tools.program import run_program
 from tools.revision import git_revision
 from training.agent import Agent
-from training.logdir import check_task
+from training.logdir import check_task, method_of, read_config
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def header(agent: Agent, task: str, method: str, logdir: Path, choices: Choices)
 
 
 def method_name(logdir: Path, planner: str) -> str:
-    """The name of an evaluation: the run's method (`analysis.runs.method_of`), or a planner that is not the run's."""
+    """The name of an evaluation: the run's method (`training.logdir.method_of`), or a planner that is not the run's."""
     saved = read_config(logdir)
     return method_of(logdir.resolve(), saved) if planner == saved.planner else planner
 

@@ -13,6 +13,7 @@ from analysis import runs as logs
 from analysis.statistics import Estimate, over_seeds
 from tools.command_line import note
 from tools.errors import UserError
+from training.logdir import method_of, read_config
 
 
 class Row(NamedTuple):
@@ -132,7 +133,7 @@ def _model(line: Mapping[str, Any]) -> str:
     """The method of the run that an evaluation is of, which may lie on another machine."""
     logdir = Path(line["logdir"])
     if os.path.isfile(logdir / "config.yaml"):
-        return logs.printable(logs.method_of(logdir, logs.read_config(logdir)))
+        return logs.printable(method_of(logdir, read_config(logdir)))
     return logs.printable(logdir.parent.name) if logdir.name.isdecimal() else line["method"]
 
 

@@ -1,4 +1,4 @@
-"""Log directories as other programs read them: where runs are, what they are called, what they measured.
+"""Runs as figures and tables read them: where they are and what they measured.
 
 Nothing here imports TensorFlow or a simulator, so that tables and figures are made in seconds.
 """
@@ -6,7 +6,7 @@ Nothing here imports TensorFlow or a simulator, so that tables and figures are m
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +14,9 @@ import numpy as np
 
 import envs
 from tools.command_line import note
-from tools.config import Config
 from tools.errors import UserError
+from tools.metric_names import own_name
+from training.logdir import method_of, read_config
 
 METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
@@ -51,33 +52,9 @@ def common_unit(runs: Sequence[Run]) -> str:
     return units[0]
 
 
-def method_of(logdir: str | os.PathLike[str], config: Mapping[str, Any]) -> str:
-    """The method of a run: the folder above a log directory that is named after its seed, else the planner."""
-    logdir = Path(os.path.abspath(logdir))
-    return logdir.parent.name if logdir.name == str(config["seed"]) else config["planner"]
-
-
-def read_config(logdir: Path) -> Config:
-    """The settings of a run. Raises UserError for a file that is missing, damaged or of another program."""
-    path = logdir / "config.yaml"
-    config = Config.load(path)
-    for key, kind, words in (("task", str, "a name"), ("planner", str, "a name"), ("seed", int, "a whole number")):
-        if key not in config:
-            raise UserError(f"{path} has no {key}: it is not the config.yaml of a run.")
-        if type(config[key]) is not kind:
-            raise UserError(f"{path}: {key} must be {words}, not {config[key]!r}; repair it.")
-    return config
-
-
 def printable(name: str) -> str:
     """A name as tables and figures can show it: line breaks, control characters and broken bytes become U+FFFD."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
-
-
-def own_name(name: str, task: str) -> str:
-    """The name of a task's own metric in a run of several tasks: train/return becomes train/<task>/return."""
-    group, _, rest = name.partition("/")
-    return f"{group}/{task}/{rest}"
 
 
 def read_runs(directories: Sequence[Path]) -> list[Run]:

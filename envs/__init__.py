@@ -63,6 +63,7 @@ PAPER_ACTION_REPEAT = {
 
 TRIAL_STEPS = 2  # enough for Gymnasium's own checks
 COST_STEPS = 100  # decisions in which a task has to report a cost if there is one
+EVAL_SEED = 1_000_000  # added to the seed of a run for its evaluation episodes, so that no other shares their seeds
 
 
 def make_env(config: Any, seed: int) -> "gym.Env":

@@ -15,7 +15,6 @@ from episodes.dataset import reported_outcomes
 from tools.memory import enough_memory
 from tools.progress import ProgressLine
 from training.agent import Agent, Transition
-from training.collector import EVAL_SEED
 from training.driver import Driver, Episode, alike, play
 
 PLAN_EXTRAS = ("plan_start", "plan_states")
@@ -52,7 +51,7 @@ class EvaluationPolicy:
 
 def episode_seeds(seed: int, count: int) -> list[int]:
     """The seeds of `count` starts, which no training run uses."""
-    return [envs.stream_seed(EVAL_SEED + seed, number) for number in range(count)]
+    return [envs.stream_seed(envs.EVAL_SEED + seed, number) for number in range(count)]
 
 
 @enough_memory()

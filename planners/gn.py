@@ -12,7 +12,7 @@ from optimizers import (
     scale_multipliers,
 )
 from planners.least_squares import shooting_step
-from planners.shooting import SecondOrderShooting
+from planners.line_search import SecondOrderShooting
 
 
 class GN(SecondOrderShooting):

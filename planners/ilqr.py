@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from optimizers import LatentProblem, all_finite, linearize, own_gradient, previous_states, where_rows
-from planners.shooting import SecondOrderShooting
+from planners.line_search import SecondOrderShooting
 
 
 class ILQR(SecondOrderShooting):

@@ -23,9 +23,9 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as custom_scalar_metadata
 from tensorboard.plugins.image import metadata as image_metadata
 
-from analysis.runs import own_name
 from tools.errors import UserError
 from tools.files import append_json, writing
+from tools.metric_names import own_name
 from tools.progress import ProgressLine
 
 # What TensorBoard's "Custom Scalars" page shows, in this order: (group, chart, metrics drawn into the chart).

@@ -8,16 +8,14 @@ import numpy as np
 import tensorflow as tf
 
 import envs
-from analysis.runs import own_name
 from episodes.dataset import check_collection
 from episodes.episode import OUTCOMES
 from episodes.replay import Replay
 from tools.command_line import note
 from tools.errors import UserError
+from tools.metric_names import own_name
 from training.agent import Agent
 from training.driver import Driver, Episode, Policy
-
-EVAL_SEED = 1_000_000  # added to the seed of a run
 
 
 class Collector:
@@ -138,7 +136,7 @@ class Collector:
 
     def start_evaluation(self) -> Driver:
         """The evaluation environments, reset to the starts that all evaluations share."""
-        seed = self.config.seed + EVAL_SEED
+        seed = self.config.seed + envs.EVAL_SEED
         if self.eval_driver is None:
             self.eval_driver = self._make_driver(seed)
         self.eval_driver.restart(seed)

@@ -1,10 +1,11 @@
-"""The log directory of a run: what a resumed run may not change, and what is noted about each start."""
+"""The log directory of a run: its settings, what a resumed run may not change, and what is noted about each start."""
 
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import envs
 from tools.config import Config, keys_of, load_config
@@ -16,6 +17,24 @@ from tools.schema import DEPENDENTS
 # What a run writes into its log directory.
 FILES = ("config.yaml", "runs.jsonl", "metrics.jsonl")
 FOLDERS = ("checkpoints", "episodes", "images", "skipped_updates", "videos")
+
+
+def read_config(logdir: Path) -> Config:
+    """The settings of a run. Raises UserError for a file that is missing, damaged or of another program."""
+    path = logdir / "config.yaml"
+    config = Config.load(path)
+    for key, kind, words in (("task", str, "a name"), ("planner", str, "a name"), ("seed", int, "a whole number")):
+        if key not in config:
+            raise UserError(f"{path} has no {key}: it is not the config.yaml of a run.")
+        if type(config[key]) is not kind:
+            raise UserError(f"{path}: {key} must be {words}, not {config[key]!r}; repair it.")
+    return config
+
+
+def method_of(logdir: str | os.PathLike[str], config: Mapping[str, Any]) -> str:
+    """The method of a run: the folder above a log directory that is named after its seed, else the planner."""
+    logdir = Path(os.path.abspath(logdir))
+    return logdir.parent.name if logdir.name == str(config["seed"]) else config["planner"]
 
 
 def check_logdir(config: Config) -> None:

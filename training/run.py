@@ -17,7 +17,7 @@ from training.agent import Agent
 from training.checkpoints import Checkpoints, Part
 from training.collector import Collector
 from training.driver import Policy
-from training.evaluation import Evaluation
+from training.evaluator import Evaluator
 from training.initial_weights import start_from
 from training.logdir import check_places
 from training.media import EvaluationMedia
@@ -82,7 +82,7 @@ class TrainingRun:
         skipped = SkippedUpdates(folder / "skipped_updates", c.max_skipped_updates, c.precision == "float16")
         self.updates = Updates(agent, self.replay, self.schedule, self.logger, skipped, self.stop)
         media = EvaluationMedia(agent, self.turns, self.replay, self.logger) if c.media else None
-        self.evaluation = Evaluation(agent, self.metrics, media, self.stop)
+        self.evaluation = Evaluator(agent, self.metrics, media, self.stop)
         if c.deterministic:
             self._attach_exact_parts()
 

@@ -10,7 +10,7 @@ from planners.gaussian_latco import GaussianLatCo, moments_by_tape
 from planners.gn import GN
 from planners.ilqr import ILQR
 from planners.latco import CROSSOVER, LatCo, faster_solver
-from planners.shooting import Shooting
+from planners.line_search import Shooting
 
 EAGER = {"jit_compile": False}
 

@@ -6,11 +6,11 @@ import types
 import numpy as np
 import pytest
 
-from analysis.runs import own_name
+import envs
 from episodes.replay import Replay
 from tests.training.fakes import SIZE, Clock, FakeAgent, replace_simulators
 from tools.errors import UserError
-from training.collector import EVAL_SEED
+from tools.metric_names import own_name
 from training.driver import Episode
 from training.metrics import RunMetrics
 from training.run import TrainingRun
@@ -217,7 +217,7 @@ def test_evaluations_take_the_first_episodes_from_the_same_starts(seeds, config,
     assert first["eval/return"] == second["eval/return"] == pytest.approx((16 + 49 + 16) / 3)
     assert first["eval/length"] == 5.0 and "train/return" not in first
     _, (_, *resets) = seeds
-    start = config.seed + EVAL_SEED
+    start = config.seed + envs.EVAL_SEED
     assert resets == 2 * [start, start + 1, None, None, None]
 
 

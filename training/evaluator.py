@@ -1,4 +1,4 @@
-"""The evaluations of a run."""
+"""Evaluates an agent during its run."""
 
 from itertools import islice
 
@@ -11,7 +11,7 @@ from training.media import EvaluationMedia
 from training.metrics import RunMetrics
 
 
-class Evaluation:
+class Evaluator:
     """Evaluates an agent during a run: `eval_episodes` episodes per task, always from the same seeds.
 
     With `media`, the first episode is shown.
