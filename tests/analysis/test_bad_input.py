@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from PIL import Image
-from test_plot import drawn, refusal, returns, run, write_run
 
 from analysis import figures, runs
 from analysis.curves import draw_curves, task_curves
 from analysis.evaluations import newest, read_evaluations, table_rows
 from analysis.tables import table_text
+from tests.analysis.logdirs import drawn, refusal, returns, run, write_run
 from tools.config import Config
 from tools.errors import UserError
 

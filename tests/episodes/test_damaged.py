@@ -8,11 +8,11 @@ import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from test_replay import make_episode
 
 from episodes.archive import read_arrays
 from episodes.episode import episode_files, read_episode
 from episodes.replay import Replay
+from tests.episodes.numbered import make_episode
 from tools.errors import UserError
 
 

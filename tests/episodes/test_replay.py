@@ -1,5 +1,6 @@
+"""The replay: which chunks are drawn, what is in memory, and batches for training."""
+
 import json
-import os
 import tempfile
 import threading
 import unittest.mock
@@ -11,44 +12,9 @@ import pytest
 from hypothesis import strategies as st
 
 from episodes import replay as replay_module
-from episodes.episode import read_episode
-from episodes.replay import PREFETCH, MixedReplay, Replay
+from episodes.replay import PREFETCH
+from tests.episodes.numbered import chi_square, drawn_episodes, drawn_starts, make_episode, make_replay
 from tools.errors import UserError
-
-
-def make_episode(number, transitions, state=False, size=8, cost=False):
-    """An episode whose every array tells its number and the entry: sample() can be checked from its output alone."""
-    entries = transitions + 1
-    time = np.arange(entries)
-    image = np.zeros((entries, size, size, 3), np.uint8)
-    image[..., 0] = number
-    image[..., 1] = (time % 256)[:, None, None]
-    action = np.stack([np.full(entries, number / 256), time / 1024], 1).astype(np.float32)
-    action[0] = 0
-    episode = {
-        "image": image,
-        "action": action,
-        "reward": (1000 * number + time).astype(np.float32),
-        "discount": np.ones(entries, np.float32),
-        "is_first": time == 0,
-    }
-    if state:
-        episode["state"] = np.stack([np.full(entries, number), time, time**2], 1).astype(np.float32)
-    if cost:
-        episode["cost"] = (0.5 + 1000 * number + time).astype(np.float32)
-    return episode
-
-
-def make_replay(folder, batch_size=16, batch_length=5, capacity=10**6, seed=0):
-    return Replay(folder, batch_size, batch_length, capacity, seed)
-
-
-def drawn_episodes(batch):
-    return batch["image"][:, 0, 0, 0, 0].astype(int)
-
-
-def drawn_starts(batch):
-    return batch["reward"][:, 0].astype(int) % 1000
 
 
 def test_chunks_are_consecutive_entries_of_one_episode(tmp_path):
@@ -98,11 +64,6 @@ def test_batches_are_fresh_and_memory_is_a_copy(tmp_path):
     episode["image"][:] = 0
     replay.sample()["image"][:] = 9
     assert (drawn_episodes(replay.sample()) == 7).all()
-
-
-def chi_square(counts, probabilities):
-    expected = counts.sum() * probabilities
-    return float(((counts - expected) ** 2 / expected).sum())
 
 
 def test_episodes_are_drawn_by_length_and_starts_uniformly(tmp_path):
@@ -239,52 +200,6 @@ def test_folder_that_cannot_be_made_is_refused(tmp_path):
         make_replay(tmp_path / "file" / "episodes")
 
 
-@pytest.mark.parametrize(
-    ("episode", "words"),
-    [
-        (make_episode(1, 0), "no transition"),
-        ({**make_episode(1, 4), "depth": np.zeros(5)}, "unknown depth"),
-        ({"image": np.zeros((5, 8, 8, 3), np.uint8)}, "missing action, reward, discount, is_first"),
-        ({**make_episode(1, 4), "image": np.zeros((5, 8, 8, 3), np.float32)}, "image is float32 instead of uint8"),
-        ({**make_episode(1, 4), "image": np.zeros((5, 3, 8, 8), np.uint8)}, "image has shape"),
-        ({**make_episode(1, 4), "reward": np.zeros(5)}, "reward is float64 instead of float32"),
-        ({**make_episode(1, 4), "reward": np.zeros((5, 1), np.float32)}, r"reward has shape \(5, 1\)"),
-        ({**make_episode(1, 4), "reward": np.zeros(4, np.float32)}, "numbers of entries differ"),
-        (
-            {**make_episode(1, 4), "reward": np.array([0, 1, np.nan, 3, 4], np.float32)},
-            "reward is not finite at entry 2",
-        ),
-        ({**make_episode(1, 4), "state": np.full((5, 2), np.inf, np.float32)}, "state is not finite at entry 0"),
-        (
-            {**make_episode(1, 4), "cost": np.array([0, 1, 2, np.inf, 4], np.float32)},
-            "cost is not finite at entry 3",
-        ),
-        ({**make_episode(1, 4), "cost": np.zeros(5)}, "cost is float64 instead of float32"),
-        ({**make_episode(1, 4), "cost": np.zeros((5, 1), np.float32)}, r"cost has shape \(5, 1\)"),
-        ({**make_episode(1, 4), "action": np.array([[0]] + [[1.5]] * 4, np.float32)}, r"action leaves \[-1, 1\].* 1.5"),
-        ({**make_episode(1, 4), "action": np.full((5, 2), 0.5, np.float32)}, r"action\[0\] must be zero"),
-        ({**make_episode(1, 4), "is_first": np.zeros(5, bool)}, "is_first"),
-        ({**make_episode(1, 4), "is_first": np.array([True, False, True, False, False])}, "is_first"),
-        ({**make_episode(1, 4), "discount": np.full(5, 1.5, np.float32)}, r"discount leaves \[0, 1\]"),
-        ({**make_episode(1, 4), "discount": np.array([1, 1, 0, 1, 1], np.float32)}, "discount is 0 before the last"),
-    ],
-)
-def test_episode_that_breaks_a_convention_is_refused_and_not_written(tmp_path, episode, words):
-    replay = make_replay(tmp_path)
-    with pytest.raises(UserError, match=words):
-        replay.add(episode)
-    assert list(tmp_path.iterdir()) == []
-    assert (replay.steps, replay.episodes, replay.entries) == (0, 0, 0)
-
-
-def test_terminal_episode_is_accepted(tmp_path):
-    episode = make_episode(1, 4)
-    episode["discount"][-1] = 0
-    replay = make_replay(tmp_path, batch_length=5)
-    replay.add(episode)
-    np.testing.assert_array_equal(replay.sample()["discount"][0], [1, 1, 1, 1, 0])
-
-
 def test_episode_of_another_kind_is_refused(tmp_path):
     replay = make_replay(tmp_path)
     replay.add(make_episode(1, 4))
@@ -319,13 +234,6 @@ def test_a_data_set_keeps_its_keys_when_episodes_report_more_or_less(tmp_path):
     assert not batch["cost"].numpy().any()
 
 
-def test_a_state_may_hold_what_is_unknown(tmp_path):
-    episode = make_episode(1, 4, state=True)
-    episode["state"][2, 1] = np.nan
-    path = make_replay(tmp_path).add(episode)
-    np.testing.assert_array_equal(read_episode(path)["state"], episode["state"])
-
-
 def test_file_of_another_kind_is_refused_by_name(tmp_path):
     other = make_replay(tmp_path / "other").add(make_episode(1, 4, size=16))
     make_replay(tmp_path / "run").add(make_episode(1, 4))
@@ -333,55 +241,6 @@ def test_file_of_another_kind_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match=f"{foreign.name}.*image has shape.*move them out"):
         make_replay(tmp_path / "run")
     assert foreign.exists()
-
-
-def test_leftover_temporary_file_is_ignored(tmp_path):
-    path = make_replay(tmp_path).add(make_episode(1, 4))
-    (tmp_path / f".{path.name}.host.1").write_bytes(b"half an epis")
-    again = make_replay(tmp_path)
-    assert (again.episodes, again.steps) == (1, 4)
-
-
-@pytest.mark.parametrize("moment", ["replace", "fsync"])
-def test_crash_while_writing_leaves_no_half_episode(tmp_path, monkeypatch, moment):
-    replay = make_replay(tmp_path)
-    replay.add(make_episode(1, 4))
-
-    def crash(*_):
-        raise OSError("the disk is gone")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(f"os.{moment}", crash)
-        with pytest.raises(OSError, match="the disk is gone"):
-            replay.add(make_episode(2, 4))
-    assert (replay.episodes, replay.steps, replay.entries) == (1, 4, 5)
-    assert make_replay(tmp_path).episodes == 1
-    replay.add(make_episode(3, 4))
-    assert make_replay(tmp_path).episodes == 2
-
-
-def test_file_appears_only_when_complete(tmp_path, monkeypatch):
-    seen = []
-    replace = os.replace
-
-    def look(temporary, path):
-        seen.append((list(tmp_path.glob("*.npz")), Path(temporary).parent == Path(path).parent))
-        with np.load(temporary, allow_pickle=False) as arrays:
-            seen.append(sorted(arrays.files))
-        replace(temporary, path)
-
-    monkeypatch.setattr("os.replace", look)
-    path = make_replay(tmp_path).add(make_episode(1, 4))
-    assert seen == [([], True), sorted(make_episode(1, 4))]
-    assert path.exists() and path.name.endswith("-000004.npz")
-
-
-def test_names_sort_in_the_order_of_adding_when_the_clock_goes_back(tmp_path):
-    first = make_replay(tmp_path).add(make_episode(1, 4))
-    first = first.rename(tmp_path / f"29990101T000000000000{first.name[21:]}")
-    replay = make_replay(tmp_path)
-    paths = [first] + [replay.add(make_episode(number, 4)) for number in (2, 3, 4)]
-    assert paths == sorted(paths)
 
 
 def test_sampling_while_another_thread_adds(tmp_path, monkeypatch):
@@ -443,98 +302,3 @@ def test_dataset_sees_episodes_that_are_added_later(tmp_path):
     replay.add(make_episode(2, 200))
     ahead = replay_module.PREFETCH + 3
     assert 2 in {int(number) for _ in range(ahead) for number in next(batches)["image"][:, 0, 0, 0, 0].numpy()}
-
-
-def test_transposed_arrays_are_stored_in_reading_order(tmp_path):
-    episode = make_episode(1, 9)
-    episode["image"] = episode["image"].transpose(3, 2, 1, 0).copy().transpose(3, 2, 1, 0)
-    replay = make_replay(tmp_path)
-    path = replay.add(episode)
-    with np.load(path, allow_pickle=False) as arrays:
-        assert arrays["image"].flags.c_contiguous
-    np.testing.assert_array_equal(make_replay(tmp_path).sample()["image"], replay.sample()["image"])
-
-
-# Several tasks
-
-
-def make_mixture(folder, batch_size=16, lengths=((9,), (9, 19), (39,)), seed=0, **optional):
-    """A replay for each tuple of lengths; episode k of replay i is number 10 i + k, only replay 0 has `optional`."""
-    replays = [make_replay(folder / str(index), batch_size, seed=index) for index in range(len(lengths))]
-    for index, (replay, transitions) in enumerate(zip(replays, lengths, strict=True)):
-        for number, count in enumerate(transitions if not replay.episodes else ()):
-            replay.add(make_episode(10 * index + number, count, size=1, **(optional if index == 0 else {})))
-    return MixedReplay(replays, batch_size, seed)
-
-
-def test_mixture_draws_each_task_as_often_whatever_its_episodes(tmp_path):
-    mixture = make_mixture(tmp_path, batch_size=3000)
-    assert mixture.episodes == 4
-    batches = [mixture.sample() for _ in range(4)]
-    number = np.concatenate([drawn_episodes(batch) for batch in batches])
-    # 99.9% quantiles of chi-square: 13.8 with 2 degrees of freedom, 10.8 with 1. The seed is fixed.
-    assert chi_square(np.bincount(number // 10, minlength=3), np.full(3, 1 / 3)) < 13.8
-    # Within a task by length, as without a mixture: 10 and 20 entries.
-    inside = np.bincount(number[number // 10 == 1] - 10, minlength=2)
-    assert chi_square(inside, np.array([10, 20]) / 30) < 10.8
-    # Neighbouring rows are of tasks drawn independently, not sorted by task.
-    same = np.mean(number[1:] // 10 == number[:-1] // 10)
-    assert same == pytest.approx(1 / 3, abs=0.02)
-
-
-def test_mixture_keeps_chunks_whole_and_the_keys_that_all_tasks_have(tmp_path):
-    mixture = make_mixture(tmp_path, batch_size=50, cost=True, state=True)
-    batch = mixture.sample()
-    assert set(batch) == {"image", "action", "reward", "discount", "is_first", "mask"}
-    time = drawn_starts(batch)[:, None] + np.arange(5)
-    np.testing.assert_array_equal(batch["reward"], 1000 * drawn_episodes(batch)[:, None] + time)
-    np.testing.assert_array_equal(batch["action"][..., 1], time / 1024)
-    np.testing.assert_array_equal(batch["is_first"], time == 0)
-    assert batch["mask"].all()
-    alike = MixedReplay(mixture.replays[:1], 50, 0)
-    assert {"cost", "state"} <= set(alike.sample())
-
-
-def test_mixture_pads_the_short_episodes_of_one_task_only(tmp_path):
-    mixture = make_mixture(tmp_path, batch_size=40, lengths=((2,), (9,)))
-    batch = mixture.sample()
-    short = drawn_episodes(batch) < 10
-    assert 0 < short.sum() < 40
-    np.testing.assert_array_equal(batch["mask"][short], [[1, 1, 1, 0, 0]] * short.sum())
-    assert batch["mask"][~short].all() and not batch["reward"][short, 3:].any()
-
-
-def test_mixture_goes_on_from_its_random_state(tmp_path):
-    mixture = make_mixture(tmp_path)
-    mixture.sample()
-    state = json.loads(json.dumps(mixture.random_state))
-    expected = [mixture.sample() for _ in range(3)]
-    again = make_mixture(tmp_path, seed=7)
-    again.random_state = state
-    for batch in expected:
-        for key, value in again.sample().items():
-            np.testing.assert_array_equal(value, batch[key], err_msg=key)
-    for bad in ({}, state | {"replays": state["replays"][:2]}, state | {"mixture": 3}):
-        with pytest.raises(UserError, match="random state"):
-            again.random_state = bad
-
-
-def test_mixture_needs_an_episode_of_every_task(tmp_path):
-    mixture = make_mixture(tmp_path, lengths=((9,), ()))
-    for use in (mixture.sample, mixture.dataset):
-        with pytest.raises(UserError, match=f"{tmp_path / '1'} has no episode"):
-            use()
-
-
-def test_mixture_as_a_dataset(tmp_path):
-    mixture = make_mixture(tmp_path, batch_size=6, cost=True)
-    dataset = mixture.dataset()
-    assert {key: tuple(spec.shape) for key, spec in dataset.element_spec.items()} == {
-        key: value.shape for key, value in mixture.sample().items()
-    }
-    tasks = {int(number) // 10 for batch in dataset.take(20) for number in drawn_episodes(batch_of(batch))}
-    assert tasks == {0, 1, 2}
-
-
-def batch_of(tensors):
-    return {key: value.numpy() for key, value in tensors.items()}

@@ -1,98 +1,21 @@
-"""Sweeps: which runs, what is refused, and what becomes of runs that crash."""
+"""Sweeps: what is refused, and what becomes of runs that crash."""
 
 import contextlib
 import json
 import os
 import re
-import shlex
 import signal
 import textwrap
 import threading
 import time
-from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 import sweep
-from sweeps.display import Display
-from sweeps.experiment import Run, experiment_lines, make_runs
 from sweeps.runner import _check_capacity
-from sweeps.status import Metrics, Status
-from sweeps.supervisor import Outcome
-from tools.config import Config, load_config
+from tests.sweeps.commands import TASKS, command
 from tools.errors import UserError
 from tools.schema import read_schema
-
-ROOT = Path(__file__).parents[2]
-TASKS = ["pointmass_obstacle", "pointmass_lottery"]
-DEBUG = ["--configs", "pointmass", "debug"]
-
-
-def command(out, *words, tasks=TASKS[:1], planners=("cem",), seeds=(0,)):
-    seeds = map(str, seeds)
-    return ["--tasks", *tasks, "--planners", *planners, "--seeds", *seeds, "--out", str(out), *DEBUG, *words]
-
-
-def listed(capsys, argv):
-    assert sweep.main([*argv, "--list"]) == 0
-    return [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
-
-
-# Which runs
-
-
-def test_product_is_every_task_with_every_planner_and_seed(capsys, tmp_path):
-    argv = command(tmp_path / "out", "--cost_limit", "-1e-3", tasks=TASKS, planners=["cem", "latco"], seeds=[3, 1])
-    lines = listed(capsys, argv)
-    names = [(task, planner, seed) for seed in "31" for task in TASKS for planner in ("cem", "latco")]
-    assert lines == [
-        ["python", "planning_agent.py", *DEBUG, "--cost_limit", "-1e-3", "--task", task, "--planner", planner]
-        + ["--seed", seed, "--logdir", str(tmp_path / "out" / task / planner / seed)]
-        for task, planner, seed in names
-    ]
-    assert not (tmp_path / "out").exists()
-
-
-EXPERIMENT = """
-# A comment
-ours:
-  - --configs pointmass --planner latco --task pointmass_obstacle --steps 400
-  - --configs pointmass --planner latco --task pointmass_lottery,pointmass_obstacle
-theirs:
-  - --configs pointmass --planner cem
-"""
-
-
-def experiment(tmp_path, text=EXPERIMENT):
-    path = tmp_path / "table.yaml"
-    path.write_text(text)
-    return ["--experiment", str(path), "--out", str(tmp_path / "out"), "--seeds", "0", "1"]
-
-
-def test_experiment_is_every_line_of_the_rows_with_every_seed(capsys, tmp_path):
-    argv = experiment(tmp_path)
-    folders = [str(Path(line[-1]).relative_to(tmp_path / "out")) for line in listed(capsys, argv)]
-    rows = ["pointmass_obstacle/ours", "pointmass_lottery,pointmass_obstacle/ours", "pointmass_obstacle/theirs"]
-    assert folders == [f"{row}/{seed}" for seed in (0, 1) for row in rows]
-    assert [line[-1][-8:] for line in listed(capsys, [*argv, "--rows", "theirs"])] == ["theirs/0", "theirs/1"]
-
-
-def test_row_may_be_called_by_a_number(capsys, tmp_path):
-    argv = experiment(tmp_path, "5: [--configs pointmass --planner cem]\n")
-    for more in ([], ["--rows", "5"]):
-        folders = [str(Path(line[-1]).relative_to(tmp_path / "out")) for line in listed(capsys, [*argv, *more])]
-        assert folders == ["pointmass_obstacle/5/0", "pointmass_obstacle/5/1"]
-
-
-def test_settings_of_the_sweep_come_after_those_of_the_line(tmp_path):
-    argv = experiment(tmp_path)
-    lines = experiment_lines(Path(argv[1]), ["ours"], ["--configs", "debug", "--envs", "2"])
-    run = make_runs(lines, [5], tmp_path)[0]
-    config = load_config(run.arguments)
-    assert config == run.config
-    assert (config.batch_size, config.envs, config.seed, config.logdir) == (4, 2, 5, str(run.folder))
-    assert config.steps == 400 and run.method == "ours" and config.planner == "latco"
 
 
 def test_no_setting_is_called_like_an_option():
@@ -139,32 +62,6 @@ def test_bad_input_starts_nothing_and_gets_one_sentence(change, words, tmp_path,
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "text, rows, words",
-    [
-        (EXPERIMENT, ["hers"], ["hers", "theirs"]),
-        ("ours: --planner cem", [], ["ours", "list"]),
-        ("ours: []", [], ["ours", "list"]),
-        ("ours: [3]", [], ["ours", "list"]),
-        ("../ours: [--planner cem]", [], ["../ours"]),
-        ("ours: ['--planner \"cem']", [], ["command line"]),
-        ("ours: [--planner cem --seed 3]", [], ["--seed", "ours"]),
-        ("ours: [--help]", [], ["--help", "ours"]),
-        ("ours: [--planner cem, --planner latco]", [], ["share", "ours/0"]),
-        ("- ours", [], ["name: value"]),
-        ("ours: [", [], ["YAML"]),
-        ("1.5: [--planner cem]", [], ["1.5", "quotes"]),
-        ("true: [--planner cem]", [], ["True", "quotes"]),
-        ("5: [--planner cem]\n'5': [--planner cem]", [], ["two rows 5"]),
-    ],
-)
-def test_bad_experiment_gets_one_sentence(text, rows, words, tmp_path, capsys):
-    argv = [*experiment(tmp_path, text), *(["--rows", *rows] if rows else [])]
-    assert sweep.main([*argv, "--list"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1 and all(word in error for word in words)
-
-
 def test_missing_options_and_small_machines_are_told():
     with pytest.raises(UserError, match="--tasks with --planners"):
         sweep.parse_options(["--seeds", "0", "--out", "x"])
@@ -175,73 +72,6 @@ def test_missing_options_and_small_machines_are_told():
         _check_capacity([small, dead], options)
     _check_capacity([small, {**dead, "Alive": True}], options)
 
-
-# What is shown
-
-
-def a_run(tmp_path, seed=0):
-    config = Config({"task": "pointmass_obstacle", "seed": seed, "steps": 500})
-    return Run("cem", ("--seed", str(seed)), tmp_path / str(seed), config)
-
-
-def test_states_of_a_run(tmp_path):
-    status = Status(a_run(tmp_path))
-    status.started(0, "one/abc", "abc")
-    assert (status.state, status.node) == ("running", "one/abc")
-    assert status.ended(Outcome(1, "boom"), retries=2) and status.state == "retrying" and "boom" in status.message
-    status.started(0, "late", "news")
-    assert status.state == "retrying"
-    status.started(1, "two/def", "def")
-    status.lost()
-    assert status.state == "retrying" and "two/def" in status.message
-    assert status.ended(Outcome(None), retries=2) and not status.ended(Outcome(-9), retries=2)
-    assert status.state == "failed" and "-9" in status.message
-    other = Status(a_run(tmp_path))
-    assert not other.ended(Outcome(2, "error: no"), retries=2) and other.state == "failed"
-
-
-def test_metrics_are_followed_as_they_grow(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    metrics = Metrics(path)
-    assert not metrics.read() and metrics.show("return") == ""
-    first, second = '{"step": 20, "train/return": -3.25}\n', '{"step": 40, "eval/return": 1, "eval/success": null}\n'
-    path.write_text(first + second[:12])
-    assert metrics.read() and (metrics.step, metrics.show("return")) == (20, "-3.25 (train)")
-    assert not metrics.read()
-    path.write_text(first + second)
-    assert metrics.read() and (metrics.step, metrics.show("return"), metrics.show("success")) == (40, "1", "")
-    path.write_text('{"step": 10}\n')
-    assert metrics.read() and metrics.step == 10
-
-
-def test_changes_are_lines_and_a_terminal_has_a_table(tmp_path):
-    statuses = [Status(a_run(tmp_path, seed)) for seed in (0, 1)]
-    (tmp_path / "1").mkdir()
-    (tmp_path / "1" / "metrics.jsonl").write_text('{"step": 20, "train/return": 1.5, "train/success": 0.5}\n')
-    with open(tmp_path / "text", "w") as file, Display(statuses, Console(file=file)) as display:
-        display.update()
-        statuses[1].started(0, "node[1]", "id")
-        display.update()
-        display.update()
-        statuses[1].ended(Outcome(1, "boom"), 1)
-        display.update()
-    lines = [line.partition(" ")[2] for line in (tmp_path / "text").read_text().splitlines()]
-    numbers = "20/500 steps, return 1.5 (train), success 0.5 (train)"
-    assert lines == [
-        f"pointmass_obstacle cem 1: running, on node[1], {numbers}",
-        f"pointmass_obstacle cem 1: retrying, {numbers}, exit code 1: boom",
-    ]
-    statuses[0].ended(Outcome(0), 1)
-    with open(tmp_path / "screen", "w") as file:
-        console = Console(file=file, force_terminal=True, width=140, color_system=None)
-        with Display(statuses, console) as display:
-            display.update()
-    screen = (tmp_path / "screen").read_text()
-    assert screen.index("retrying (1)") < screen.index("done") and "20/500" in screen and "node[1]" in screen
-    assert "1 done, 0 running, 1 retrying, 0 waiting, 0 failed" in screen
-
-
-# With Ray
 
 # Counts its starts, goes on from its last step, and notes when two of one folder overlap.
 STEPPING = """

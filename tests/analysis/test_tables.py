@@ -1,0 +1,159 @@
+"""Tables of evaluations, and success by distance."""
+
+import json
+
+from analysis import figures
+from analysis.evaluations import labels, table_rows
+from tests.analysis.logdirs import count_pixels, drawn, refusal, run, write_run
+
+
+def evaluation(logdir, planner="latco", task="metaworld_reach", mean=10.0, success=None, **changes):
+    line = {
+        "task": task, "planner": planner, "method": "latco", "logdir": str(logdir), "checkpoint_step": 100, "seed": 0,
+        "episodes": 20, "return": {"mean": mean, "low": mean - 1, "high": mean + 1, "std": 2.0}, "length": 150.0,
+        "plan_seconds": 1.5, "overrides": ["--planner", planner] if planner != "latco" else [],
+    }  # fmt: skip
+    if success is not None:
+        line["success"] = {"mean": success, "low": success - 0.1, "high": success + 0.1}
+    return line | changes
+
+
+def write_evaluations(path, *lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+FOOT = (
+    "\nIn brackets: 95% intervals, over seeds (Student t) where there are several, else over the episodes of the "
+    "evaluation. Episodes are those of all seeds together, planning is the time of one call.\n"
+)
+
+
+def test_table_of_the_newest_evaluations_of_one_seed(tmp_path, capsys):
+    first = evaluation("a", success=0.5)
+    newer = evaluation("a", success=0.7, mean=12.345, seed=1)
+    cem = evaluation("a", "cem", success=0.25, mean=-3.0, plan_seconds=None)
+    deeper = evaluation("a", "cem", success=0.3, overrides=["--planner", "cem", "--mpc_steps", "5"], episodes=7)
+    path = write_evaluations(tmp_path / "x" / "evaluations.jsonl", first, cem, deeper, newer)
+    with path.open("a") as file:
+        file.write('{"task": "metaworld_re')
+    stdout, notes = run(capsys, "table", tmp_path, path, "--out", tmp_path / "out")
+    assert stdout == (
+        "| task | model of | planner | settings | return | success, % | seeds | episodes | planning, s |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+        "| metaworld_reach | latco | cem |  | -3.00 [-4.00, -2.00] | 25 [15, 35] | 1 | 20 |  |\n"
+        "| metaworld_reach | latco | cem | --mpc_steps 5 | 10.00 [9.00, 11.00] | 30 [20, 40] | 1 | 7 | 1.50 |\n"
+        "| metaworld_reach | latco | latco |  | 12.35 [11.35, 13.35] | 70 [60, 80] | 1 | 20 | 1.50 |\n"
+    ) + FOOT  # fmt: skip
+    assert (tmp_path / "out" / "table.md").read_text() == stdout
+    lines = notes.splitlines()
+    assert lines[-4:] == [str(tmp_path / "out" / f"table.{kind}") for kind in ("md", "png", "pdf", "json")]
+    assert len(lines) == 5 and "the last of several evaluations, with another seed" in lines[0]
+    for style in figures.styles(["cem", "cem --mpc_steps 5", "latco"]).values():
+        assert count_pixels(tmp_path / "out" / "table.png", style["color"]) > 1000
+    assert drawn(tmp_path / "out", "table")[0]["success"] == {"mean": 0.25, "low": 0.15, "high": 0.35}
+
+
+def test_table_averages_seeds_and_puts_tasks_side_by_side(tmp_path, capsys):
+    for seed, (mean, success) in enumerate([(100.0, 0.2), (200.0, 0.3), (600.0, 0.4)]):
+        write_evaluations(
+            tmp_path / "latco" / str(seed) / "evaluations.jsonl",
+            evaluation(tmp_path / "latco" / str(seed), mean=mean, success=success, plan_seconds=1.0 + seed),
+            evaluation(tmp_path / "latco" / str(seed), task="dmc_cheetah_run", mean=100 * mean),
+        )
+    stdout, _ = run(capsys, "table", tmp_path, "--out", tmp_path)
+    # Standard errors: sqrt(70000 / 3) = 152.75 of the returns, 0.1 / sqrt(3) = 0.0577 of the rates; each times T2.
+    assert stdout == (
+        "| method | dmc_cheetah_run | metaworld_reach |\n"
+        "| --- | --- | --- |\n"
+        "| latco | 30000 [-35724, 95724] | 30 [5, 55] % |\n"
+        "\n"
+        "| task | model of | planner | return | success, % | seeds | episodes | planning, s |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
+        "| dmc_cheetah_run | latco | latco | 30000 [-35724, 95724] |  | 3 | 60 | 1.50 |\n"
+        "| metaworld_reach | latco | latco | 300.0 [-357.2, 957.2] | 30 [5, 55] | 3 | 60 | 2.00 |\n"
+    ) + FOOT  # fmt: skip
+
+
+def test_models_and_names_of_evaluations_are_told_apart(tmp_path, capsys):
+    """evaluate.py calls an evaluation with another planner after that planner, whoever trained the model."""
+    write_run(tmp_path / "somewhere", "", seed=3, planner="gd")
+    lines = [
+        evaluation("x/latco/0", method="latco"),
+        evaluation("x/latco/1", method="latco", mean=14.0),
+        evaluation("x/latco/0", "cem", method="cem", mean=1.0),
+        evaluation("x/cem/0", "cem", method="cem", mean=2.0, overrides=[]),
+        evaluation("x/mppi/0", "cem", method="cem", mean=3.0),
+        evaluation(tmp_path / "somewhere", "cem", method="cem", mean=4.0),
+        evaluation("x/ours/0", method="ours", mean=5.0),
+        evaluation("x/ours/0", method="deep", mean=6.0, overrides=["--planning_horizon=50"]),
+    ]
+    path = write_evaluations(tmp_path / "evaluations.jsonl", *lines)
+    stdout, _ = run(capsys, "table", path, "--out", tmp_path)
+    cells = [[cell.strip() for cell in line.split("|")[1:7]] for line in stdout.splitlines()[:9]]
+    del cells[1]
+    assert [[*row[1:5], row[5].split(" ")[0]] for row in cells] == [
+        ["model of", "method", "planner", "settings", "return"],
+        ["cem", "", "cem", "", "2.00"],
+        ["gd", "", "cem", "", "4.00"],
+        ["latco", "", "cem", "", "1.00"],
+        ["latco", "", "latco", "", "12.00"],
+        ["mppi", "", "cem", "", "3.00"],
+        ["ours", "deep", "latco", "--planning_horizon=50", "6.00"],
+        ["ours", "", "latco", "", "5.00"],
+    ]
+    assert labels(table_rows(lines)) == [
+        "cem", "cem (model: gd)", "cem (model: latco)", "latco", "cem (model: mppi)",
+        "deep (model: ours) --planning_horizon=50", "ours",
+    ]  # fmt: skip
+
+
+def test_success_by_distance(tmp_path, capsys):
+    def bins(*rates, width=0.1):
+        return [
+            {"low": width * k, "high": width * (k + 1), "episodes": 4 if rate is not None else 0,
+             "success": {"mean": rate, "low": rate and 0.0, "high": rate and 1.0}}
+            for k, rate in enumerate(rates)
+        ]  # fmt: skip
+
+    path = tmp_path / "evaluations.jsonl"
+    lines = [
+        evaluation("a", success=0.5, by_distance=bins(1.0, 0.5, None)),
+        evaluation("b", success=0.5, by_distance=bins(1.0, 0.0, None)),
+        evaluation("a", "cem", success=0.5, by_distance=bins(0.8, 0.2, 0.1)),
+        evaluation("a", "gd", success=0.5),
+        evaluation("a", "icem", success=0.5, by_distance=bins(0.8)),
+        evaluation("b", "icem", success=0.5, by_distance=bins(0.8, width=0.2)),
+    ]
+    write_evaluations(path, *lines)
+    _, notes = run(capsys, "table", path, "--out", tmp_path)
+    assert "note: metaworld_reach latco icem icem: seeds have different bins" in notes
+    cem, latco = drawn(tmp_path, "distance")
+    assert (cem["planner"], latco["planner"]) == ("cem", "latco")
+    assert cem["by_distance"][1] == {
+        "low": 0.1, "high": 0.2, "episodes": 4, "success": {"mean": 0.2, "low": 0.0, "high": 1.0},
+    }  # fmt: skip
+    assert [each["success"]["mean"] for each in latco["by_distance"]] == [1.0, 0.25]
+    assert latco["by_distance"][0] == {
+        "low": 0.0, "high": 0.1, "episodes": 8, "success": {"mean": 1.0, "low": 1.0, "high": 1.0},
+    }  # fmt: skip
+    for style in figures.styles(["cem", "latco"]).values():
+        assert count_pixels(tmp_path / "distance.png", style["color"]) > 100
+    write_evaluations(path, lines[3])
+    run(capsys, "table", path, "--out", tmp_path / "none")
+    assert not (tmp_path / "none" / "distance.png").exists()
+
+
+def test_tables_refuse_what_is_no_evaluation(tmp_path, capsys):
+    assert "evaluate.py" in refusal(capsys, "table", tmp_path)
+    path = write_evaluations(tmp_path / "evaluations.jsonl", evaluation("a"), {"task": "metaworld_reach"})
+    sentence = refusal(capsys, "table", path)
+    assert f"line 2 of {path} has no 'method'" in sentence
+    write_evaluations(path, evaluation("a") | {"return": 5.0})
+    assert f"line 1 of {path}: 'return'" in refusal(capsys, "table", path)
+    write_evaluations(path, evaluation("a", by_distance=[{"low": 0.0, "success": None}]))
+    assert "'by_distance'" in refusal(capsys, "table", path)
+    write_evaluations(path)
+    assert "no evaluation has ended" in refusal(capsys, "table", path)
+    assert "is not a folder" in refusal(capsys, "table", tmp_path / "missing")
