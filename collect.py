@@ -203,12 +203,14 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     kinds = parser.add_subparsers(dest="kind", required=True, parser_class=Parser)
     options: dict[str, Any] = {"allow_abbrev": False, "formatter_class": argparse.ArgumentDefaultsHelpFormatter}
     make = kinds.add_parser(
-        "episodes", help="play episodes", **options,
+        "episodes",
+        help="play episodes",
+        **options,
         usage="%(prog)s --out DIR [--episodes N] [--success_rate P] [--noise STD] [--detours P] [--configs PRESET ...] "
         "[--KEY VALUE ...]",
         epilog="Settings of config.yaml follow as --KEY VALUE: task, action_repeat, time_limit, render_quality, "
         "camera, reward, randomize, starts, envs, seed and prefill_correlation (of random actions) are read.",
-    )  # fmt: skip
+    )
     _add_episodes_options(make)
     export = kinds.add_parser("export", help="make a Minari data set of a folder", **options)
     export.add_argument("folder", type=Path, metavar="DIR", help="folder of the episodes")
@@ -222,16 +224,21 @@ def _add_episodes_options(make: argparse.ArgumentParser) -> None:
     make.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the episodes")
     make.add_argument("--episodes", type=int, default=100, metavar="N", help="total number of episodes in the folder")
     make.add_argument(
-        "--success_rate", type=float, metavar="P",
+        "--success_rate",
+        type=float,
+        metavar="P",
         help="share of successful episodes; 0 for random actions only, which every task can, and without it scripted "
         "episodes are taken as they come",
-    )  # fmt: skip
+    )
     make.add_argument("--noise", type=float, default=0.3, metavar="STD", help="on scripted actions")
     make.add_argument(
-        "--detours", type=float, default=0.0, metavar="P",
+        "--detours",
+        type=float,
+        default=0.0,
+        metavar="P",
         help="share of the decisions that hold an action, or none, for a few steps whatever the state: they teach a "
         "model what actions do",
-    )  # fmt: skip
+    )
     make.set_defaults(run=_play)
 
 
@@ -239,16 +246,18 @@ def _add_import_options(make: argparse.ArgumentParser) -> None:
     make.add_argument("dataset", metavar="NAME", help="of a data set on this machine (`minari list local`)")
     make.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the episodes, without any yet")
     make.add_argument(
-        "--task", default="", help="what the episodes are of, so that runs on other tasks refuse them; exported data "
-        "sets say it themselves",
-    )  # fmt: skip
+        "--task",
+        default="",
+        help="what the episodes are of, so that runs on other tasks refuse them; exported data sets say it themselves",
+    )
     make.add_argument(
         "--image", default="", metavar="KEY", help="entry of the observations that holds the pictures, if several do"
     )
     make.add_argument(
-        "--replay", action="store_true",
+        "--replay",
+        action="store_true",
         help="for data sets without pictures: play the episodes again from their recorded seeds and render them",
-    )  # fmt: skip
+    )
     make.set_defaults(run=_import)
 
 

@@ -154,22 +154,24 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--episodes", type=positive, default=20, metavar="N", help="episodes of a task (default: 20)")
     parser.add_argument("--envs", type=positive, default=4, metavar="N", help="environments at a time (default: 4)")
     parser.add_argument(
-        "--seed", type=count, default=0, metavar="N", help="seed of the starts and of the planner "
-        "(default: 0)",
-    )  # fmt: skip
+        "--seed", type=count, default=0, metavar="N", help="seed of the starts and of the planner (default: 0)"
+    )
     parser.add_argument("--task", metavar="NAME", help="which of the run's tasks (default: all)")
     parser.add_argument(
-        "--show", type=count, nargs="+", default=(), metavar="N",
-        help="episodes, from 0, whose plans are drawn",
-    )  # fmt: skip
+        "--show", type=count, nargs="+", default=(), metavar="N", help="episodes, from 0, whose plans are drawn"
+    )
     parser.add_argument(
-        "--method", metavar="NAME", help="name of the evaluation for plots (default: the name of the folder above the "
+        "--method",
+        metavar="NAME",
+        help="name of the evaluation for plots (default: the name of the folder above the "
         "run's, if that is named after its seed, or the planner)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--out", type=Path, metavar="FILE",
+        "--out",
+        type=Path,
+        metavar="FILE",
         help="another file to append the lines of JSON to; where --logdir is read-only, all files go beside it",
-    )  # fmt: skip
+    )
     parser.add_argument_group("--KEY VALUE", "any setting of config.yaml, instead of the run's own: --planner cem")
     options, overrides = parser.parse_known_args(argv)
     if options.show and max(options.show) >= options.episodes:

@@ -160,10 +160,14 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--seed", type=count, default=0, metavar="N", help="seed of the episode and of the planner (default: 0)"
     )
     parser.add_argument(
-        "--rows", type=count, nargs="+", default=ROWS, metavar="N",
+        "--rows",
+        type=count,
+        nargs="+",
+        default=ROWS,
+        metavar="N",
         help="iterations after which the plan is shown, 0 for its start; the last one always is, and those beyond it "
         f"are left out (default: {' '.join(map(str, ROWS))})",
-    )  # fmt: skip
+    )
     parser.add_argument_group("--KEY VALUE", "any setting of config.yaml, instead of the run's own: --planner cem")
     return parser.parse_known_args(argv)
 

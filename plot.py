@@ -56,9 +56,11 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     steps = Parser(add_help=False)
     steps.add_argument("dirs", type=Path, nargs="+", metavar="DIR", help="folder at or below which there are runs")
     steps.add_argument(
-        "--bins", type=positive, metavar="N",
+        "--bins",
+        type=positive,
+        metavar="N",
         help="average each seed over N equal parts of the steps first (default: all values, interpolated between)",
-    )  # fmt: skip
+    )
     command = commands.add_parser("curves", parents=[steps, shared], help="metrics over environment steps")
     command.add_argument(
         "--metric",
@@ -71,9 +73,14 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
         "--metric", metavar="NAME", help=f"the score (default: the first that every run has of {' '.join(SCORES)})"
     )
     command.add_argument(
-        "--normalize", type=_range, nargs="+", action="extend", default=[], metavar="TASK=LOW,HIGH",
+        "--normalize",
+        type=_range,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="TASK=LOW,HIGH",
         help="scores that become 0 and 1; TASK may have * in it, and of several that fit the last counts",
-    )  # fmt: skip
+    )
     command.add_argument(
         "--repetitions", type=positive, default=2000, metavar="N", help="of the bootstrap (default: 2000)"
     )

@@ -81,9 +81,15 @@ def legend_below(figure: Figure, entries: Mapping[str, Mapping[str, Any]], expla
     lines = textwrap.wrap(explanation, int(width / 0.068))
     figure.set_size_inches(width, height + 0.23 * rows + 0.18 * len(lines) + 0.2)
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=columns, fontsize=10, frameon=False,
-        title="\n".join(lines), title_fontproperties={"size": 9}, alignment="center",
-    )  # fmt: skip
+        handles=handles,
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=10,
+        frameon=False,
+        title="\n".join(lines),
+        title_fontproperties={"size": 9},
+        alignment="center",
+    )
 
 
 def tidy(axis: Axes) -> None:

@@ -202,15 +202,20 @@ def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for open_loop.jsonl and the pictures")
     parser.add_argument("--preset", nargs="*", default=[], help="presets of config.yaml stacked on defaults")
     parser.add_argument(
-        "--variants", nargs="+", default=list(VARIANTS), metavar="NAME[='WORDS']",
+        "--variants",
+        nargs="+",
+        default=list(VARIANTS),
+        metavar="NAME[='WORDS']",
         help=f"{', '.join(VARIANTS)}, or a name with the words of a command line that make it (default: all three)",
-    )  # fmt: skip
+    )
     parser.add_argument("--updates", type=_at_least(1), default=1000, help="of the world model, for each variant")
     parser.add_argument(
-        "--limit_seconds", type=_seconds, default=math.inf,
+        "--limit_seconds",
+        type=_seconds,
+        default=math.inf,
         help="stop the training of a variant after this time, its first update not counted; the variants may then have "
         "unequal numbers of updates",
-    )  # fmt: skip
+    )
     parser.add_argument("--horizon", type=_at_least(1), default=30, help="steps to predict")
     parser.add_argument("--chunks", type=_at_least(1), default=60, help="held-out chunks at most")
     parser.add_argument("--samples", type=_at_least(0), default=10, help="rollouts with noise")

@@ -160,9 +160,7 @@ def executed(
     try:
         features = plan_losses.start_states(agent, batch, seeds)
         starts = plan_losses.Starts(task, seed, seeds, features, batch, scripted)
-        yield from plan_losses.gauge(
-            options.logdir, agents, starts, options.best_of, [*own, *overrides], options.envs
-        )  # fmt: skip
+        yield from plan_losses.gauge(options.logdir, agents, starts, options.best_of, [*own, *overrides], options.envs)
     finally:
         batch.close()
 
@@ -170,16 +168,21 @@ def executed(
 def parse_options(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """The options of this program, and the words that override settings of the run. Raises UserError."""
     parser = Parser(
-        prog="python benchmarks/plan_quality.py", description=__doc__, allow_abbrev=False,
+        prog="python benchmarks/plan_quality.py",
+        description=__doc__,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("--logdir", type=Path, required=True, metavar="DIR", help="of a run of planning_agent.py")
     add("--variants", nargs="+", metavar="NAME", help=f"{', '.join(VARIANTS)} (default: all, or none with --variant)")
     add(
-        "--variant", action="append", default=[], metavar="'NAME: --KEY VALUE ...'",
+        "--variant",
+        action="append",
+        default=[],
+        metavar="'NAME: --KEY VALUE ...'",
         help="a variant of your own, as often as you like",
-    )  # fmt: skip
+    )
     add("--starts", type=positive, default=20, metavar="N", help="starts, and episodes (default: 20)")
     add("--start_seed", type=count, metavar="S", help=f"default: {START_SEED}, with --execute 0")
     add("--out", type=Path, metavar="FILE", help="append the lines to this file, too")

@@ -64,7 +64,10 @@ def make_problem(args: argparse.Namespace) -> optimizers.LatentProblem:
     )  # fmt: skip
     dynamics, explicit = model.dynamics, args.jacobian == "explicit"
     return optimizers.LatentProblem(
-        dynamics.mean_step, model.reward, dynamics.feat_size, args.actions,
+        dynamics.mean_step,
+        model.reward,
+        dynamics.feat_size,
+        args.actions,
         sample_step=dynamics.sample_step,
         noise_size=dynamics.noise_size,
         linearize=dynamics.linearize if explicit else None,
@@ -72,7 +75,7 @@ def make_problem(args: argparse.Namespace) -> optimizers.LatentProblem:
         encode=model.encoder,
         filter=dynamics.post_step,
         decode=model.decoder,
-    )  # fmt: skip
+    )
 
 
 def make_planners(args: argparse.Namespace, problem: optimizers.LatentProblem):

@@ -102,9 +102,13 @@ def _new_dataset(name: str, like: Episode, facts: dict[str, Any]) -> minari.Mina
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it would like an author, an address and an algorithm
         dataset = minari.create_dataset_from_buffers(
-            name, [], observation_space=_observation_space(like), action_space=_action_space(like),
-            description=_description(facts), jpeg_encoding=False,
-        )  # fmt: skip
+            name,
+            [],
+            observation_space=_observation_space(like),
+            action_space=_action_space(like),
+            description=_description(facts),
+            jpeg_encoding=False,
+        )
     dataset.storage.update_metadata({METADATA_KEY: facts})
     return dataset
 

@@ -29,9 +29,14 @@ def draw_by_distance(bins: Sequence[Mapping[str, Any]], title: str) -> Figure:
         middle, success = (entry["low"] + entry["high"]) / 2, entry["success"]
         reach = [[success["mean"] - success["low"]], [success["high"] - success["mean"]]]
         axis.errorbar(
-            [middle], [success["mean"]], yerr=np.maximum(reach, 0.0), xerr=(entry["high"] - entry["low"]) / 2,
-            fmt="o", color="C0", capsize=3,
-        )  # fmt: skip
+            [middle],
+            [success["mean"]],
+            yerr=np.maximum(reach, 0.0),
+            xerr=(entry["high"] - entry["low"]) / 2,
+            fmt="o",
+            color="C0",
+            capsize=3,
+        )
         axis.annotate(f"{entry['episodes']}", (middle, success["mean"]), (4, 4), textcoords="offset points", fontsize=8)
     axis.set_ylim(-0.05, 1.1)
     axis.set_xlabel("distance to the goal at the start\n(beside a point: its episodes; bars: the bin, Wilson's 95%)")

@@ -152,9 +152,13 @@ def test_killed_run_resumes_with_its_steps_replay_and_weights(tmp_path):
 def test_a_signal_to_the_whole_group_ends_a_run_with_one_line(number, code, words, tmp_path):
     argv = [*DEBUG, "pointmass", "debug", "--steps", "100000", "--envs", "2", "--logdir", str(tmp_path)]
     process = subprocess.Popen(
-        [sys.executable, "planning_agent.py", *argv], cwd=ROOT, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, "planning_agent.py", *argv],
+        cwd=ROOT,
+        text=True,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     try:
         wait_for(lambda: (tmp_path / "checkpoints" / "ckpt-1.index").exists(), process)
         os.killpg(process.pid, number)

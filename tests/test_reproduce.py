@@ -107,9 +107,13 @@ FOUR = (REACH, BUTTON, WINDOW, DRAWER)
 LATCO_DMC = {"dmc_reacher_easy": 2, "dmc_cheetah_run": 2, "dmc_quadruped_walk": 2}
 # PlaNet appendix A.
 PLANET_TASKS = {
-    "dmc_cartpole_swingup": 8, "dmc_reacher_easy": 4, "dmc_cheetah_run": 4, "dmc_finger_spin": 2,
-    "dmc_ball_in_cup_catch": 4, "dmc_walker_walk": 2,
-}  # fmt: skip
+    "dmc_cartpole_swingup": 8,
+    "dmc_reacher_easy": 4,
+    "dmc_cheetah_run": 4,
+    "dmc_finger_spin": 2,
+    "dmc_ball_in_cup_catch": 4,
+    "dmc_walker_walk": 2,
+}
 
 Row = dict[str, tuple[Settings, int]]  # task -> settings and action repeat
 
@@ -151,16 +155,18 @@ TABLES: dict[str, dict[str, Row]] = {
     "latco_table2.yaml": {
         name: {task: table2(task, planner) for task in (THERMOS, HAMMER)}
         for name, planner in [
-            ("latco", LATCO), ("latco_condensed", LATCO | OURS), ("cem", CEM), ("mppi", MPPI), ("gd", GD),
-        ]  # fmt: skip
+            ("latco", LATCO),
+            ("latco_condensed", LATCO | OURS),
+            ("cem", CEM),
+            ("mppi", MPPI),
+            ("gd", GD),
+        ]
     },
     # Appendix B; the latent without a deterministic path: section 5.4.
     "latco_table3.yaml": {
         "latco": button(LATCO),
         "latco_no_relaxation": button(LATCO | {"latco_lam_init": 1e8}),
-        "latco_no_constraint": button(
-            LATCO | {"latco_lam_init": 8.0, "latco_nu_init": 16.0, "dual_lr": 0.0}
-        ),
+        "latco_no_constraint": button(LATCO | {"latco_lam_init": 8.0, "latco_nu_init": 16.0, "dual_lr": 0.0}),
         "latco_no_deterministic": button(LATCO | {"dynamics": "ssm"}),
         "latco_first_order": button(FIRST_ORDER | {"planner": "latco_first_order"}),
         "image_collocation": button(FIRST_ORDER | {"planner": "image_collocation", "image_lr": 0.02}),
@@ -179,7 +185,7 @@ TABLES: dict[str, dict[str, Row]] = {
     "planet_table1.yaml": {
         "planet": {task: (PLANET | DMC_CEM, repeat) for task, repeat in PLANET_TASKS.items()},
     },
-}  # fmt: skip
+}
 
 
 def read(path: Path) -> dict[str, list[str]]:

@@ -79,9 +79,16 @@ class SSM(keras.Model):
     explicit_moments = False
 
     def __init__(
-        self, latent: Latent, action_size: int, embed_size: int, hidden: int = 200, act: str = "relu",
-        deter: int = 0, context: int | None = None, name: str = "ssm",
-    ):  # fmt: skip
+        self,
+        latent: Latent,
+        action_size: int,
+        embed_size: int,
+        hidden: int = 200,
+        act: str = "relu",
+        deter: int = 0,
+        context: int | None = None,
+        name: str = "ssm",
+    ):
         super().__init__(name=name)
         self.latent, self.action_size, self.hidden, self.deter = latent, action_size, hidden, deter
         self.feat_size = latent.size + deter
@@ -126,9 +133,13 @@ class SSM(keras.Model):
         return self._state(self._prior(context), deter, noise)
 
     def _filter(
-        self, state: State, action_in: tf.Tensor, embed_in: tf.Tensor, is_first: tf.Tensor,
+        self,
+        state: State,
+        action_in: tf.Tensor,
+        embed_in: tf.Tensor,
+        is_first: tf.Tensor,
         noise: tf.Tensor | None = None,
-    ) -> State:  # fmt: skip
+    ) -> State:
         keep = 1.0 - tf.cast(is_first, tf.float32)[:, None]
         action_in *= tf.cast(keep, action_in.dtype)
         context, deter = self._context(state["stoch"] * keep, state["deter"] * keep, action_in)

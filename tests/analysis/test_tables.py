@@ -39,13 +39,14 @@ def test_table_of_the_newest_evaluations_of_one_seed(tmp_path, capsys):
     with path.open("a") as file:
         file.write('{"task": "metaworld_re')
     stdout, notes = run(capsys, "table", tmp_path, path, "--out", tmp_path / "out")
-    assert stdout == (
+    expected = (
         "| task | model of | planner | settings | return | success, % | seeds | episodes | planning, s |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
         "| metaworld_reach | latco | cem |  | -3.00 [-4.00, -2.00] | 25 [15, 35] | 1 | 20 |  |\n"
         "| metaworld_reach | latco | cem | --mpc_steps 5 | 10.00 [9.00, 11.00] | 30 [20, 40] | 1 | 7 | 1.50 |\n"
         "| metaworld_reach | latco | latco |  | 12.35 [11.35, 13.35] | 70 [60, 80] | 1 | 20 | 1.50 |\n"
-    ) + FOOT  # fmt: skip
+    )
+    assert stdout == expected + FOOT
     assert (tmp_path / "out" / "table.md").read_text() == stdout
     lines = notes.splitlines()
     assert lines[-4:] == [str(tmp_path / "out" / f"table.{kind}") for kind in ("md", "png", "pdf", "json")]
@@ -64,7 +65,7 @@ def test_table_averages_seeds_and_puts_tasks_side_by_side(tmp_path, capsys):
         )
     stdout, _ = run(capsys, "table", tmp_path, "--out", tmp_path)
     # Standard errors: sqrt(70000 / 3) = 152.75 of the returns, 0.1 / sqrt(3) = 0.0577 of the rates; each times T2.
-    assert stdout == (
+    expected = (
         "| method | dmc_cheetah_run | metaworld_reach |\n"
         "| --- | --- | --- |\n"
         "| latco | 30000 [-35724, 95724] | 30 [5, 55] % |\n"
@@ -73,7 +74,8 @@ def test_table_averages_seeds_and_puts_tasks_side_by_side(tmp_path, capsys):
         "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
         "| dmc_cheetah_run | latco | latco | 30000 [-35724, 95724] |  | 3 | 60 | 1.50 |\n"
         "| metaworld_reach | latco | latco | 300.0 [-357.2, 957.2] | 30 [5, 55] | 3 | 60 | 2.00 |\n"
-    ) + FOOT  # fmt: skip
+    )
+    assert stdout == expected + FOOT
 
 
 def test_models_and_names_of_evaluations_are_told_apart(tmp_path, capsys):
@@ -112,10 +114,14 @@ def test_models_and_names_of_evaluations_are_told_apart(tmp_path, capsys):
 def test_success_by_distance(tmp_path, capsys):
     def bins(*rates, width=0.1):
         return [
-            {"low": width * k, "high": width * (k + 1), "episodes": 4 if rate is not None else 0,
-             "success": {"mean": rate, "low": rate and 0.0, "high": rate and 1.0}}
+            {
+                "low": width * k,
+                "high": width * (k + 1),
+                "episodes": 4 if rate is not None else 0,
+                "success": {"mean": rate, "low": rate and 0.0, "high": rate and 1.0},
+            }
             for k, rate in enumerate(rates)
-        ]  # fmt: skip
+        ]
 
     path = tmp_path / "evaluations.jsonl"
     lines = [
@@ -132,12 +138,18 @@ def test_success_by_distance(tmp_path, capsys):
     cem, latco = drawn(tmp_path, "distance")
     assert (cem["planner"], latco["planner"]) == ("cem", "latco")
     assert cem["by_distance"][1] == {
-        "low": 0.1, "high": 0.2, "episodes": 4, "success": {"mean": 0.2, "low": 0.0, "high": 1.0},
-    }  # fmt: skip
+        "low": 0.1,
+        "high": 0.2,
+        "episodes": 4,
+        "success": {"mean": 0.2, "low": 0.0, "high": 1.0},
+    }
     assert [each["success"]["mean"] for each in latco["by_distance"]] == [1.0, 0.25]
     assert latco["by_distance"][0] == {
-        "low": 0.0, "high": 0.1, "episodes": 8, "success": {"mean": 1.0, "low": 1.0, "high": 1.0},
-    }  # fmt: skip
+        "low": 0.0,
+        "high": 0.1,
+        "episodes": 8,
+        "success": {"mean": 1.0, "low": 1.0, "high": 1.0},
+    }
     for style in figures.styles(["cem", "latco"]).values():
         assert count_pixels(tmp_path / "distance.png", style["color"]) > 100
     write_evaluations(path, lines[3])

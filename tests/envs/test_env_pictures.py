@@ -75,11 +75,11 @@ def test_what_is_no_picture_is_refused(picture, words, make_own):
         (BOX(0, 255, (3, 64, 64), np.uint8), np.moveaxis(HALF, -1, 0), HALF),
         (BOX(0, 255, (64, 64), np.uint8), GRAY, GRAY[..., None].repeat(3, -1)),
         (BOX(0, 255, (4, 64, 64, 3), np.uint8), np.stack([RED, RED, BLUE, HALF]), HALF),
-        (BOX(0, 255, (4, 64, 64), np.uint8), np.stack([GRAY * 0, GRAY * 0, GRAY * 0, GRAY]), GRAY[..., None].repeat(3, -1)),  # noqa: E501
+        (BOX(0, 255, (4, 64, 64), np.uint8), np.stack([GRAY * 0] * 3 + [GRAY]), GRAY[..., None].repeat(3, -1)),
         (BOX(0, 255, (2, 64, 64), np.uint8), np.stack([GRAY * 0, GRAY]), GRAY[..., None].repeat(3, -1)),
         (BOX(0, 255, (64, 64, 9), np.uint8), np.concatenate([RED, BLUE, HALF], -1), HALF),
     ],
-)  # fmt: skip
+)
 def test_an_observation_can_be_the_picture(space, observation, expected, make_own, monkeypatch):
     monkeypatch.setattr(Own, "metadata", {"render_modes": []})
     env = make_own(observation_space=space, observation=observation, picture=None)

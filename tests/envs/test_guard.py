@@ -32,7 +32,8 @@ def test_success_is_found_under_the_names_that_people_give_it(info, kept, make_o
 
 @pytest.mark.parametrize(("name", "value"), [("success", "yes"), ("cost", np.nan), ("is_success", [1, 0])])
 def test_an_outcome_that_is_no_number_is_refused_with_its_step(name, value, make_own):
-    with pytest.raises(UserError, match=rf"gym_Own0-v0 failed at step 2 .*{name.removeprefix('is_')} in info is .*{value}".replace("[", r"\[")):  # fmt: skip  # noqa: E501
+    words = f"{name.removeprefix('is_')} in info is .*{value}".replace("[", r"\[")
+    with pytest.raises(UserError, match=rf"gym_Own0-v0 failed at step 2 .*{words}"):
         play(make_own(infos=({}, {}, {name: value})))
 
 
@@ -89,10 +90,9 @@ class UnluckyError(Exception):
         super().__init__(f"{left}\n  {right}")
 
 
-@pytest.mark.parametrize("error", [
-        lambda: ZeroDivisionError("of zero"), lambda: UnluckyError("of", "zero"), lambda: SystemExit("of zero")
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(
+    "error", [lambda: ZeroDivisionError("of zero"), lambda: UnluckyError("of", "zero"), lambda: SystemExit("of zero")]
+)
 def test_an_exception_is_named_with_environment_step_and_line(error, make_own):
     with pytest.raises(UserError) as refusal:
         play(make_own(error=error))

@@ -80,9 +80,13 @@ PROGRAM = """
 def test_a_signal_to_the_whole_group_is_one_line_and_leaves_no_worker(number, code, line):
     """The program does not close its environments: it is interrupted before it could."""
     program = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(PROGRAM)], cwd=ROOT, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, "-c", textwrap.dedent(PROGRAM)],
+        cwd=ROOT,
+        text=True,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     try:
         started, *workers = program.stdout.readline().split()
         assert started == "started" and len(workers) == 2

@@ -104,10 +104,14 @@ def test_outcomes_that_the_run_knows_are_zero_where_no_episode_reports_them(info
     time = np.arange(3)
     Replay(folder, 1, 1, 1, seed=0).add(
         {
-            "image": np.zeros([3, 8, 8, 3], np.uint8), "action": np.zeros([3, 2], np.float32), "is_first": time == 0,
-            "reward": np.zeros(3, np.float32), "discount": np.ones(3, np.float32), "success": np.zeros(3, np.float32),
+            "image": np.zeros([3, 8, 8, 3], np.uint8),
+            "action": np.zeros([3, 2], np.float32),
+            "is_first": time == 0,
+            "reward": np.zeros(3, np.float32),
+            "discount": np.ones(3, np.float32),
+            "success": np.zeros(3, np.float32),
         }
-    )  # fmt: skip
+    )
     (folder / "99991231T235959000000-00000000-000002.npz").write_text("damaged")
     episodes, _ = run_episodes(Planner(config), "pointmass_obstacle", [1, 2, 3], 1)
     successes = [episode.summary()["success"] for episode in episodes]

@@ -248,9 +248,14 @@ def test_categorical_plans_that_meet_the_dynamics_stay_on_the_simplex():
         variable.assign(0.6 * variable)
     reward = lambda z: tf.reduce_sum(z[..., :3], -1) - tf.square(z[..., 5])
     problem = LatentProblem(
-        model.mean_step, reward, model.feat_size, ACTIONS, sample_step=model.sample_step, noise_size=model.noise_size,
+        model.mean_step,
+        reward,
+        model.feat_size,
+        ACTIONS,
+        sample_step=model.sample_step,
+        noise_size=model.noise_size,
         linearize=model.linearize,
-    )  # fmt: skip
+    )
     plan = LatCo(problem, 5, 200, eps_dyn=eps)(feature(model, 2), [1, 2])
     probs = plan.states.numpy()[..., : model.latent.size].reshape(2, 5, 3, 4)
     violation = plan.curves["dynamics_violation"][:, -1].numpy()

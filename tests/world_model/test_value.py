@@ -97,10 +97,15 @@ def test_discounted_plans_reach_the_optimum_of_the_weighted_problem(name):
     # With the same discount in every state the weights are gamma^t, so that a grid over two actions knows the optimum.
     step, goal, gamma = (lambda z, a: z + 0.5 * a), 1.0, 0.6
     problem = dataclasses.replace(
-        curved(), step=step, state_size=1, noise_size=1, sample_step=lambda z, a, noise: step(z, a) + 1e-3 * noise,
-        reward=lambda z: -2.0 * tf.square(z[..., 0] + goal), value=lambda z: -5.0 * tf.square(z[..., 0] - goal),
+        curved(),
+        step=step,
+        state_size=1,
+        noise_size=1,
+        sample_step=lambda z, a, noise: step(z, a) + 1e-3 * noise,
+        reward=lambda z: -2.0 * tf.square(z[..., 0] + goal),
+        value=lambda z: -5.0 * tf.square(z[..., 0] - goal),
         value_steps=2.5,
-    )  # fmt: skip
+    )
     one, two = np.meshgrid(*[np.linspace(-0.5, 0.5, 501)] * 2)
     pays = -2 * (gamma * (one + goal) ** 2 + gamma**2 * (one + two + goal) ** 2)
     pays -= 5 * gamma**3 * (one + two - goal) ** 2
@@ -156,9 +161,14 @@ def test_a_value_stands_beside_state_constraints():
     # The value pulls to 2, the constraint stops at 0.6; its multipliers are those of its own column.
     step, limit = (lambda z, a: z + 0.1 * a), (lambda z: tf.concat([z - 0.6, -3.0 - z], -1))
     problem = dataclasses.replace(
-        curved(), step=step, reward=lambda z: 0.0 * z[..., 0], state_size=1, constraint=limit,
-        value=lambda z: -tf.square(z[..., 0] - 2.0), value_steps=3.0,
-    )  # fmt: skip
+        curved(),
+        step=step,
+        reward=lambda z: 0.0 * z[..., 0],
+        state_size=1,
+        constraint=limit,
+        value=lambda z: -tf.square(z[..., 0] - 2.0),
+        value_steps=3.0,
+    )
     plan = LatCo(problem, 10, 150, reward_residual=root_residual, eps_con=1e-6, **EAGER)(np.zeros([1, 1]), SEED)
     assert np.max(plan.states) < 0.62 and float(plan.states[0, -1, 0]) > 0.55
     assert float(plan.curves["kappa"][0, -1]) > 0.0
