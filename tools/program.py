@@ -52,11 +52,19 @@ def run_program(body: Callable[[Sequence[str]], int], argv: Sequence[str] | None
         except OSError as error:
             if error.errno not in FILE_ERRORS:
                 raise
-            return _end(2, f"error: {unwritable(error, 'A file', 'choose a place where you can write')}")
+            return _end(2, f"error: {_unusable(error)}")
         except KeyboardInterrupt:
             return _end(INTERRUPTED, f"interrupted: {advice()}")
         except signals.Terminated as ended:
             return _end(signals.EXIT_CODE, f"terminated: {str(ended) or advice()}")
+
+
+def _unusable(error: OSError) -> UserError:
+    """What to say of a file that was read or written: the error itself knows neither."""
+    if error.errno in {*FULL, errno.EROFS}:
+        return unwritable(error, "A file", "choose a place where you can write")
+    name, reason = error.filename or "A file", error.strerror or error
+    return UserError(f"{name} cannot be used ({reason}): choose a place where you can read and write.")
 
 
 def _end(code: int, line: str) -> int:

@@ -31,8 +31,12 @@ class StopRequest:
 
     @contextlib.contextmanager
     def armed(self) -> Iterator[None]:
-        """Within the block, the first SIGTERM only makes the request."""
-        with _at_first_sigterm(self._request):
+        """Within the block, the first SIGTERM only makes the request.
+
+        A Ctrl-C that follows is the same wish once more and does nothing, the next one has its usual effect: where a
+        scheduler ends a whole job, a sweep interrupts runs that are saving already (sweeps/supervisor.py).
+        """
+        with _at_first_sigterm(self._request), _kept(signal.SIGINT):
             yield
 
     def check(self) -> None:
@@ -42,6 +46,9 @@ class StopRequest:
 
     def _request(self) -> None:
         self.requested = True
+        usual = signal.getsignal(signal.SIGINT)
+        if callable(usual):  # a shell's background jobs ignore the interrupt
+            signal.signal(signal.SIGINT, lambda *_: signal.signal(signal.SIGINT, usual))
 
 
 @contextlib.contextmanager
@@ -69,6 +76,17 @@ def _at_first_sigterm(act: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _kept(number: signal.Signals) -> Iterator[None]:
+    """Restores the handler of a signal at the end."""
+    before = signal.getsignal(number)
+    try:
+        yield
+    finally:
+        if signal.getsignal(number) is not before:
+            signal.signal(number, before)
 
 
 _before_imports: dict[signal.Signals, Any] = {}

@@ -1,5 +1,7 @@
-"""Signals in the first seconds of a program. Programs import this before anything else, and only when they are run."""
+"""The first second of a program: its streams and signals. Programs import this before all else, only when they run."""
 
 from tools.signals import quit_during_imports
+from tools.streams import open_closed_streams
 
+open_closed_streams()
 quit_during_imports()

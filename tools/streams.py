@@ -8,6 +8,25 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 
+def open_closed_streams() -> None:
+    """Opens the standard streams that were closed before the start (`2>&-`), so that they go nowhere.
+
+    Otherwise the next file that is opened gets the number of one and what C code prints, and `print` takes the standard
+    output for an error output that is None.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))
+
+
 @contextlib.contextmanager
 def tolerant_streams() -> Iterator[None]:
     """Makes both output streams tolerant: a letter that their encoding lacks is escaped, a closed pipe is left alone.

@@ -23,6 +23,9 @@ NOTICE = re.compile(rb"I\d{4} |WARNING: All log messages before absl::Initialize
 @contextlib.contextmanager
 def without_notices() -> Iterator[None]:
     """Keeps TensorFlow's notices, which are written by C++, off the standard error output; other lines come late."""
+    if sys.stderr is None:  # closed
+        yield
+        return
     sys.stderr.flush()
     with tempfile.TemporaryFile() as held:
         screen = os.dup(2)

@@ -42,6 +42,9 @@ def test_every_way_to_end_has_a_code_and_one_line(capsys):
     assert code == 2 and line.count("\n") == 1 and "/disk/file" in line and "make room" in line
     code, line = end(capsys, raising(OSError(errno.EROFS, "Read-only file system", "/disk/file")))
     assert code == 2 and line.count("\n") == 1 and "/disk/file" in line and "where you can write" in line
+    code, line = end(capsys, raising(PermissionError(errno.EACCES, "Permission denied", "/disk/file")))
+    assert code == 2 and line.startswith("error: /disk/file cannot be used (Permission denied): ")
+    assert "read and write" in line and line.count("\n") == 1
     with pytest.raises(ValueError, match="a mistake"):
         end(capsys, raising(ValueError("a mistake")))
     with pytest.raises(ConnectionError):
@@ -90,6 +93,45 @@ def test_a_second_sigterm_quits_at_once():
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "still here\n", "")
 
 
+def test_ctrl_c_does_not_cut_off_what_sigterm_asked_for():
+    """The first one is the same wish once more, as from a sweep whose job was told to end; a second one means it."""
+    program = """
+        import os, signal, sys
+        from tools.program import run_program
+        from tools.signals import StopRequest
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+
+        def body(argv):
+            stop = StopRequest()
+            with stop.armed():
+                os.kill(os.getpid(), signal.SIGTERM)
+                for word in ("saving", "saved"):
+                    print(word, flush=True)
+                    os.kill(os.getpid(), signal.SIGINT)
+                    if word == argv[0]:
+                        stop.check()
+            return 0
+
+        sys.exit(run_program(body, sys.argv[1:], lambda: "again"))
+        """
+    done = run(program, words=["saving"])
+    assert (done.returncode, done.stdout, done.stderr) == (143, "saving\n", "terminated: again\n")
+    done = run(program, words=["never"])
+    assert (done.returncode, done.stdout, done.stderr) == (130, "saving\nsaved\n", "interrupted: again\n")
+
+
+@pytest.mark.parametrize("number", [signal.default_int_handler, signal.SIG_IGN])
+def test_ctrl_c_has_its_usual_effect_after_a_request_to_stop(number):
+    before = signal.signal(signal.SIGINT, number)
+    try:
+        with signals.StopRequest().armed():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGINT) is number
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("length", [10, 899, 5000])
 def test_refusals_have_at_most_1000_characters(capsys, length):
     message = f"start {'x' * length} end"
@@ -101,7 +143,7 @@ def test_refusals_have_at_most_1000_characters(capsys, length):
 def run(program, **options):
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "PYTHON"))}
     environment |= options.pop("environment", {})
-    command = [sys.executable, "-c", textwrap.dedent(program)]
+    command = [sys.executable, "-c", textwrap.dedent(program), *options.pop("words", ())]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": 120} | options
     return subprocess.run(command, cwd=ROOT, env=environment, **options)
 
@@ -141,6 +183,32 @@ def test_a_closed_pipe_is_told_once_and_the_program_goes_on():
     os.close(writer)
     assert done.returncode == 0
     assert done.stderr == "note: nobody reads the standard output; the program goes on\ndone\n"
+
+
+@pytest.mark.parametrize("closed", [[0], [1], [2], [1, 2], [0, 1, 2]])
+def test_closed_streams_are_as_good_as_unread_ones(closed, tmp_path):
+    """A file opened later must not take the number of a standard stream, and no error may land in the output."""
+    program = """
+        import tools.startup
+        import os, sys
+        from tools.errors import UserError
+        from tools.program import run_program
+
+        def body(argv):
+            with open(argv[0], "w") as file:
+                assert file.fileno() > 2
+                os.write(2, b"what C code says\\n")
+                print("a result")
+                raise UserError("No.")
+
+        sys.exit(run_program(body, sys.argv[1:], str))
+        """
+    command = ["sh", "-c", '"$@" ' + " ".join(f"{number}{'<' if number == 0 else '>'}&-" for number in closed), "sh"]
+    command += [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "file")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    output, error = "a result\n", "what C code says\nerror: No.\n"
+    assert (done.returncode, done.stdout) == (2, "" if 1 in closed else output)
+    assert done.stderr == ("" if 2 in closed else error) and not (tmp_path / "file").read_text()
 
 
 def test_a_standard_output_on_a_full_disk_is_one_sentence():

@@ -38,6 +38,13 @@ def test_tensorflow_starts_without_a_word():
     assert (done.returncode, done.stdout, done.stderr) == (0, "4.0\n", "")
 
 
+def test_nothing_is_held_back_where_there_is_no_standard_error_output(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "stderr", None)  # as Python has it where it was closed
+    with without_notices():
+        os.write(2, b"I0000 a notice\n")
+    assert capfd.readouterr().err == "I0000 a notice\n"
+
+
 def test_every_program_has_the_same_tensorflow():
     assert tf.config.optimizer.get_experimental_options()["remapping"] is False
     for path in [*ROOT.glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]:
