@@ -16,7 +16,8 @@ import numpy as np
 
 import envs
 from episodes.episode import OUTCOMES, read_episode
-from tools.config import keys_of
+from tools.command_line import note
+from tools.config import BEFORE, keys_of
 from tools.errors import UserError
 from tools.files import replaced
 
@@ -78,13 +79,27 @@ def totals(rows: Sequence[tuple[int, float, bool]]) -> dict[str, Any]:
 
 
 def check_collection(folder: str | os.PathLike, config: Any) -> None:
-    """Raises UserError unless the episodes of a folder fit the settings of a run, as far as is known of them."""
+    """Raises UserError unless the episodes of a folder fit the settings of a run, as far as is known of them.
+
+    Episodes that start or end in another way fit. A note says so.
+    """
     found = read_collection(folder)
+    if not found:
+        return
     own = settings(config)
-    for key in keys_of("transitions") if found else ():
-        value, known = own[key], found["settings"].get(key, own[key])
-        if known != value:
+    known = own | _unwritten(found["settings"]) | found["settings"]
+    other = [key for key in own if known[key] != own[key]]
+    words = {key: f"{key} = {known[key]!r}, this run {own[key]!r}" for key in other}
+    for key in keys_of("transitions"):
+        if key in words:
             raise UserError(
-                f"The episodes in {folder} have {key} = {known!r}, this run {value!r}: collect others, or give the "
-                f"run --{key} {known!r}."
+                f"The episodes in {folder} have {words[key]}: collect others, or give the run --{key} {known[key]!r}."
             )
+    if words:
+        note(f"the episodes in {folder} have {'; '.join(words.values())}.")
+
+
+def _unwritten(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a collection.json without a setting stands for: collect.py writes all that exist, imports the task alone."""
+    known = {"reward", "task"} <= found.keys() and str(found["task"]).startswith("metaworld_")
+    return {"starts": BEFORE["starts"]} if known else {}

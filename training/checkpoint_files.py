@@ -4,11 +4,13 @@
     ckpt-3.index, ckpt-3.data-...          weights, counters and random streams
     ckpt-3.npz                             what the run is in the middle of (`checkpoints.py`)
     damaged/                               checkpoints that could not be read
+    unnamed/                               those that a kill left before the index named them
 
 Without a usable index, the numbers say which checkpoint is the newest.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow as tf
@@ -53,7 +55,7 @@ def restore_newest(
         checkpoint: the objects by name.
         folder: where checkpoints were saved.
         partial: see `restore`.
-        or_older: whether an older one will do where the newest is damaged, with a note.
+        or_older: whether another one will do where the newest is damaged, with a note.
 
     Raises:
         UserError: no checkpoint could be restored, or see `saved_checkpoints`.
@@ -72,7 +74,7 @@ def restore_newest(
                 continue
             break
         if failures:
-            note(f"{paths[0]} is damaged, so the older {Path(path).name} beside it is used.")
+            note(f"{paths[0]} is damaged, so {Path(path).name} beside it is used.")
         return path
     if failures:
         raise failures[0]
@@ -113,18 +115,32 @@ def _read_all(path: str) -> None:
 
 
 def tidy(folder: Path, newest: str) -> None:
-    """Makes a checkpoint the newest one: those that were tried before it go to `damaged/`, and the index names it."""
-    if _named(folder) == Path(newest).name:
-        return
+    """Makes a checkpoint the newest one, also for a reader without the index.
+
+    Those that were tried before it go to `damaged/`, others with a higher number to `unnamed/`.
+    """
     paths = saved_checkpoints(folder)
     bad = paths[: paths.index(newest)]
-    for path in bad:
-        (folder / "damaged").mkdir(exist_ok=True)
-        for file in folder.glob(f"{Path(path).name}.*"):
-            file.replace(folder / "damaged" / file.name)
-    kept = [Path(path) for path in reversed(paths) if path not in bad]
+    later = [path for path in paths if path not in bad and _number(path) > _number(newest)]
+    _put_away(bad, folder / "damaged")
+    _put_away(later, folder / "unnamed")
+    if _named(folder) == Path(newest).name:
+        return
+    kept = [Path(path) for path in reversed(paths) if path not in (*bad, *later)]
     # Without times, TensorFlow's manager would not delete them later.
     times = [path.with_name(f"{path.name}.index").stat().st_mtime for path in kept]
     tf.compat.v1.train.update_checkpoint_state(
         str(folder), Path(newest).name, [path.name for path in kept], all_model_checkpoint_timestamps=times
     )
+
+
+def _number(path: str) -> int:
+    return int(path.rpartition("-")[2])
+
+
+def _put_away(paths: Sequence[str], folder: Path) -> None:
+    """Moves the files of checkpoints to another folder."""
+    for path in paths:
+        folder.mkdir(exist_ok=True)
+        for file in folder.parent.glob(f"{Path(path).name}.*"):
+            file.replace(folder / file.name)

@@ -98,14 +98,16 @@ class Collector:
 
     @property
     def state(self) -> dict[str, Any]:
-        """The episodes in progress, and what the policy remembers of them."""
+        """The episodes in progress, what the policy remembers of them, and what episodes have reported."""
+        state = {"begun": self.begun, "reported": sorted(self._reported)}
         if self.driver is None:
-            return {"begun": self.begun, "episodes": [], "policy": None}
-        return {"begun": self.begun, "episodes": self.driver.state, "policy": self.driver.policy_state}
+            return state | {"episodes": [], "policy": None}
+        return state | {"episodes": self.driver.state, "policy": self.driver.policy_state}
 
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
         self.begun = state["begun"]
+        self._reported.update(state.get("reported", ()))  # checkpoints of before have none
         if self.driver is None or len(state["episodes"]) != self.config.envs:
             return
         if not self.driver.resume(state["episodes"], self._episode_seeds()):

@@ -128,7 +128,7 @@ class Driver:
     next observation is the first of a new episode.
 
     Args:
-        envs: the environments.
+        envs: the environments. They hand over new arrays at each step, which are kept.
         reported: outcomes that episodes of these environments have reported, to which new ones are added. All later
             episodes have them.
         seeds: those of `restart`, which the first step calls if nothing did.
@@ -241,8 +241,7 @@ class Driver:
         Returns:
             bool [B], which episodes ended, and bool [B], which of them were lost with their environments.
         """
-        obs, reward, terminated, truncated, info = self.envs.step(action)
-        self._obs = self._copy(obs)
+        self._obs, reward, terminated, truncated, info = self.envs.step(action)
         self._is_first = np.zeros(self.envs.num_envs, bool)
         self._record(~self.waiting, action, reward, 1.0 - terminated.astype(np.float32), info)
         lost = info.get("lost", np.zeros_like(self.waiting))
@@ -259,8 +258,7 @@ class Driver:
 
     def _start(self, mask: np.ndarray, seed: int | list[int | None] | None) -> None:
         """Resets the environments in `mask` and records the first entries of their episodes."""
-        obs, info = self.envs.reset(seed=seed, options=None if mask.all() else {"reset_mask": mask})
-        self._obs = self._copy(obs)
+        self._obs, info = self.envs.reset(seed=seed, options=None if mask.all() else {"reset_mask": mask})
         self._is_first = mask & ~self.waiting
         zeros = np.zeros(len(mask), np.float32)
         self._record(self._is_first, self._zero_action(), zeros, zeros + 1, info)
@@ -282,11 +280,6 @@ class Driver:
 
     def _zero_action(self) -> np.ndarray:
         return np.zeros((self.envs.num_envs, *self.envs.single_action_space.shape), np.float32)
-
-    @staticmethod
-    def _copy(obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        # The vector environment reuses its buffers, and recorded entries must not change.
-        return {key: np.array(value) for key, value in obs.items()}
 
 
 def play(driver: Driver, policy: Policy) -> Iterator[Episode]:

@@ -27,6 +27,17 @@ class RunMetrics:
         # Episodes since the last line that did not report an outcome, by mode and task.
         self._silent: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
 
+    @property
+    def state(self) -> list[dict]:
+        """What was counted since the last line, beside what the logger collected."""
+        counts = [(mode, task, dict(count)) for (mode, task), count in self._silent.items()]
+        return [{"mode": mode, "task": task, "silent": count} for mode, task, count in counts if count]
+
+    @state.setter
+    def state(self, state: list[dict]) -> None:
+        self._silent.clear()
+        self._silent.update({(row["mode"], row["task"]): Counter(row["silent"]) for row in state})
+
     def timed(self, policy: Policy) -> Policy:
         """Wraps a policy to log the seconds of each call."""
 

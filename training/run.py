@@ -88,7 +88,7 @@ class TrainingRun:
 
     def _attach_exact_parts(self) -> None:
         """Goes on in the middle of episodes, turns and metrics, where the checkpoint was saved."""
-        parts: dict[str, Part] = {"run": self, "turns": self.turns, "metrics": self.logger}
+        parts: dict[str, Part] = {"run": self, "turns": self.turns, "metrics": self.logger, "outcomes": self.metrics}
         parts |= {f"collector/{collector.task}": collector for collector in self.turns.collectors}
         for name, part in parts.items():
             self.checkpoints.attach(name, part, exact=True)
@@ -241,13 +241,13 @@ class TrainingRun:
     def evaluate(self) -> None:
         """Evaluates each task. With several hosts only the first one does; the others wait in the next update."""
         if not self.agent.worker:
-            before = self.agent.rng.state.numpy(), self.logger.state
+            before = self.agent.rng.state.numpy(), self.logger.state, self.metrics.state
             try:
                 for collector in self.turns.collectors:
                     self.evaluation(collector)
             except Terminated:
                 # The resumed run makes it from its start.
-                random_state, self.logger.state = before
+                random_state, self.logger.state, self.metrics.state = before
                 self.agent.rng.reset(random_state)
                 raise
             self.metrics.write()

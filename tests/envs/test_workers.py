@@ -59,6 +59,8 @@ def test_batch_resets_steps_and_resets_in_part(make_batch):
     after, _ = batch.reset(options={"reset_mask": np.array([False, True, False])})
     assert shown(after) == [1, 0, 1]
     np.testing.assert_array_equal(obs["image"], before)  # what was handed out does not change
+    later, *_ = batch.step(np.zeros((3, 1), np.float32))
+    assert shown(after) == [1, 0, 1] and not np.shares_memory(after["image"], later["image"])
     assert obs["image"].dtype == np.uint8
 
 

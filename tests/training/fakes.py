@@ -12,6 +12,12 @@ SIZE = 4  # pixels of the pictures
 ACTION_SIZE = 2
 
 
+def short_run(config, **settings):
+    """A config of few steps and small batches, in which happens what the settings say and nothing else."""
+    base = {"task": "pointmass_obstacle", "action_repeat": 1, "batch_size": 2, "batch_length": 3, "media": False}
+    return config.replace(**base | {"eval_every": 0, "checkpoint_every": 0, "log_every": 0} | settings)
+
+
 class Clock(gymnasium.Env):
     """Episodes of a given number of decisions, each of which pays that number. Pictures show the time.
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.training.fakes import FakeAgent, replace_simulators
+from tests.training.fakes import FakeAgent, replace_simulators, short_run
 from tools.errors import UserError
 from training.checkpoint_files import saved_checkpoints
 from training.initial_weights import restore_newest
@@ -18,10 +18,7 @@ from training.run import TrainingRun
 @pytest.fixture
 def config(tiny_config, monkeypatch):
     replace_simulators(monkeypatch, lambda task, index: 5)
-    return tiny_config.replace(
-        task="pointmass_obstacle", action_repeat=1, steps=20, prefill=10, pretrain=2, train_every=5, train_steps=1,
-        eval_every=0, checkpoint_every=0, log_every=0, media=False, batch_size=2, batch_length=3,
-    )  # fmt: skip
+    return short_run(tiny_config, steps=20, prefill=10, pretrain=2, train_every=5, train_steps=1)
 
 
 @pytest.fixture
@@ -71,6 +68,30 @@ def test_an_index_decides_which_checkpoint_is_the_newest_wherever_it_was_written
     assert names(logdir) == ["ckpt-1", "ckpt-2"]
 
 
+def test_a_checkpoint_that_a_kill_left_beside_the_index_is_put_away(config, logdir, capsys):
+    """Written, but not named yet: the resumed run makes another one, after which it must never count as the newest."""
+    folder = logdir / "checkpoints"
+    for path in folder.glob("ckpt-2.*"):
+        shutil.copy(path, folder / path.name.replace("ckpt-2", "ckpt-7"))
+    assert names(logdir) == ["ckpt-2", "ckpt-7", "ckpt-1"]
+    assert resume(config, logdir) == 4
+    assert sorted(path.name for path in (folder / "unnamed").iterdir()) == [
+        "ckpt-7.data-00000-of-00001", "ckpt-7.index", "ckpt-7.npz",
+    ]  # fmt: skip
+    (folder / "checkpoint").unlink()
+    assert resume(config, logdir, steps=35) == 6 and not (folder / "damaged").exists()
+    assert "so ckpt-3 is taken as the newest" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_a_kill_left_is_better_than_a_damaged_one(config, logdir, capsys):
+    folder = logdir / "checkpoints"
+    for path in folder.glob("ckpt-2.*"):
+        shutil.copy(path, folder / path.name.replace("ckpt-2", "ckpt-3"))
+    (folder / "ckpt-2.index").write_bytes(b"")
+    assert resume(config, logdir) == 4
+    assert "ckpt-2 is damaged, so ckpt-3 beside it is used" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001"])
 @pytest.mark.parametrize("damage", ["empty", "half", "gone", "flipped"])
 def test_a_damaged_newest_checkpoint_is_named_and_set_aside(config, logdir, capsys, suffix, damage):
@@ -89,7 +110,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_set_aside(config, logdir, caps
     if (suffix, damage) == ("index", "gone"):  # then it is no checkpoint any more, as while it is written
         assert "names none of the checkpoints beside it, so ckpt-1" in error
         return
-    assert "ckpt-2 is damaged, so the older ckpt-1 beside it is used" in error and error.count("\n") == 1
+    assert "ckpt-2 is damaged, so ckpt-1 beside it is used" in error and error.count("\n") == 1
     aside = logdir / "checkpoints" / "damaged"
     assert (aside / "ckpt-2.npz").exists()
     assert kept is None or (aside / path.name).read_bytes() == kept

@@ -65,6 +65,17 @@ def test_episodes_are_cut_and_aligned_per_environment():
     assert [e.env for e in episodes] == [1, 0, 1, 0, 1]
 
 
+def test_observations_are_kept_as_they_are_handed_over():
+    """A copy of every picture would be one too many: environments hand over new arrays (tests/envs/test_workers.py)."""
+    driver = make_driver((5, True), (5, False))
+    handed, seen, step = [], [], driver.envs.step
+    driver.envs.step = lambda actions: handed.append(step(actions)) or handed[-1]
+    for _ in range(3):
+        driver.step(lambda obs, *rest: seen.append(obs["image"]) or policy(obs, *rest))
+    assert seen[1] is handed[0][0]["image"] and seen[2] is handed[1][0]["image"]
+    np.testing.assert_array_equal(seen[1], [[1], [101]])
+
+
 def test_summary_tells_success_at_any_step_from_success_at_the_last():
     episode = next(e for e in (e for _ in range(3) for e in make_driver_steps()) if e.length == 3)
     summary = episode.summary()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from documentation import read_metrics
 
-from episodes.dataset import settings, write_collection
+from episodes.dataset import check_collection, settings, write_collection
 from episodes.replay import Replay
 from planning_agent import CEMAgent
 from tools.errors import UserError
@@ -112,6 +112,30 @@ def test_episodes_of_another_task_or_repeat_are_refused(offline_config, tmp_path
     agent = CEMAgent(offline_config, OBSERVATIONS, ACTION_SPACE)
     with pytest.raises(UserError, match=f"have {key} = {value!r}"):
         TrainingRun(agent, tmp_path / "run", quiet=True)
+
+
+@pytest.mark.parametrize("key, value", [("starts", "near"), ("time_limit", 7), ("randomize", False)])
+def test_episodes_that_start_or_end_otherwise_are_named(offline_config, tmp_path, key, value, capsys):
+    write_collection(tmp_path / "data", {"settings": settings(offline_config) | {key: value}})
+    TrainingRun(CEMAgent(offline_config, OBSERVATIONS, ACTION_SPACE), tmp_path / "run", quiet=True).close()
+    error = capsys.readouterr().err
+    assert error.startswith("note: ") and error.count("\n") == 1
+    assert f"have {key} = {value!r}, this run {offline_config[key]!r}" in error
+
+
+def test_episodes_from_before_a_setting_have_what_was_done_then(offline_config, tmp_path, capsys):
+    config = offline_config.replace(task="metaworld_reach")
+    known = settings(config)
+    del known["starts"]
+    for found, starts, words in (
+        (known, "paper", "have starts = 'near', this run 'paper'"),
+        (known, "near", ""),
+        ({"task": config.task}, "paper", ""),  # a foreign data set
+    ):
+        write_collection(tmp_path, {"settings": found})
+        check_collection(tmp_path, config.replace(starts=starts))
+        error = capsys.readouterr().err
+        assert words in error and bool(error) == bool(words)
 
 
 def test_a_folder_without_episodes_is_refused(offline_config, tmp_path):

@@ -13,9 +13,10 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import envs
 from base_agent import BaseAgent
 from episodes.episode import episode_files, read_episode
-from tests.training.fakes import ACTION_SIZE, Clock, FakeAgent, replace_simulators
+from tests.training.fakes import ACTION_SIZE, Clock, FakeAgent, replace_simulators, short_run
 from tools.errors import UserError
 from tools.signals import Terminated
+from training.collector import EVAL_SEED
 from training.run import TrainingRun
 
 
@@ -84,11 +85,9 @@ def dice(monkeypatch):
 
 @pytest.fixture
 def config(tiny_config):
-    return tiny_config.replace(
-        task="pointmass_obstacle", action_repeat=1, steps=60, prefill=10, pretrain=3, train_every=4, train_steps=2,
-        eval_every=20, checkpoint_every=20, log_every=10, media=False, batch_size=2, batch_length=3, eval_episodes=2,
-        reward_normalization=True, deterministic=True,
-    )  # fmt: skip
+    every = {"train_every": 4, "eval_every": 20, "checkpoint_every": 20, "log_every": 10}
+    kinds = {"reward_normalization": True, "deterministic": True}
+    return short_run(tiny_config, steps=60, prefill=10, pretrain=3, train_steps=2, eval_episodes=2, **every, **kinds)
 
 
 def make_run(config, logdir, agent=ForgetfulAgent):
@@ -127,6 +126,42 @@ def test_a_run_that_stops_and_goes_on_is_the_run_that_does_not_stop(dice, config
     assert float(once.agent.rewards.squares) == float(stopped.agent.rewards.squares)
     assert same_episodes(contents(once), contents(again)) and same_episodes(contents(once), contents(stopped))
     assert len(contents(once)) > 10
+
+
+@pytest.mark.parametrize("reports", ["a training", "an evaluation"])
+def test_a_stop_forgets_no_outcome(dice, config, tmp_path, monkeypatch, reports):
+    """Episodes that were silent before the stop are zeros in the line, and those after it have what was ever reported.
+
+    Only an episode of the third training seed, or the first one of an evaluation, reports success.
+    """
+    step, reset, resets = Dice.step, Dice.reset, []
+
+    def remember(self, *, seed=None, options=None):
+        self.seed = seed
+        resets.append(seed)
+        obs, info = reset(self, seed=seed, options=options)
+        self.length = 4
+        return obs, info
+
+    def report(self, action):
+        info = {"success": 1.0} if self.seed == seeds[reports] else {}
+        return *step(self, action)[:-1], info
+
+    monkeypatch.setattr(Dice, "reset", remember)
+    monkeypatch.setattr(Dice, "step", report)
+    seeds = {reports: None}
+    config = config.replace(steps=30, log_every=0, eval_every=0 if reports == "a training" else 20)
+    make_run(config, tmp_path / "look").run()
+    started = [seed for seed in dict.fromkeys(resets) if seed not in (None, config.seed, config.seed + EVAL_SEED)]
+    seeds = {"a training": started[2], "an evaluation": config.seed + EVAL_SEED}
+    once = make_run(config, tmp_path / "once")
+    once.run()
+    for stop in (11, 26, 30):  # the first evaluation is at 10, and the third episode ends at 12
+        run = make_run(config.replace(steps=stop), tmp_path / "stopped")
+        run.run()
+    assert all(line in figures(tmp_path / "stopped") for line in figures(tmp_path / "once"))
+    assert same_episodes(contents(once), contents(run))
+    assert 1 < sum("success" in episode for episode in contents(run)) < len(contents(run))
 
 
 class Prefetching(ForgetfulAgent):

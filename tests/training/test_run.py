@@ -8,7 +8,7 @@ import pytest
 
 import envs
 from episodes.replay import Replay
-from tests.training.fakes import SIZE, Clock, FakeAgent, replace_simulators
+from tests.training.fakes import SIZE, Clock, FakeAgent, replace_simulators, short_run
 from tools.errors import UserError
 from tools.metric_names import own_name
 from training.driver import Episode
@@ -28,10 +28,10 @@ def seeds(monkeypatch):
 @pytest.fixture
 def config(tiny_config):
     """A run of 30 steps whose decisions take two, and its episodes eight."""
-    return tiny_config.replace(
-        task="pointmass_obstacle", action_repeat=2, steps=30, prefill=8, pretrain=3, train_every=5, train_steps=2,
-        eval_every=10, checkpoint_every=12, log_every=0, media=False, batch_size=2, batch_length=3, eval_episodes=2,
-    )  # fmt: skip
+    every = {"train_every": 5, "eval_every": 10, "checkpoint_every": 12}
+    return short_run(
+        tiny_config, action_repeat=2, steps=30, prefill=8, pretrain=3, train_steps=2, eval_episodes=2, **every
+    )
 
 
 def make_run(config, logdir, **host):

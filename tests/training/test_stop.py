@@ -9,7 +9,7 @@ import pytest
 
 import planning_agent
 from episodes.replay import Replay
-from tests.training.fakes import ACTION_SIZE, FakeAgent, replace_simulators
+from tests.training.fakes import ACTION_SIZE, FakeAgent, replace_simulators, short_run
 from tests.training.test_run import EPISODE, make_episode, make_run, read_metrics
 from tools.errors import UserError
 from tools.lock import locked
@@ -25,10 +25,9 @@ def seeds(monkeypatch):
 @pytest.fixture
 def config(tiny_config):
     """Decisions of two steps, episodes of eight, two updates every four steps."""
-    return tiny_config.replace(
-        task="pointmass_obstacle", action_repeat=2, steps=40, prefill=8, pretrain=6, train_every=4, train_steps=2,
-        eval_every=0, checkpoint_every=0, log_every=0, media=False, batch_size=2, batch_length=3, eval_episodes=2,
-    )  # fmt: skip
+    return short_run(
+        tiny_config, action_repeat=2, steps=40, prefill=8, pretrain=6, train_every=4, train_steps=2, eval_episodes=2
+    )
 
 
 def terminate_at(monkeypatch, owner, name, call):

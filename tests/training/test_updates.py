@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from episodes.replay import Replay
-from tests.training.fakes import ACTION_SIZE, SIZE, FakeAgent, replace_simulators
+from tests.training.fakes import ACTION_SIZE, SIZE, FakeAgent, replace_simulators, short_run
 from tools.errors import UserError
 from training.run import TrainingRun
 from training.updates import SkippedUpdates
@@ -27,10 +27,7 @@ class SkippingAgent(FakeAgent):
 @pytest.fixture
 def config(tiny_config, monkeypatch):
     replace_simulators(monkeypatch, lambda task, index: 5)
-    return tiny_config.replace(
-        task="pointmass_obstacle", action_repeat=1, steps=20, prefill=10, pretrain=5, train_every=5, train_steps=2,
-        eval_every=0, checkpoint_every=0, log_every=0, media=False, batch_size=2, batch_length=3, max_skipped_updates=3,
-    )  # fmt: skip
+    return short_run(tiny_config, steps=20, prefill=10, pretrain=5, train_every=5, train_steps=2, max_skipped_updates=3)
 
 
 def train(config, logdir, bad):
