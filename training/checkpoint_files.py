@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow as tf
+from google.protobuf import text_format
 
 from tools.command_line import note
 from tools.errors import UserError
+from tools.files import replaced
 
 INDEX = "checkpoint"
 _NUMBERED = re.compile(r"ckpt-(\d+)\.index")
@@ -129,9 +131,11 @@ def tidy(folder: Path, newest: str) -> None:
     kept = [Path(path) for path in reversed(paths) if path not in (*bad, *later)]
     # Without times, TensorFlow's manager would not delete them later.
     times = [path.with_name(f"{path.name}.index").stat().st_mtime for path in kept]
-    tf.compat.v1.train.update_checkpoint_state(
+    state = tf.compat.v1.train.generate_checkpoint_state_proto(
         str(folder), Path(newest).name, [path.name for path in kept], all_model_checkpoint_timestamps=times
     )
+    with replaced(folder / INDEX) as file:  # TensorFlow's own function for this is deprecated and says so
+        file.write(text_format.MessageToString(state))
 
 
 def _number(path: str) -> int:

@@ -1,5 +1,6 @@
 """Checkpoints that are damaged or have lost their index, and odd files in the place of those of a run."""
 
+import importlib
 import io
 import shutil
 
@@ -60,6 +61,16 @@ def test_a_run_goes_on_without_a_usable_index(config, logdir, capsys, content):
     assert tf.train.latest_checkpoint(str(logdir / "checkpoints")).endswith("ckpt-3")
     assert resume(config, logdir, steps=35) == 6
     assert not capsys.readouterr().err and len(names(logdir)) == config.checkpoints_kept
+
+
+def test_a_run_that_repairs_its_index_says_no_more_than_its_note(config, logdir, caplog, monkeypatch):
+    """TensorFlow's functions for this are deprecated, which it says in three lines, once in a process."""
+    deprecation = importlib.import_module("tensorflow.python.util.deprecation")
+    monkeypatch.setattr(deprecation, "_PRINTED_WARNING", {})
+    monkeypatch.setattr(tf.get_logger(), "propagate", True)  # to caplog
+    (logdir / "checkpoints" / "checkpoint").unlink()
+    assert resume(config, logdir) == 4
+    assert not caplog.records
 
 
 def test_an_index_decides_which_checkpoint_is_the_newest_wherever_it_was_written(logdir):
