@@ -99,7 +99,7 @@ class Collector:
     @property
     def state(self) -> dict[str, Any]:
         """The episodes in progress, what the policy remembers of them, and what episodes have reported."""
-        state = {"begun": self.begun, "reported": sorted(self._reported)}
+        state: dict[str, Any] = {"begun": self.begun, "reported": sorted(self._reported)}
         if self.driver is None:
             return state | {"episodes": [], "policy": None}
         return state | {"episodes": self.driver.state, "policy": self.driver.policy_state}
