@@ -16,7 +16,6 @@ from episodes.episode import episode_files, read_episode
 from tests.training.fakes import ACTION_SIZE, Clock, FakeAgent, replace_simulators, short_run
 from tools.errors import UserError
 from tools.signals import Terminated
-from training.collector import EVAL_SEED
 from training.run import TrainingRun
 
 
@@ -152,8 +151,8 @@ def test_a_stop_forgets_no_outcome(dice, config, tmp_path, monkeypatch, reports)
     seeds = {reports: None}
     config = config.replace(steps=30, log_every=0, eval_every=0 if reports == "a training" else 20)
     make_run(config, tmp_path / "look").run()
-    started = [seed for seed in dict.fromkeys(resets) if seed not in (None, config.seed, config.seed + EVAL_SEED)]
-    seeds = {"a training": started[2], "an evaluation": config.seed + EVAL_SEED}
+    started = [seed for seed in dict.fromkeys(resets) if seed not in (None, config.seed, config.seed + envs.EVAL_SEED)]
+    seeds = {"a training": started[2], "an evaluation": config.seed + envs.EVAL_SEED}
     once = make_run(config, tmp_path / "once")
     once.run()
     for stop in (11, 26, 30):  # the first evaluation is at 10, and the third episode ends at 12
