@@ -1,14 +1,14 @@
 """One planner of the leaderboard: built in any size on a frozen model, timed, counted, judged and executed."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from agents import load_agent
-from benchmarks.equal_time import SPACES, Settings, fit_size, fits, sized, smallest
+from benchmarks.equal_time import SPACES, Tuned, fit_size, fits, sized, smallest
 from benchmarks.execution import play_blind
 from benchmarks.model_counter import ModelCounter
 from benchmarks.plan_losses import Plans, Starts, closed_loop, found, sampled_returns
@@ -36,7 +36,7 @@ class Contestant:
         self._base: Config = self.agent.config
         self._built: tuple[Any, Planner] | None = None
 
-    def build(self, size: int, tuned: Mapping[str, float | int | bool]) -> Planner:
+    def build(self, size: int, tuned: Tuned) -> Planner:
         """The agent's new planner, or the present one if it is the same."""
         config = sized(self._base, self.name, size, tuned)
         if self._built is None or self._built[0] != config:
@@ -46,9 +46,7 @@ class Contestant:
             self.agent.planner = self._built[1]
         return self._built[1]
 
-    def fit(
-        self, budget: float, tuned: Mapping[str, float | int | bool], known: dict[int, float], z0: tf.Tensor
-    ) -> int:
+    def fit(self, budget: float, tuned: Tuned, known: dict[int, float], z0: tf.Tensor) -> int:
         """The size whose plan from the first of z0 takes the budget, see `fit_size`."""
 
         def measure(size: int) -> float:
@@ -91,7 +89,7 @@ def timed(planner: Planner, z0: tf.Tensor, number: int, seed: int = 0) -> tuple[
     return time.perf_counter() - start, plan
 
 
-def trial(contestant: Contestant, budget: float, tuned: Settings, z0: tf.Tensor, seed: int) -> dict[str, Any]:
+def trial(contestant: Contestant, budget: float, tuned: Tuned, z0: tf.Tensor, seed: int) -> dict[str, Any]:
     """The fields of a line about settings that are tried: mean score of the plans from z0 [N, n] at a budget."""
     known: dict[int, float] = {}
     size = contestant.fit(budget, tuned, known, z0)
@@ -103,7 +101,7 @@ def trial(contestant: Contestant, budget: float, tuned: Settings, z0: tf.Tensor,
 
 
 def result(
-    contestant: Contestant, budget: float, tuned: Settings, known: dict[int, float], starts: Starts, episodes: bool,
+    contestant: Contestant, budget: float, tuned: Tuned, known: dict[int, float], starts: Starts, episodes: bool,
     num_envs: int,
 ) -> dict[str, Any]:  # fmt: skip
     """The fields of a line about a planner at a budget of seconds a plan.

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from tools.config import Config
 
 Settings = dict[str, float | int | bool]
+Tuned = Mapping[str, float | int | bool]
 
 # Of LatCo's steps at most so many end the search (finish.py), as in the preset closed_loop.
 FINISH_SHARE = 0.25
@@ -56,7 +57,8 @@ SPACES = {
     "latco": Space("latco_iterations", 10, _DAMPING),
     "gaussian_latco": Space("gaussian_iterations", 4, _DAMPING | {"gaussian_samples": (10, 20, 50)}),
     "latco_first_order": Space(
-        "first_order_iterations", 50, {"first_order_lr": (0.01, 0.03, 0.05, 0.1), "first_order_dual_lr": (0.5, 1.5, 5.0)}
+        "first_order_iterations", 50,
+        {"first_order_lr": (0.01, 0.03, 0.05, 0.1), "first_order_dual_lr": (0.5, 1.5, 5.0)},
     ),
     "image_collocation": Space(
         "first_order_iterations", 2, {"image_lr": (0.005, 0.02, 0.05, 0.1), "first_order_dual_lr": (0.5, 1.5, 5.0)}
@@ -70,7 +72,7 @@ SPACES = {
 
 
 def trials(planner: str, count: int, seed: int) -> list[Settings]:
-    """`count` settings to try: first the run's own, then different ones by random search; fewer if there are no more."""
+    """`count` settings to try: first the run's own, then different ones by random search, as far as there are."""
     values = SPACES[planner].values
     others = [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
     return [{}, *random.Random(f"{planner} {seed}").sample(others, min(count - 1, len(others)))]
@@ -81,7 +83,7 @@ def smallest(planner: str) -> int:
     return 4 if SPACES[planner].size.endswith("candidates") else 1
 
 
-def sized(config: Config, planner: str, size: int, tuned: Mapping[str, float | int | bool]) -> Config:
+def sized(config: Config, planner: str, size: int, tuned: Tuned) -> Config:
     """The settings of a planner of a size.
 
     LatCo's steps are divided between its search and its finish, elites are a share of the candidates.
