@@ -55,6 +55,17 @@ def test_samples_and_restarts_are_model_evaluations_too():
     assert count == Count(3 * 2 * H * steps, 3 * 2 * H * 5 * 10)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BUILDERS)
+def test_compiled_planners_are_counted_as_they_run_line_by_line(name):
+    compiled = counted(name)
+    tf.config.run_functions_eagerly(True)
+    try:
+        assert compiled == counted(name) and compiled.steps > 0
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
 # Equal time
 
 
