@@ -17,6 +17,7 @@ from optimizers import Planner
 from tools.config import Config, check_ranges
 
 BATCH = 16  # plans at once, beside one
+BATCH_SECONDS = 60.0  # after which batches are not repeated
 
 
 class Contestant:
@@ -75,10 +76,13 @@ class Contestant:
         return Plans(*map(np.concatenate, zip(*plans, strict=True))), np.array(seconds), counts
 
     def batch_seconds(self, z0: tf.Tensor) -> list[float]:
-        """Seconds of calls for `BATCH` plans together, which start from those of z0 [N, n] by turns."""
+        """Seconds of `repeats` calls (fewer long ones) for `BATCH` plans together from z0 [N, n] by turns."""
         planner, many = self.agent.planner, tf.gather(z0, np.arange(BATCH) % len(z0))
         planner(many, [0, 0], iterations=0)
-        return [timed(planner, many, repeat)[0] for repeat in range(self.repeats)]
+        times: list[float] = []
+        while len(times) < self.repeats and sum(times) < BATCH_SECONDS:
+            times.append(timed(planner, many, len(times))[0])
+        return times
 
 
 def timed(planner: Planner, z0: tf.Tensor, number: int, seed: int = 0) -> tuple[float, Any]:
