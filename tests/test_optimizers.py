@@ -15,12 +15,15 @@ from problems import (
     shifted_root,
 )
 
+import optimizers
 from optimizers import (
     MULTIPLIER_RANGE,
     LatentProblem,
     WarmStart,
+    linearize,
     linearize_by_tape,
     own_gradient,
+    plans_at_once,
     rollout,
     sampled_return,
     scale_multipliers,
@@ -343,3 +346,25 @@ def test_settings_that_do_not_go_together_are_refused():
     for words, build in refused.items():
         with pytest.raises(UserError, match=words):
             build()
+
+
+@pytest.mark.parametrize("own", [linearize_by_tape, None])
+def test_plans_that_are_linearized_group_by_group_are_those_of_a_whole_batch(own, monkeypatch):
+    problem = curved(own and (lambda z, a: own(curved().step, z, a)))
+    rng = np.random.default_rng(0)
+    inputs = [tf.constant(rng.normal(size=shape), tf.float32) for shape in ((6, 2), (6, 5, 2), (6, 5, 1))]
+    compiled = lambda: tf.function(lambda *x: linearize(problem, *x), jit_compile=True)(*inputs)
+    whole = compiled()
+    monkeypatch.setattr(optimizers, "CACHED", 2 * 5 * 2 * 3)  # two plans of 5 steps of [2, 2 + 1]
+    for grouped, at_once in zip(compiled(), whole, strict=True):
+        assert grouped.shape == at_once.shape
+        np.testing.assert_allclose(grouped, at_once, rtol=1e-6, atol=1e-7)
+
+
+def test_groups_divide_a_batch_and_stay_in_the_cache(monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    cached = optimizers.CACHED
+    assert [plans_at_once(12, cached // size) for size in (1, 3, 5, 12, 100)] == [1, 3, 4, 12, 12]
+    assert [plans_at_once(batch, 2 * cached) for batch in (1, 16)] == [1, 1] and plans_at_once(17, cached // 16) == 1
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
+    assert plans_at_once(12, cached) == 12

@@ -13,7 +13,7 @@ def random_problem(seed=0, P=3, H=5, n=4, m=2, k=2, lam=None):
     rng = np.random.default_rng(seed)
     signs = rng.choice([-1.0, 0.0, 1.0], (P, H, m))
     return {
-        "A": rng.normal(size=(P, H, n, n)) * 0.6,
+        "A": rng.normal(size=(P, H, n, n)) * (0.6 if H < 10 else 0.3),  # long products must not grow
         "B": rng.normal(size=(P, H, n, m)),
         "e": rng.normal(size=(P, H, n)),
         "v": np.abs(signs) * rng.uniform(0.1, 1, (P, H, m)),
@@ -70,17 +70,18 @@ def dense_step(problem, damping, on_slacks):
 
 
 @pytest.mark.parametrize("damping", [1e-6, 1e-3, 0.5])
-@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("k, H", [(1, 5), (3, 5), (2, 29), (1, 61)])  # one, two and four blocks of time steps
 @pytest.mark.parametrize("solver, on_slacks", [(condensed_step, True), (block_tridiagonal_step, False)])
-def test_step_equals_dense_solve(solver, on_slacks, k, damping):
-    problem = random_problem(k=k)
+def test_step_equals_dense_solve(solver, on_slacks, k, H, damping):
+    problem = random_problem(k=k, H=H)
     for found, expected in zip(solve(solver, problem, damping), dense_step(problem, damping, on_slacks), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("damping", [1e-6, 1e-3, 0.5])
-def test_shooting_step_equals_dense_solve_in_the_actions(damping):
-    problem = random_problem(seed=7)
+@pytest.mark.parametrize("H", [5, 29])
+def test_shooting_step_equals_dense_solve_in_the_actions(H, damping):
+    problem = random_problem(seed=7, H=H)
     P, H, n, m = problem["B"].shape
     args = (problem[name] for name in ("A", "B", "v", "V", "rho", "g", "nu"))
     found = shooting_step(*(tf.constant(x) for x in args), damping)
@@ -162,4 +163,4 @@ def test_the_graph_does_not_grow_with_the_horizon():
         specs = [tf.TensorSpec(x.shape, tf.float32) for x in shapes] + [tf.TensorSpec([], tf.float32)]
         return len(tf.function(condensed_step).get_concrete_function(*specs).graph.as_graph_def().node)
 
-    assert operations(50) == operations(5)
+    assert operations(200) == operations(50) < 2 * operations(5)  # the time steps are in four blocks at most

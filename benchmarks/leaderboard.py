@@ -1,0 +1,241 @@
+"""Ranks every planner on one frozen model at equal compute: so many seconds a plan.
+
+    python benchmarks/leaderboard.py --model logdir/metaworld_reach/latco/0 --out board.jsonl \\
+        --figure board.png --table board.md
+    python benchmarks/leaderboard.py --model logdir/metaworld_reach/latco/0 --out board.jsonl \\
+        --planners cem latco --budgets 0.3 1 --execution blind          # a part of it, without whole episodes
+
+Nothing else may run on the machine. A call that is cut off goes on where it stopped: lines that --out has already are
+not measured again, and --figure and --table show all of its lines.
+
+**Equal time.** The size of a planner is its iterations (gradients) or its candidates (sampling). It is the largest one
+of a few that were timed whose plan from one start takes the budget, to within 10%; `size` and `seconds` tell which. A
+planner whose smallest plan takes longer has a line with `"fits": false` and no more.
+
+**Equal tuning.** Settings are found by random search, `--trials` for each planner, over the lists in `equal_time.py`.
+The first trial are the run's own settings. Each trial gets a size for `--tune_budget` seconds a plan, and its score is
+the mean over `--tune_starts` other starts of what planners maximize, the return under the mean dynamics. The best
+settings serve at all budgets. Horizon, `mpc_steps` and `warm_start` are the run's for all planners.
+
+One JSON line for each trial ("kind": "trial"), then one for each planner and budget ("kind": "result"). Of the latter:
+
+`return_mean`, `return_sampled`: of the plans, under the mean dynamics and under sampled ones (20 rollouts a plan);
+`return_blind`, `success_blind`: all actions of the plan in the environment, without feedback;
+`return`, `success`, `predicted`: whole episodes in closed loop with the run's `mpc_steps`, `warm_start` and so on, and
+    what plans promised of them (not with --execution blind). `envs` environments plan together;
+`seconds`: one plan after the compilation; `plans_per_second_1`, `plans_per_second_16`: one by one, 16 in a call;
+`model_steps`, `model_jacobians`: what a plan asks of the dynamics, counted as `model_counter.py` says.
+
+Each is a mean over the starts with its 95% interval (Student's t; Wilson's for success; `plans_per_second_16`: over
+`--repeats` calls). `per_start` has the single values, so that planners can be paired. Starts are those of
+`evaluate.py --seed S` with S = `--start_seed`. `return_mean`, `return_sampled` and `predicted` are in the units that
+the model learned, `return` and `return_blind` in the environment's. `peak_gflops` is a large matrix product on the same
+machine, timed by this call.
+"""
+
+import checkout
+
+import argparse
+import gc
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import envs
+from agents import PLANNERS, agent_class
+from analysis import figures
+from benchmarks.contestant import Contestant, result, trial
+from benchmarks.equal_time import Settings, trials
+from benchmarks.leaderboard_report import draw, table
+from benchmarks.plan_losses import Starts, rounded, start_states
+from benchmarks.planning import measure_peak
+from evaluation.episodes import episode_seeds
+from evaluation.files import check_writable
+from tools.command_line import Parser, count, positive
+from tools.errors import UserError
+from tools.files import append_json
+from tools.revision import git_revision
+from training.logdir import check_task
+
+BUDGETS = (0.1, 0.3, 1.0, 3.0, 10.0)  # seconds a plan
+TUNE_SEED = 1_000_000  # is added to the seed of the starts
+
+Line = dict[str, Any]
+
+
+class Board:
+    """The lines of a file: what was measured before, and what is measured now.
+
+    Args:
+        path: the file.
+        head: fields that all of its lines share.
+        tail: fields of the lines that are added.
+    """
+
+    def __init__(self, path: Path, head: Mapping[str, Any], tail: Mapping[str, Any]):
+        self.path, self.head, self.tail = path, dict(head), dict(tail)
+        self.lines = read_lines(path)
+        for line in self.lines:
+            for key, value in self.head.items():
+                if line.get(key) != value:
+                    raise UserError(
+                        f"{path} holds lines with {key} = {line.get(key)}, this command says {value}: choose another "
+                        f"--out, or the same {key}."
+                    )
+
+    def find(self, **fields: Any) -> Line | None:
+        """The line with these fields, None if there is none yet."""
+        return next((line for line in self.lines if fields.items() <= line.items()), None)
+
+    def add(self, line: Mapping[str, Any]) -> Line:
+        """Writes and prints a line."""
+        row = rounded({**self.head, **line, **self.tail})
+        append_json(self.path, row)
+        print(json.dumps(row), flush=True)
+        self.lines.append(row)
+        return row
+
+    def results(self) -> list[Line]:
+        """The lines about planners and budgets."""
+        return [line for line in self.lines if line["kind"] == "result"]
+
+
+def read_lines(path: Path) -> list[Line]:
+    """The lines of a file, none if there is no file. Raises UserError for a file that is not of this program."""
+    try:
+        lines = [json.loads(text) for text in path.read_text("utf-8").splitlines()] if path.exists() else []
+        if all(line["benchmark"] == "leaderboard" and line["kind"] in ("trial", "result") for line in lines):
+            return lines
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        pass
+    raise UserError(f"{path} is not a file that this program wrote, or damaged: choose another --out.")
+
+
+def compete(options: argparse.Namespace, overrides: Sequence[str]) -> Iterator[Board]:
+    """The board, after each new line."""
+    words = ["--seed", str(options.start_seed), *overrides]
+    make = lambda planner: Contestant(options.model, planner, words, options.repeats)  # noqa: E731
+    first = make(options.planners[0])
+    agent = first.agent
+    task = check_task(agent.config, options.model, options.task or envs.split_tasks(agent.config.task)[0])
+    c = agent.config
+    head: Line = {"benchmark": "leaderboard", "task": task, "step": int(agent.step), "updates": int(agent.updates)}
+    head |= {"horizon": c.planning_horizon, "mpc_steps": c.mpc_steps, "warm_start": c.warm_start}
+    for key in ("starts", "start_seed", "execution", "trials", "tune_starts", "tune_budget"):
+        head[key] = getattr(options, key)
+    head |= {"state_size": first.problem.state_size, "words": list(overrides)}
+    board = Board(options.out, head, {"peak_gflops": round(measure_peak() / 1e9), **git_revision()})
+    yield board
+    batch = envs.make_vector_env(c, min(options.envs, options.starts), options.start_seed, task)
+    try:
+        places = []
+        for seed, number in (
+            (options.start_seed, options.starts),
+            (options.start_seed + TUNE_SEED, options.tune_starts),
+        ):
+            seeds = episode_seeds(seed, number)
+            places.append(Starts(task, seed, seeds, start_states(agent, batch, seeds), batch, None))
+        for planner in options.planners:
+            contestant = first if planner == options.planners[0] else make(planner)
+            yield from rounds(board, contestant, *places, options)
+            first = contestant = None  # a planner at a time in memory
+            gc.collect()
+    finally:
+        batch.close()
+
+
+def rounds(
+    board: Board, contestant: Contestant, starts: Starts, others: Starts, options: argparse.Namespace
+) -> Iterator[Board]:
+    """The trials of a planner from the other starts, then its results."""
+    name = contestant.name
+    for number, tuned in enumerate(trials(name, options.trials, options.start_seed)):
+        if board.find(kind="trial", planner=name, trial=number):
+            continue
+        line = {"kind": "trial", "planner": name, "trial": number, "settings": tuned}
+        z0 = contestant.agent.planner_start(others.features)
+        board.add(line | trial(contestant, options.tune_budget, tuned, z0, others.seed))
+        yield board
+    tuned = best_settings(board.lines, name)
+    known = {line["size"]: line["seconds"]["mean"] for line in board.results() if line["planner"] == name}
+    for budget in options.budgets:
+        if board.find(kind="result", planner=name, budget=budget):
+            continue
+        line = {"kind": "result", "planner": name, "budget": budget, "settings": tuned}
+        episodes = options.execution == "closed_loop"
+        board.add(line | result(contestant, budget, tuned, known, starts, episodes, options.envs))
+        yield board
+
+
+def best_settings(lines: Sequence[Line], planner: str) -> Settings:
+    """The settings of the trial with the best score, the run's own ({}) if none fitted into the time."""
+    tried = [line for line in lines if line["kind"] == "trial" and line["planner"] == planner]
+    scored = [line for line in tried if line["score"] is not None]
+    return max(scored, key=lambda line: line["score"])["settings"] if scored else {}
+
+
+def seconds(text: str) -> float:
+    """A number of seconds above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
+def parse_options(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """The options of this program, and the words that override settings of the run. Raises UserError."""
+    parser = Parser(
+        prog="python benchmarks/leaderboard.py", description=__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--model", required=True, metavar="NAME_OR_LOGDIR", help="as planning_agent's load_agent takes it")
+    add("--out", type=Path, required=True, metavar="FILE", help="lines are appended to it, and found in it")
+    add("--planners", nargs="+", default=list(PLANNERS), metavar="NAME", help="default: all")
+    add("--budgets", nargs="+", type=seconds, default=list(BUDGETS), metavar="S", help="default: 0.1 0.3 1 3 10")
+    add("--starts", type=positive, default=20, metavar="N", help="starts, and episodes (default: 20)")
+    add("--start_seed", type=count, default=0, metavar="S", help="default: 0")
+    add("--execution", choices=("closed_loop", "blind"), default="closed_loop", help="default: closed_loop")
+    add("--trials", type=positive, default=6, metavar="N", help="settings tried for each planner (default: 6)")
+    add("--tune_starts", type=positive, default=10, metavar="N", help="other starts (default: 10)")
+    add("--tune_budget", type=seconds, default=1.0, metavar="S", help="seconds a plan in trials (default: 1)")
+    add("--repeats", type=positive, default=3, metavar="N", help="of timings (default: 3)")
+    add("--envs", type=positive, default=4, metavar="N", help="environments at a time (default: 4)")
+    add("--task", metavar="NAME", help="which of the run's tasks (default: the first)")
+    add("--figure", type=Path, metavar="FILE", help="a picture of return against seconds (.png, .pdf)")
+    add("--table", type=Path, metavar="FILE", help="the table in Markdown")
+    parser.add_argument_group("--KEY VALUE", "any setting of config.yaml that the weights do not depend on")
+    options, overrides = parser.parse_known_args(argv)
+    options.planners = list(dict.fromkeys(options.planners))
+    for planner in options.planners:
+        agent_class(planner)  # refuses an unknown one
+    if options.figure and options.figure.suffix not in (".png", ".pdf"):
+        raise UserError(f"--figure {options.figure} is neither a .png nor a .pdf: choose one of these.")
+    return options, overrides
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the lines that are new; exit code 2 for bad input."""
+    try:
+        options, overrides = parse_options(argv)
+        for path in filter(None, (options.out, options.figure, options.table)):
+            check_writable(path)
+        for board in compete(options, overrides):  # anew after each line: what was measured is not lost
+            results = board.results()
+            if results and options.figure:
+                figures.save(draw(results), options.figure)
+            if results and options.table:
+                figures.save_text(table(results), options.table)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,324 @@
+"""The leaderboard: counts and sizes by hand, the lines of a problem with a known solution, resuming, refusals."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from problems import BUILDERS, SEED, linear_quadratic, linear_quadratic_optimum
+
+from agents import PLANNERS
+from benchmarks import contestant, equal_time, leaderboard, leaderboard_report, plan_losses
+from benchmarks.model_counter import Count, ModelCounter
+from evaluation.episodes import episode_seeds
+from planners.cem import CEM
+from tools.config import check_ranges, load_config
+from training.driver import Episode
+
+Z0 = np.array([[0.5, -0.5, 0.0], [-1.0, 0.2, 0.0]], np.float32)
+H = 4
+CONFIG = load_config(["--configs", "defaults", "pointmass", "debug", "--planning_horizon", str(H)]).resolved()
+
+# Model evaluations
+
+
+def counted(name: str, **options) -> Count:
+    """What a planner asks of the linear-quadratic problem."""
+    counter = ModelCounter()
+    planner = BUILDERS[name][0](counter.watch(linear_quadratic()), H, **options)
+    planner(Z0, SEED)
+    return counter.read()
+
+
+# Of B = 2 plans of 4 actions: 3 populations of 40 candidates and the rollout of the plan; 12 gradients through a
+# rollout, and rollouts of the last variables, the last finite ones and three candidates; 20 linearized iterations, the
+# rollout at the start, the residuals of the last iterate and the rollouts of three candidates.
+@pytest.mark.parametrize(
+    ("name", "steps", "jacobians", "jit_compile"),
+    [
+        ("cem", 3 * 40 + 1, 0, False),
+        ("gd", 12 + 2 + 1 + 3, 12, False),
+        ("gd", 12 + 2 + 1 + 3, 12, True),
+        ("latco", 20 + 1 + 1 + 3, 20, False),
+    ],
+)
+def test_model_evaluations_by_hand(name, steps, jacobians, jit_compile):
+    assert counted(name, jit_compile=jit_compile) == Count(2 * H * steps, 2 * H * jacobians)
+
+
+def test_samples_and_restarts_are_model_evaluations_too():
+    # Of 3 restarts, each of the 5 samples is a next state and, in the 10 linearized iterations, a Jacobian. Others: the
+    # rollout at the start, the last residuals, three candidates under the mean dynamics, samples that compare restarts.
+    steps = 5 * (10 + 1 + 1) + 3 + 5
+    count = counted("gaussian_latco", restarts=3, jit_compile=False)
+    assert count == Count(3 * 2 * H * steps, 3 * 2 * H * 5 * 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BUILDERS)
+def test_compiled_planners_are_counted_as_they_run_line_by_line(name):
+    compiled = counted(name)
+    tf.config.run_functions_eagerly(True)
+    try:
+        assert compiled == counted(name) and compiled.steps > 0
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+# Equal time
+
+
+@pytest.mark.parametrize("fixed", [0.0, 0.04])
+def test_sizes_follow_from_the_measured_speed(fixed):
+    known, asked = {}, []
+
+    def measure(size):
+        asked.append(size)
+        return fixed + 0.002 * size
+
+    for budget in (0.1, 1.0, 10.0):
+        size = equal_time.fit_size(measure, budget, known, first=10, least=1)
+        assert known[size] == fixed + 0.002 * size and 0.9 * budget <= known[size] <= 1.1 * budget
+    assert len(asked) == len(set(asked)) <= 7
+    assert equal_time.fit_size(measure, 0.5, dict.fromkeys([250], 0.5), first=10, least=1) == 250
+
+
+def test_a_planner_that_is_too_slow_gets_its_smallest_size():
+    known = {}
+    assert equal_time.fit_size(lambda size: 3.0 + size, 1.0, known, first=10, least=4) == 4
+    assert known[4] == 7.0 and not equal_time.fits(known[4], 1.0)
+
+
+def test_a_noisy_clock_does_not_let_sizes_explode():
+    known = {}
+    size = equal_time.fit_size(lambda size: 1e-6, 1.0, known, first=10, least=1)
+    assert size <= 10 * equal_time.GROWTH**3 and len(known) <= equal_time.TRIES
+
+
+@pytest.mark.parametrize("planner", PLANNERS)
+def test_all_planners_are_tuned_with_the_same_effort(planner):
+    tried = equal_time.trials(planner, 6, seed=3)
+    assert tried[0] == {} and tried == equal_time.trials(planner, 6, seed=3)
+    assert len({json.dumps(settings, sort_keys=True) for settings in tried}) == 6
+    assert tried != equal_time.trials(planner, 6, seed=4)
+    space = equal_time.SPACES[planner]
+    for settings in tried:
+        assert all(value in space.values[name] for name, value in settings.items())
+        for size in (equal_time.smallest(planner), 37):
+            config = equal_time.sized(CONFIG.replace(latco_finish=10), planner, size, settings)
+            check_ranges(config)
+            kept = {name: value for name, value in settings.items() if name != "elites"}
+            assert kept.items() <= config.as_dict().items()
+            steps = config[space.size] + (config.latco_finish if space.size.startswith(("latco", "gaussian")) else 0)
+            assert steps == size
+
+
+def test_elites_are_a_share_of_the_candidates():
+    config = equal_time.sized(CONFIG, "cem", 200, {"elites": 0.03})
+    assert (config.cem_candidates, config.sampling_elites) == (200, 6)
+    config = equal_time.sized(CONFIG, "icem", 4, {})
+    assert (config.icem_candidates, config.icem_elites) == (4, 2)
+    assert equal_time.sized(CONFIG.replace(latco_finish=10), "latco", 100, {}).latco_finish == 10
+    assert equal_time.sized(CONFIG.replace(latco_finish=10), "latco", 8, {}).latco_finish == 2
+
+
+# The program
+
+
+class Bench:
+    """Environments, an agent and a clock for the linear-quadratic problem: a step pays its action, success is > 1."""
+
+    num_envs = 2
+    step, updates = 3, 5
+
+    def __init__(self, log, planner):
+        self.log, self.config = log, CONFIG.replace(planner=planner, cem_candidates=50)
+        self.seeds = [0, 0]
+        self.planner_start = lambda z: z
+
+    # An agent
+
+    def latent_problem(self):
+        return linear_quadratic()
+
+    def make_planner(self, problem):
+        c = self.config
+        size, gamma = (c.cem_candidates, 0.0) if c.planner == "cem" else (c.mppi_candidates, c.mppi_gamma)
+        return CEM(problem, H, 2, size, c.sampling_elites, c.sample_states, gamma)
+
+    def infer_first(self, image):
+        return tf.constant(Z0[int(image[0]) % 2][None])
+
+    def rewards(self, rewards):
+        return rewards
+
+    # Environments
+
+    def reset(self, seed):
+        self.seeds = seed
+        return {"image": np.array(seed)}, {}
+
+    def step_all(self, action):
+        off = np.zeros(2, bool)
+        return {}, action[:, 0], off, off, {"success": np.float32(action[:, 0] > 1.0)}
+
+    def close(self):
+        self.log.append("closed")
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """What the program asked for: planners that were loaded, sizes that were timed, episodes that were played."""
+    log = []
+
+    def load(model, words):
+        assert model == "shipped"
+        log.append(("load", words[-1]))
+        return Bench(log, words[-1])
+
+    def environments(config, num, seed, task):
+        made = Bench(log, "cem")
+        made.step = made.step_all
+        return made
+
+    def timed(planner, z0, number, seed=0):
+        """A clock of a machine that needs a hundredth of a second a candidate, and four times as much for 16 plans."""
+        log.append(("plan", planner.candidates, len(z0)))
+        return planner.candidates * 0.01 * len(z0) ** 0.5, planner(z0, [seed, number])
+
+    def run_episodes(agent, task, seeds, num_envs):
+        log.append(("episodes", task))
+        data = {"reward": np.float32([0, 1, 2]), "success": np.float32([0, 0, 1])}
+        extras = {"planned": np.array([1, 0], bool), "predicted_reward": np.float32([2, 2]), "metrics": {}}
+        return [Episode(0, data, extras, number) for number in range(len(seeds))], 0.5
+
+    monkeypatch.setattr(contestant, "load_agent", load)
+    monkeypatch.setattr(contestant, "timed", timed)
+    monkeypatch.setattr(leaderboard.envs, "make_vector_env", environments)
+    monkeypatch.setattr(leaderboard, "measure_peak", lambda: 1e11)
+    monkeypatch.setattr(plan_losses, "run_episodes", run_episodes)
+    tf.config.run_functions_eagerly(True)  # each size would be compiled
+    yield log
+    tf.config.run_functions_eagerly(False)
+
+
+def board(capsys, path, *words) -> list[dict]:
+    """The new lines of a call."""
+    few = ["--starts", "2", "--trials", "2", "--tune_starts", "3", "--repeats", "2", "--tune_budget", "0.2"]
+    assert leaderboard.main(["--model", "shipped", "--out", str(path), *few, *words]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_lines_picture_and_table_of_a_problem_with_a_known_solution(bench, tmp_path, capsys):
+    out, picture, text = tmp_path / "board.jsonl", tmp_path / "board.png", tmp_path / "board.md"
+    words = ["--planners", "cem", "mppi", "--budgets", "0.01", "0.4"]
+    lines = board(capsys, out, *words, "--figure", str(picture), "--table", str(text))
+    assert lines == [json.loads(line) for line in out.read_text().splitlines()]
+    shape = [(line["kind"], line["planner"], line.get("trial", line.get("budget"))) for line in lines]
+    assert shape == [
+        (kind, planner, number)
+        for planner in ("cem", "mppi")
+        for kind, number in (("trial", 0), ("trial", 1), ("result", 0.01), ("result", 0.4))
+    ]
+    slow, cem = lines[2:4]
+    assert not slow["fits"] and slow["size"] == 4 and slow["seconds"]["mean"] == pytest.approx(0.04)
+    assert "return_mean" not in slow
+    # 40 candidates take 0.4 s; a plan is 2 populations of rollouts and its own.
+    assert cem["fits"] and 36 <= cem["size"] <= 44
+    assert cem["seconds"]["mean"] == pytest.approx(cem["size"] * 0.01)
+    assert (cem["model_steps"], cem["model_jacobians"]) == (H * (2 * cem["size"] + 1), 0)
+    assert cem["plans_per_second_1"]["mean"] == pytest.approx(1 / cem["seconds"]["mean"], rel=1e-3)
+    assert cem["plans_per_second_16"]["mean"] == pytest.approx(16 / (cem["size"] * 0.01 * 4), rel=1e-3)
+    each = cem["per_start"]
+    optimum = [linear_quadratic_optimum(Z0[seed % 2], H)[1] for seed in each["seed"]]
+    assert each["seed"] == episode_seeds(0, 2)
+    assert all(value <= best for value, best in zip(each["return_mean"], optimum, strict=True))
+    mppi = lines[-1]
+    scores = [line["score"] for line in lines[4:6]]
+    assert mppi["settings"] == lines[4 + int(np.argmax(scores))]["settings"]
+    for line in (cem, mppi):
+        assert line["return_mean"]["mean"] == pytest.approx(np.mean(line["per_start"]["return_mean"]), rel=1e-3)
+        assert (line["return"]["mean"], line["predicted"]["mean"], line["success"]["mean"]) == (3.0, 4.0, 1.0)
+        assert line["success_blind"]["mean"] == np.mean(line["per_start"]["success_blind"])
+        assert line["peak_gflops"] == 100
+    assert Image.open(picture).size[0] > 1000
+    rows = [row for row in text.read_text().splitlines() if row.startswith("| `")]
+    assert [row.split("|")[1].strip() for row in rows] == ["`cem`", "`mppi`"]  # equal returns, so in the lines' order
+    assert "The smallest plan takes longer: `cem` (0.040 s)" in text.read_text()
+
+
+def test_a_board_goes_on_where_it_stopped(bench, tmp_path, capsys):
+    out = tmp_path / "board.jsonl"
+    words = ["--planners", "cem", "--execution", "blind"]
+    first = board(capsys, out, *words, "--budgets", "0.4")
+    assert len(first) == 3 and "return" not in first[-1] and "return_blind" in first[-1]
+    assert not any(call[0] == "episodes" for call in bench)
+    bench.clear()
+    assert board(capsys, out, *words, "--budgets", "0.4") == []
+    assert not any(call[0] == "plan" for call in bench)
+    new = board(capsys, out, *words, "--budgets", "0.4", "0.8")
+    assert [(line["kind"], line["budget"]) for line in new] == [("result", 0.8)]
+    assert new[0]["settings"] == first[-1]["settings"]
+    assert len(out.read_text().splitlines()) == 4
+
+
+def refusal(capsys, *argv) -> str:
+    """The sentence with which a command line is refused."""
+    assert leaderboard.main([str(word) for word in argv]) == 2
+    captured = capsys.readouterr()
+    assert not captured.out and captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_a_board_of_something_else_is_refused(bench, tmp_path, capsys):
+    out = tmp_path / "board.jsonl"
+    words = ["--planners", "cem", "--execution", "blind", "--budgets", "0.4"]
+    board(capsys, out, *words)
+    argv = ["--model", "shipped", "--out", out, "--planners", "cem", "--starts", "3"]
+    assert "starts = 2" in refusal(capsys, *argv) and len(out.read_text().splitlines()) == 3
+    out.write_text('{"benchmark": "planning"}\n')
+    assert "not a file that this program wrote" in refusal(capsys, *argv)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--planners", "cen"], ["cen", "'cem'"]),
+        (["--budgets", "0"], ["--budgets", "seconds above 0"]),
+        (["--budgets", "soon"], ["soon"]),
+        (["--starts", "0"], ["--starts"]),
+        (["--figure", "board.txt"], [".png"]),
+        (["--task", "pointmass_lottery", "--planners", "cem"], ["pointmass_lottery"]),
+    ],
+)
+def test_bad_options_are_refused(bench, argv, words, tmp_path, capsys):
+    sentence = refusal(capsys, "--model", "shipped", "--out", tmp_path / "board.jsonl", *argv)
+    assert all(word in sentence for word in words), sentence
+
+
+def test_tuning_has_starts_of_its_own():
+    tuned, played = (episode_seeds(seed, 1000) for seed in (leaderboard.TUNE_SEED, 0))
+    assert not set(tuned) & set(played)
+
+
+def test_a_table_says_what_it_is_of():
+    row = {"task": "t", "step": 1000, "updates": 2000, "state_size": 7, "horizon": 5, "starts": 2, "start_seed": 0}
+    row |= {
+        "mpc_steps": 1,
+        "warm_start": True,
+        "trials": 6,
+        "tune_budget": 1.0,
+        "tune_starts": 10,
+        "commit": "abcdefgh",
+    }
+    row |= {"peak_gflops": 90, "planner": "gd", "budget": 1.0, "fits": True, "size": 12, "settings": {"gd_lr": 0.1}}
+    row |= {"return_blind": {"mean": 2.0, "low": 1.0, "high": 3.0}, "seconds": {"mean": 0.9, "low": None, "high": None}}
+    row |= {"model_steps": 1234.0, "model_jacobians": 0.0}
+    better = row | {"planner": "cem", "return_blind": {"mean": 3.0, "low": 2.0, "high": 4.0}, "settings": {}}
+    text = leaderboard_report.table([row, better])
+    assert text.index("`cem`") < text.index("`gd`") and "abcdefg." in text
+    assert "| `gd` | 12 | 0.900 | 2.00 [1.00, 3.00] | 1,234 | 0 | `gd_lr` 0.1 |" in text
+    figure = leaderboard_report.draw([row, better])
+    lines = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in lines] == [([0.9], [3.0]), ([0.9], [2.0])]
