@@ -17,23 +17,28 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
 import envs
 from agents import load_agent
 from analysis.figures import save
 from evaluation.files import check_writable
 from evaluation.side_by_side import Side, draw_picture, draw_video, make_side
-from plan_report import execute, plans_after
+from optimizers import Plan
+from plan_report import execute
 from tools.command_line import Parser, count
 from tools.files import writing
 from tools.logger import write_video
 from tools.program import run_program
 
+if TYPE_CHECKING:
+    from planning_agent import PlanningAgent
+
 PLANNERS = ("latco", "cem")
-STAGES = 9  # numbers of iterations after which the video shows the plan, at most
+STAGES = 7  # numbers of iterations after which the video shows the plan, at most
 FPS = 8
 
 
@@ -54,14 +59,22 @@ def play(model: str, planner: str, overrides: Sequence[str], seed: int) -> Resul
     try:
         image = env.reset()[0]["image"].copy()
         z0 = agent.infer_first(image)
-        plans = plans_after(agent, z0, stages(agent.planner.iterations))
-        start = time.perf_counter()
-        agent.plan_from(z0, [0, seed]).actions.numpy()
-        seconds = time.perf_counter() - start
+        plans, seconds = search(agent, z0)
         executed = execute(env, image[0], plans[-1][1].actions[0].numpy())
     finally:
         env.close()
     return Result(make_side(agent, z0, plans, executed), seconds)
+
+
+def search(agent: "PlanningAgent", z0: tf.Tensor) -> tuple[list[tuple[int, Plan]], float]:
+    """The plan from z0 [1, n] after some numbers of iterations, the last one finished, and the seconds that it took."""
+    seed, plans, seconds = agent.rng.uniform_full_int([2], tf.int32), [], 0.0
+    for number in stages(agent.planner.iterations):  # the first of these calls compiles
+        start = time.perf_counter()
+        plan = agent.plan_from(z0, seed, iterations=number)
+        plans.append((int(plan.iterations[0]), plan))  # waits for the plan
+        seconds = time.perf_counter() - start
+    return plans, seconds
 
 
 def stages(iterations: int) -> list[int]:
@@ -145,9 +158,9 @@ def report(results: Sequence[Result], files: Sequence[Path], model: str, seed: i
             f"video:   {files[1]}",
             "Next:",
             f"    python demo.py --model {model} --seed {seed + 1}",
-            f"    python evaluate.py --logdir {model} --episodes 10 --envs 2 --show 0   # whole episodes with replanning",
-            f"    python plan_report.py --logdir {model} --planner gd                   # another planner",
-            "    make train                                                            # a model of your own",
+            f"    python evaluate.py --logdir {model} --episodes 10 --show 0   # whole episodes, with replanning",
+            f"    python plan_report.py --logdir {model} --planner gd           # another planner",
+            "    make train                                                    # a model of your own",
         ]
     )
 

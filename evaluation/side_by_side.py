@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures import styles, tidy
+from analysis.figures import make_logarithmic, styles, tidy
 from evaluation.plan_frames import decode, fill_up, show_sheet, spread
 from evaluation.plan_optimization import VIOLATIONS, Execution
 from optimizers import Plan
@@ -78,7 +78,7 @@ def draw_picture(sides: Sequence[Side], title: str) -> Figure:
     show_sheet(axis, rows, labels, columns, range(2, len(rows), 2))
     axis.set_xlabel("time step (agent decisions after the start)")
     curves = Curves(*(figure.add_subplot(grid[1, column]) for column in range(3)), sides)
-    curves.explain()
+    figure.legend(handles=curves.legend(), loc="outside lower center", ncols=6, fontsize=9, frameon=False)
     figure.suptitle(title, fontsize=11)
     return figure
 
@@ -108,10 +108,10 @@ class Curves:
                 own.append(self._line(violations, positive, {"color": color, "linestyle": look}))
             self._over_iterations.append(own)
         if any(np.any(curve > 0) for side in sides for name, curve in side.curves.items() if name in VIOLATIONS):
-            violations.set_yscale("log")
+            make_logarithmic(violations)
         for axis, title, label in zip(
             self._axes,
-            ("reward of each step", "return of the plan", "violation of the plan"),
+            ("reward of each step", "return, as the planner sees it", "squared violation, sum over time"),
             ("time step", "iteration of the planner", "iteration of the planner"),
             strict=True,
         ):
@@ -126,24 +126,15 @@ class Curves:
         (line,) = axis.plot(np.arange(1, len(values) + 1), values, linewidth=1.6, **look)
         return line, values
 
-    def explain(self) -> None:
-        """Adds legends."""
-        rewards, returns, violations = self._axes
+    def legend(self) -> list[Line2D]:
+        """One entry for each planner, and one for each kind of line."""
         style = styles(side.name for side in self._sides)
-        planners = [Line2D([], [], color=style[side.name]["color"], label=side.name) for side in self._sides]
-        kinds = [
-            Line2D([], [], color="0.4", label=label, **look)
-            for label, look in (("predicted", PREDICTED), ("achieved", {}))
-        ]
-        rewards.legend(handles=[*planners, *kinds], fontsize=8)
-        returns.legend(handles=planners, fontsize=8, title="as the planner sees it", title_fontsize=8)
+        looks = [(side.name, {"color": style[side.name]["color"], "linewidth": 3}) for side in self._sides]
+        looks += [("predicted", PREDICTED), ("achieved", {})]
         found = {name for side in self._sides for name in side.curves}
-        labels = [label for name, label in VIOLATIONS.items() if name in found]
-        lines = [
-            Line2D([], [], color="0.4", linestyle=look, label=label)
-            for label, look in zip(labels, VIOLATION_STYLES, strict=False)
-        ]
-        violations.legend(handles=lines, fontsize=8, title="squared, sum over time", title_fontsize=8)
+        labels = [f"violation of {label}" for name, label in VIOLATIONS.items() if name in found]
+        looks += [(label, {"linestyle": look}) for label, look in zip(labels, VIOLATION_STYLES, strict=False)]
+        return [Line2D([], [], label=label, **{"color": "0.35"} | look) for label, look in looks]
 
     def show(self, time: int, iterations: Sequence[int]) -> None:
         """Draws the rewards of the first steps, and of each side its first iterations."""
@@ -166,8 +157,8 @@ def draw_video(sides: Sequence[Side], title: str) -> Iterator[np.ndarray]:
         above.set_title(f"{side.name}: plan", fontsize=10)
         below.set_title("executed", fontsize=10)
     curves = Curves(*(figure.add_subplot(grid[row : row + 2, -1]) for row in (0, 2, 4)), sides)
-    curves.explain()
-    heading = figure.suptitle(title, fontsize=11)
+    figure.legend(handles=curves.legend(), loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+    heading = figure.suptitle(f"{title}\nplanning", fontsize=11)
     canvas.draw()
     figure.set_layout_engine("none")
 
@@ -176,7 +167,6 @@ def draw_video(sides: Sequence[Side], title: str) -> Iterator[np.ndarray]:
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
-    heading.set_text(f"{title}\n")
     for index in range(max(len(side.iterations) for side in sides)):
         now = [min(index, len(side.iterations) - 1) for side in sides]
         for (above, below), side, number in zip(pictures, sides, now, strict=True):

@@ -63,7 +63,7 @@ def read_weights(parts: Mapping[str, Any], folder: Path) -> None:
             f"{path} does not fit this configuration (first at {wrong[0][0]}): use the config.yaml that came with it."
         )
     for name, variable in variables.items():
-        variable.assign(arrays[name].astype(variable.dtype))
+        variable.assign(arrays[name].astype(tf.as_dtype(variable.dtype).as_numpy_dtype))
 
 
 def _variables(parts: Mapping[str, Any]) -> dict[str, Any]:
