@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter
 from matplotlib.textpath import text_to_path
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from tools.errors import UserError
 

@@ -97,10 +97,16 @@ def test_the_folder_names_no_place_of_the_machine(trained, shipped):
     )
 
 
-def test_programs_take_its_name(by_name, tmp_path, capsys):
-    assert plan_report.main(["--logdir", by_name, "--rows", "0", "--out", str(tmp_path)]) == 0
-    assert json.loads(capsys.readouterr().out)["logdir"].endswith("/tiny")
-    assert evaluate.method_name(logdirs.find_logdir(by_name), "latco") == "latco"
+def test_programs_take_its_name(by_name, monkeypatch, capsys):
+    monkeypatch.setattr(plan_report, "report", lambda logdir, out, *_: {"logdir": str(logdir), "out": str(out)})
+    assert plan_report.main(["--logdir", by_name]) == 0
+    folder = logdirs.SHIPPED / by_name
+    assert json.loads(capsys.readouterr().out) == {"logdir": str(folder), "out": str(folder / "reports")}
+    played = []
+    monkeypatch.setattr(evaluate, "run_episodes", lambda agent, *_: played.append(agent.config.logdir) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        evaluate.main(["--logdir", by_name])
+    assert played == [str(folder)]
 
 
 def test_a_folder_of_the_same_name_comes_first(trained, by_name, tmp_path, monkeypatch):
@@ -170,28 +176,28 @@ def test_a_model_is_not_overwritten_nor_trained_on_in_place(trained, shipped, ca
     assert (folder / WEIGHTS).read_bytes() == before
 
 
-def test_demonstration(trained, by_name, tmp_path, capsys):
-    assert demo.main(["--model", by_name, "--seed", "2", "--out", str(tmp_path), "--latco_iterations", "3"]) == 0
-    said = capsys.readouterr().out
-    picture, video = tmp_path / "tiny_2.png", tmp_path / "tiny_2.mp4"
-    assert str(picture) in said and str(video) in said
+def test_demonstration(by_name, tmp_path):
+    results, (picture, video) = demo.demonstrate(by_name, ["--latco_iterations", "3"], seed=2, out=tmp_path)
+    assert (picture, video) == (tmp_path / "tiny_2.png", tmp_path / "tiny_2.mp4")
     assert Image.open(picture).size[0] > 600
+    latco, cem = (result.side for result in results)
+    # The same first picture and first state.
+    np.testing.assert_array_equal(latco.executed.frames[0], cem.executed.frames[0])
+    np.testing.assert_array_equal(latco.planned[0], cem.planned[0])
+    assert list(latco.iterations) == [0, 1, 2, 3] and list(cem.iterations) == [0, 1, 2]
+    for result in results:
+        assert len(result.side.planned) == 6 and np.isfinite(result.side.predicted).all() and result.seconds > 0.0
+        assert len(result.side.executed.rewards) == 5 and np.all(result.side.executed.rewards < 0.0)
     frames = imageio.imread(video)
-    search = max(len(demo.stages(n)) for n in (3, 2))  # of LatCo and of CEM
-    assert len(frames) == 3 * search + (5 + 1) + 12
-    assert np.any(frames[0] != frames[-1])
-    for words in commands("\n".join(line for line in said.split("\n") if "python" in line)):
-        assert words[1] in ("demo.py", "evaluate.py", "plan_report.py")
+    assert len(frames) == 3 * 4 + (5 + 1) + 12 and np.any(frames[0] != frames[-1])
+
+    said = demo.report(results, [picture, video], by_name, 2)
+    assert str(picture) in said and str(video) in said
+    for words in commands(said):
+        assert words[0] == "make" or words[1] in ("demo.py", "evaluate.py", "plan_report.py")
     table = {line.split()[0]: line.split() for line in said.split("\n") if line.startswith(("latco", "cem"))}
-    assert table.keys() == {"latco", "cem"} and all(row[-1] in ("yes", "no", "-") for row in table.values())
-
-
-def test_both_planners_start_from_the_same_picture_and_state(by_name):
-    sides = [demo.play(by_name, planner, [], seed=4).side for planner in ("latco", "cem")]
-    np.testing.assert_array_equal(sides[0].executed.frames[0], sides[1].executed.frames[0])
-    np.testing.assert_array_equal(sides[0].planned[0], sides[1].planned[0])
-    assert all(np.isfinite(side.predicted).all() and len(side.planned) == 6 for side in sides)
-    assert list(sides[0].iterations) == sorted(set(sides[0].iterations)) and sides[0].iterations[0] == 0
+    assert float(table["cem"][3]) == pytest.approx(cem.executed.rewards.sum(), abs=0.051)
+    assert table["latco"][-1] == {True: "yes", False: "no"}[latco.executed.success]
 
 
 def test_demonstration_refuses_what_it_cannot_do(by_name, tmp_path, capsys):
