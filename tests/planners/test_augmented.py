@@ -14,6 +14,7 @@ from planners.augmented import MAX_RATIO, advantages, augmented_residuals
 from planners.cem import CEM
 from planners.discounting import discounted, start_survival
 from planners.latco import LatCo, Search
+from planners.residuals import softplus_residual
 from tests.test_agent import ACTION_SPACE, OBSERVATIONS
 from tools.errors import UserError
 from world_model.old_dynamics import OldDynamics
@@ -131,37 +132,39 @@ def quadratic(old_std):
     return dataclasses.replace(problem, log_prob=density(1.0), old_log_prob=density(old_std))
 
 
-def first_step(problem, lam):
-    """The actions after one step of LatCo, without a finish."""
-    planner = LatCo(problem, 4, 1, lam_init=lam, dual_lr=0.0, damping=1e-6, jit_compile=False)
-    return planner(tf.constant([[0.5, -0.3, 0.0]]), problems.SEED).states.numpy()
+def states_and_actions():
+    rng = np.random.default_rng(0)
+    return tf.constant(0.3 * rng.normal(size=[1, 4, 3])), tf.constant(0.3 * rng.normal(size=[1, 4, 1]))
+
+
+def one_step(problem, lam, monkeypatch):
+    """The states after one step of LatCo from a plan that violates the dynamics, and what the solver was given."""
+    planner, seen = LatCo(problem, 4, 2, lam_init=lam, dual_lr=0.0, damping=1e-6), []
+    solve, record = planner.solve, lambda *args: seen.append(args) or solve(*args)
+    monkeypatch.setattr(LatCo, "solve", property(lambda self: record))
+    z0, plan = tf.constant([[0.5, -0.3, 0.0]], tf.float64), states_and_actions()
+    damping, zeros = tf.constant([1e-6], tf.float64), tf.zeros([1, len(planner.CURVES)], tf.float64)
+    search = Search(plan, plan, planner._start_duals(z0), damping, zeros, tf.zeros([1], tf.int32))
+    after = planner._iterate(tf.constant(0), z0, (), search)
+    monkeypatch.undo()
+    return after.plan[0].numpy(), seen[0], (z0, *plan)
 
 
 def test_latco_adds_the_term_to_its_system(monkeypatch):
-    problem, seen = quadratic(1.2), []
-    planner = LatCo(problem, 4, 2, lam_init=3.0, dual_lr=0.0, damping=1e-3)
-    solve = planner.solve
-    monkeypatch.setattr(LatCo, "solve", property(lambda self: lambda *args: seen.append(args) or solve(*args)))
-    z0, rng = tf.constant([[0.5, -0.3, 0.0]], tf.float64), np.random.default_rng(0)
-    states, actions = tf.constant(rng.normal(size=[1, 4, 3])), tf.constant(rng.normal(size=[1, 4, 1]))
-    zeros = tf.zeros([1, len(planner.CURVES)], tf.float64)
-    damping, plan = tf.constant([1e-3], tf.float64), (states, actions)
-    search = Search(plan, plan, planner._start_duals(z0), damping, zeros, tf.zeros([1], tf.int32))
-    planner._iterate(tf.constant(0), z0, (), search)
-    rho, g = seen[0][5], seen[0][6]
-    right = augmented_residuals(
-        problem, z0, states, actions, tf.fill([1, 4], tf.constant(3.0, tf.float64)), planner.reward_residual
-    )
+    _, arguments, plan = one_step(quadratic(1.2), 3.0, monkeypatch)
+    rho, g = arguments[5], arguments[6]
+    right = augmented_residuals(quadratic(1.2), *plan, tf.constant([[3.0] * 4], tf.float64), softplus_residual)
     assert rho.shape == (1, 4, 3) and g.shape == (1, 4, 3, 3)  # rewards, value and the augmented objective
     np.testing.assert_array_equal(rho[..., 2:], right[0])
     np.testing.assert_array_equal(g[..., 2:, :], right[1])
     assert np.any(np.abs(right[1]) > 1e-3)
 
 
-def test_the_term_falls_as_the_dynamics_are_enforced():
+def test_the_term_falls_as_the_dynamics_are_enforced(monkeypatch):
     plain = dataclasses.replace(quadratic(1.2), log_prob=None, old_log_prob=None)
-    moved = [np.abs(first_step(quadratic(1.2), lam) - first_step(plain, lam)).max() for lam in (1.0, 1e2, 1e4)]
-    assert moved[0] > 1e-2 and moved[1] < 0.1 * moved[0] and moved[2] < 0.1 * moved[1]
+    states = lambda problem, lam: one_step(problem, lam, monkeypatch)[0]
+    moved = [np.abs(states(quadratic(1.2), lam) - states(plain, lam)).max() for lam in (1.0, 1e2, 1e4)]
+    assert moved[0] > moved[1] > 100 * moved[2] and moved[0] > 0.1, moved
 
 
 def test_planners_without_a_lagrangian_and_agents_without_a_value_refuse(tiny_config):
@@ -173,11 +176,10 @@ def test_planners_without_a_lagrangian_and_agents_without_a_value_refuse(tiny_co
 
 def test_old_dynamics_are_copied_every_so_many_updates(tiny_config):
     config = tiny_config.replace(augmented_target_every=3)
-    build = lambda: models.WorldModel(
+    model = models.WorldModel(
         2, stoch=4, deter=8, hidden=8, act="relu", min_std=0.1, cnn_depth=2, cnn_act="relu", reward_layers=1,
         reward_units=8,
     )  # fmt: skip
-    model = build()
     old = OldDynamics(config, model.dynamics, 2, model.encoder.embed_size)
     rng = np.random.default_rng(0)
     z, after = (tf.constant(rng.standard_normal([5, 12]), tf.float32) for _ in range(2))
