@@ -1,8 +1,9 @@
 """Makes a small folder of a trained agent, which needs nothing of its log directory: its settings and its weights.
 
     python ship.py --logdir logdir/online/metaworld_reach/latco/0 --out shipped/metaworld_reach
+    python ship.py --logdir logdir/pointmass_obstacle/latco/0 --out shipped/pointmass_obstacle --mpc_steps 5
 
-The folder gets `config.yaml` and `weights.npz` (training/weights.py: float16, compressed, without the optimizer). Every
+Settings after that replace those of the run, except those that the weights or episodes depend on. The folder gets `config.yaml` and `weights.npz` (training/weights.py: float16, compressed, without the optimizer). Every
 program takes it as --logdir, and a folder in shipped/ by its name alone. One line of JSON says what is in it.
 """
 
@@ -30,8 +31,13 @@ from training.weights import write_weights
 PLACES = ("init_from", "logdir", "offline_dir")  # settings that name folders of the machine
 
 
-def ship(logdir: Path, out: Path) -> dict[str, Any]:
+def ship(logdir: Path, out: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Writes the folder and returns what is in it, ready for JSON.
+
+    Args:
+        logdir: log directory of the run.
+        out: the new folder.
+        overrides: words of a command line that change the run's settings.
 
     Raises:
         UserError: see `agents.load_agent` and `training.weights.write_weights`; or `out` holds a run or a model
@@ -39,7 +45,7 @@ def ship(logdir: Path, out: Path) -> dict[str, Any]:
     """
     if (out / "config.yaml").exists() or (out / WEIGHTS).exists():
         raise UserError(f"{out} holds a run or a model already: move it away, or choose another --out.")
-    agent = load_agent(logdir)
+    agent = load_agent(logdir, overrides)
     settings = read_schema().settings
     with writing(out, "choose another --out"):
         out.mkdir(parents=True, exist_ok=True)
@@ -56,15 +62,16 @@ def ship(logdir: Path, out: Path) -> dict[str, Any]:
     }
 
 
-def parse_options(argv: Sequence[str]) -> argparse.Namespace:
-    """The options of this program. Raises UserError."""
+def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options of this program, and the words that override settings of the run. Raises UserError."""
     parser = Parser(
-        prog="python ship.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python ship.py", usage="%(prog)s --logdir DIR --out DIR [--KEY VALUE ...]", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )  # fmt: skip
     parser.add_argument("--logdir", type=Path, required=True, metavar="DIR", help="log directory of a trained agent")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new folder")
-    return parser.parse_args(argv)
+    parser.add_argument_group("--KEY VALUE", "any setting of config.yaml, instead of the run's own: --mpc_steps 5")
+    return parser.parse_known_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,8 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _ship(argv: Sequence[str]) -> int:
-    options = parse_options(argv)
-    print(json.dumps(ship(options.logdir, options.out)))
+    options, overrides = parse_options(argv)
+    print(json.dumps(ship(options.logdir, options.out, overrides)))
     return 0
 
 

@@ -109,10 +109,11 @@ class Curves:
             self._over_iterations.append(own)
         if any(np.any(curve > 0) for side in sides for name, curve in side.curves.items() if name in VIOLATIONS):
             make_logarithmic(violations)
+        violations.sharex(returns)
         for axis, title, label in zip(
             self._axes,
             ("reward of each step", "return, as the planner sees it", "squared violation, sum over time"),
-            ("time step", "iteration of the planner", "iteration of the planner"),
+            ("time step", "iteration of the planner", "iteration of the planner (0 is not drawn)"),
             strict=True,
         ):
             tidy(axis)

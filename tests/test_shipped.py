@@ -39,7 +39,7 @@ def trained():
 def shipped(trained, tmp_path_factory):
     """The folder of shipped models with the agent as `tiny`, and what the program said of it."""
     folder = tmp_path_factory.mktemp("shipped")
-    return folder, ship.ship(trained[1], folder / "tiny")
+    return folder, ship.ship(trained[1], folder / "tiny", ["--mpc_steps", "3"])
 
 
 @pytest.fixture
@@ -61,6 +61,7 @@ def test_a_shipped_model_is_the_agent_up_to_the_rounding_of_float16(trained, by_
         np.testing.assert_array_equal(own.numpy(), rounded)
         np.testing.assert_allclose(rounded, right.numpy(), rtol=2**-11, atol=2**-25)
     assert any(np.any(own.numpy() != right.numpy()) for own, right in pairs)
+    assert loaded.config.mpc_steps == 3 != agent.config.mpc_steps
     assert (int(loaded.step), int(loaded.updates)) == (int(agent.step), int(agent.updates)) and int(agent.updates) > 0
 
 
