@@ -3,8 +3,9 @@
     python ship.py --logdir logdir/online/metaworld_reach/latco/0 --out shipped/metaworld_reach
     python ship.py --logdir logdir/pointmass_obstacle/latco/0 --out shipped/pointmass_obstacle --mpc_steps 5
 
-Settings after that replace those of the run, except those that the weights or episodes depend on. The folder gets `config.yaml` and `weights.npz` (training/weights.py: float16, compressed, without the optimizer). Every
-program takes it as --logdir, and a folder in shipped/ by its name alone. One line of JSON says what is in it.
+Settings after that replace those of the run, except those that the weights or episodes depend on. The folder gets
+`config.yaml` and `weights.npz` (training/weights.py: float16, compressed, without the optimizer). Every program takes
+it as --logdir, and a folder in shipped/ by its name alone. One line of JSON says what is in it.
 """
 
 if __name__ == "__main__":
@@ -65,9 +66,12 @@ def ship(logdir: Path, out: Path, overrides: Sequence[str] = ()) -> dict[str, An
 def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of this program, and the words that override settings of the run. Raises UserError."""
     parser = Parser(
-        prog="python ship.py", usage="%(prog)s --logdir DIR --out DIR [--KEY VALUE ...]", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python ship.py",
+        usage="%(prog)s --logdir DIR --out DIR [--KEY VALUE ...]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-    )  # fmt: skip
+    )
     parser.add_argument("--logdir", type=Path, required=True, metavar="DIR", help="log directory of a trained agent")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new folder")
     parser.add_argument_group("--KEY VALUE", "any setting of config.yaml, instead of the run's own: --mpc_steps 5")
