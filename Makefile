@@ -9,13 +9,16 @@ RENDER := MUJOCO_GL=$${MUJOCO_GL:-$$(cat .venv/.rendering)}
 export DEBIAN_FRONTEND := noninteractive
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help train test slow lint format lock install gpu rendering
+.PHONY: help train demo test slow lint format lock install gpu rendering
 
 help: ## List the targets
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 train: rendering ## Train; ARGS="--configs ... --key value" replaces the arguments of planning_agent.py
 	$(RENDER) $(PYTHON) planning_agent.py $(or $(ARGS),$(TRAIN_ARGS))
+
+demo: rendering ## Plan with LatCo and CEM on a shipped model, in one picture and one video; ARGS="--seed 3"
+	$(RENDER) $(PYTHON) demo.py $(ARGS)
 
 test: rendering ## Run the tests that take seconds; ARGS="-k replay" goes to pytest
 	$(RENDER) $(PYTHON) -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import envs
 from tools.config import Config, check_ranges, keys_of, load_config
-from tools.errors import UserError, unknown
+from tools.errors import unknown
 from tools.memory import enough_memory
-from training.logdir import check_same, read_config
+from training.logdir import check_same, find_logdir, read_config
 
 if TYPE_CHECKING:
     from planning_agent import PlanningAgent
@@ -53,7 +53,7 @@ def load_agent(logdir: str | Path, overrides: Sequence[str] = ()) -> "PlanningAg
     """Loads a trained agent: the settings of a run with the weights and counters of its newest checkpoint.
 
     Args:
-        logdir: the log directory of the run.
+        logdir: the log directory of the run, or the name of a shipped model.
         overrides: command-line words that change settings of the run, such as ["--planner", "cem"]. A preset among them
             does not change the task. Settings newer than the run have their defaults.
 
@@ -61,9 +61,7 @@ def load_agent(logdir: str | Path, overrides: Sequence[str] = ()) -> "PlanningAg
         UserError: the log directory has no run or no checkpoint, the checkpoint does not fit the settings, or an
             override is invalid or changes a setting that episodes or weights depend on.
     """
-    logdir = Path(logdir).expanduser()
-    if not (logdir / "config.yaml").is_file():
-        raise UserError(f"{logdir} holds no run (it has no config.yaml): give the log directory of one as --logdir.")
+    logdir = find_logdir(logdir)
     saved = read_config(logdir)
     # Presets in the overrides may set another task.
     own_task = [] if any(word.partition("=")[0] == "--task" for word in overrides) else ["--task", saved.task]

@@ -33,6 +33,7 @@ from training.data_parallel import (
 from training.driver import correlated_actions
 from training.run import TrainingRun
 from world_model.image_loss import chunked_image_error
+from world_model.old_dynamics import OldDynamics
 from world_model.open_loop import open_loop_video
 from world_model.rewards import RewardTransform
 from world_model.value import ValueLearner
@@ -57,6 +58,8 @@ def _check_settings(c: Config) -> None:
         )
     if c.value_head and c.strategy != "one":
         raise UserError(f"value_head learns on one device, not with strategy {c.strategy}: use strategy one.")
+    if c.augmented_objective and not c.value_head:
+        raise UserError("augmented_objective compares the values of states: turn value_head on, too.")
     if c.deterministic and c.strategy != "one":
         raise UserError(f"deterministic is for one device, not for strategy {c.strategy}: use strategy one.")
 
@@ -111,6 +114,11 @@ class BaseAgent:
             self.optimizer.build(self.model.trainable_variables)
             # Built last, so that the world model's initial weights do not depend on value_head.
             self.value = ValueLearner(c, self.model.dynamics.feat_size) if c.value_head else None
+            self.old_dynamics = (
+                OldDynamics(c, self.model.dynamics, self.action_size, self.model.encoder.embed_size)
+                if c.augmented_objective
+                else None
+            )
         self.value_data = c.value_data if c.value_head else ""
         self.rng = tf.random.Generator.from_seed(c.seed)
         # Hosts share weights, but each collects its own episodes.
@@ -216,7 +224,8 @@ class BaseAgent:
             "model": self.model, "optimizer": self.optimizer, "rewards": self.rewards, "step": self.step,
             "updates": self.updates,
         }  # fmt: skip
-        return parts if self.value is None else parts | {"value": self.value}
+        optional = {"value": self.value, "old_dynamics": self.old_dynamics}
+        return parts | {name: part for name, part in optional.items() if part is not None}
 
     @property
     def device_batch_size(self) -> int:
@@ -235,6 +244,8 @@ class BaseAgent:
         update = lambda: self._update(grads)
         tf.cond(finite | (self.config.precision == "float16"), update, lambda: False)
         self.updates.assign_add(1)
+        if self.old_dynamics is not None:
+            self.old_dynamics.follow(self.updates)
         metrics = {name: self.strategy.reduce("SUM", share, None) for name, share in shares.items()}
         return metrics | values | {"grad_norm": norm, "skipped_updates": 1.0 - tf.cast(finite, tf.float32)}
 

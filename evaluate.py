@@ -46,7 +46,7 @@ from tools.files import append_json
 from tools.program import run_program
 from tools.revision import git_revision
 from training.agent import Agent
-from training.logdir import check_task, method_of, read_config
+from training.logdir import check_task, find_logdir, method_of, read_config
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def evaluate(
     """Evaluates the newest checkpoint of a run, writes the files and yields the line of each task.
 
     Args:
-        logdir: log directory of the run.
+        logdir: log directory of the run, or the name of a shipped model.
         overrides: words of a command line that change the run's settings.
         choices: what to evaluate.
         task: which of the run's tasks, all of them unless given.
@@ -87,7 +87,7 @@ def evaluate(
     Raises:
         UserError: see `agents.load_agent`; or the run has no such task, or nothing can be written.
     """
-    logdir, choices = logdir.expanduser(), choices or Choices()
+    logdir, choices = find_logdir(logdir), choices or Choices()
     agent = load_agent(logdir, [*overrides, "--seed", str(choices.seed)])
     tasks = envs.split_tasks(agent.config.task)
     chosen = [check_task(agent.config, logdir, task)] if task else tasks
@@ -150,7 +150,10 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--logdir", type=Path, required=True, metavar="DIR", help="log directory of a trained agent")
+    parser.add_argument(
+        "--logdir", type=Path, required=True, metavar="DIR",
+        help="log directory of a trained agent, or the name of a shipped model",
+    )  # fmt: skip
     parser.add_argument("--episodes", type=positive, default=20, metavar="N", help="episodes of a task (default: 20)")
     parser.add_argument("--envs", type=positive, default=4, metavar="N", help="environments at a time (default: 4)")
     parser.add_argument(

@@ -63,6 +63,9 @@ class LatentProblem:
         a_max: actions are bounded by |a| <= a_max.
         value: z [..., n] -> expected return [...] after z, or None. The objective of a plan is the sum of its rewards
             plus the value of its last state (ColloDreamer, equation 9).
+        log_prob: (z [..., n], a [..., m], next z [..., n]) -> log density [...] of the transition, or None. With it,
+            planners that can add ColloDreamer's augmented objective (`planners.augmented`), which needs a value.
+        old_log_prob: the same of older dynamics.
         value_steps: how many steps of reward a value stands for, 1 / (1 - gamma) with discount gamma. Second-order
             planners scale the value's residual with it (`planners.residuals.objective_residuals`).
     """
@@ -82,6 +85,8 @@ class LatentProblem:
     a_max: float = 1.0
     value: Callable | None = None
     value_steps: float = 1.0
+    log_prob: Callable | None = None
+    old_log_prob: Callable | None = None
 
 
 class WarmStart(NamedTuple):
@@ -146,6 +151,7 @@ class Planner(abc.ABC):
 
     CURVES: tuple[str, ...] = ("reward",)
     KEEPS_CONSTRAINTS = False
+    AUGMENTS = False
     num_warm_starts = 1  # C of `Plan.warm_starts`
     finish = 0  # how many of the last iterations improve a plan that already satisfies the bounds and the dynamics
 
@@ -164,6 +170,11 @@ class Planner(abc.ABC):
             raise UserError(
                 f"{type(self).__name__} cannot keep state constraints: use latco or gaussian_latco, or set cost_head "
                 "to false."
+            )
+        if problem.log_prob is not None and not self.AUGMENTS:
+            raise UserError(
+                f"{type(self).__name__} has no Lagrangian to add augmented_objective to: use latco or gaussian_latco, "
+                "or set it to false."
             )
         self.problem, self.horizon, self.iterations = problem, horizon, iterations
         self.restarts, self.restart_samples, self.tolerance = restarts, restart_samples, tolerance

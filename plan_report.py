@@ -38,7 +38,7 @@ from optimizers import Plan
 from tools.command_line import Parser, count
 from tools.program import run_program
 from tools.revision import git_revision
-from training.logdir import check_task
+from training.logdir import check_task, find_logdir
 
 if TYPE_CHECKING:
     from planning_agent import PlanningAgent
@@ -151,7 +151,10 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--logdir", type=Path, required=True, metavar="DIR", help="log directory of a trained agent")
+    parser.add_argument(
+        "--logdir", type=Path, required=True, metavar="DIR",
+        help="log directory of a trained agent, or the name of a shipped model",
+    )  # fmt: skip
     parser.add_argument("--task", metavar="NAME", help="which of the run's tasks (default: the first)")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder for the pictures (default: reports/ in --logdir)"
@@ -179,8 +182,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report(argv: Sequence[str]) -> int:
     options, overrides = parse_options(argv)
-    out = options.out or options.logdir.expanduser() / "reports"
-    numbers_of_plan = report(options.logdir, out, overrides, options.seed, options.rows, options.task)
+    logdir = find_logdir(options.logdir)
+    out = options.out or logdir / "reports"
+    numbers_of_plan = report(logdir, out, overrides, options.seed, options.rows, options.task)
     print(json.dumps(numbers_of_plan, allow_nan=False))
     return 0
 

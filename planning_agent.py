@@ -84,6 +84,8 @@ class PlanningAgent(BaseAgent):
             decode=lambda z: tf.cast(self.model.decoder(z), tf.float32),
             constraint=(lambda z: self.model.cost(z)[..., None] - c.cost_limit) if c.cost_head else None,
             value=self.value,
+            log_prob=None if self.old_dynamics is None else dynamics.log_prob,
+            old_log_prob=None if self.old_dynamics is None else self.old_dynamics.net.log_prob,
             value_steps=1.0 / (1.0 - c.discount) if c.discount < 1.0 else float(c.planning_horizon),
         )
         return discounted(problem, self.discount) if self.discounted else problem

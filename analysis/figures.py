@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.textpath import text_to_path
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from tools.errors import UserError
 
@@ -98,6 +99,13 @@ def tidy(axis: Axes) -> None:
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=9)
+
+
+def make_logarithmic(axis: Axes) -> None:
+    """A logarithmic y axis, without what is not positive; its numbers are plain, since `$` is no formula here."""
+    axis.set_yscale("log", nonpositive="mask")
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def save(figure: Figure, path: Path, **options: Any) -> str:

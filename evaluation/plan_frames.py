@@ -51,16 +51,23 @@ def draw_sheet(
         columns: the C numbers below the columns.
         apart: the rows with more room above them.
     """
-    sheet, centres = _sheet(rows, apart)
     figure = Figure(figsize=(1.6 + 0.9 * len(columns), 1.3 + 0.9 * len(rows)), dpi=120, layout="constrained")
     axis = figure.subplots()
+    show_sheet(axis, rows, labels, columns, apart)
+    return figure, axis
+
+
+def show_sheet(
+    axis: Axes, rows: list[np.ndarray], labels: list[str], columns: np.ndarray, apart: Collection[int]
+) -> None:
+    """`draw_sheet` on axes that are there already."""
+    sheet, centres = _sheet(rows, apart)
     axis.imshow(sheet, interpolation="nearest")
     middles = (np.arange(len(columns)) + 0.5) * (models.IMAGE_SHAPE[1] + GAP) - GAP / 2 - 0.5
     axis.set_xticks(middles, list(map(str, columns)))
     axis.set_yticks(centres, labels, fontsize=9)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    return figure, axis
 
 
 def _sheet(rows: list[np.ndarray], apart: Collection[int]) -> tuple[np.ndarray, list[float]]:

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from analysis.figures import make_logarithmic
 from evaluation.plan_frames import decode, draw_sheet, fill_up, spread
 from optimizers import Plan
 from training.agent import Agent
@@ -82,7 +83,7 @@ def _draw_positive(axis: Axes, curves: dict[str, np.ndarray]) -> None:
             label = f"{label},\n0 {often}"
         axis.plot(np.arange(1, len(curve) + 1), curve, ".-", markersize=3, label=label)
     if any(np.any(curve > 0) for curve in curves.values()):
-        axis.set_yscale("log", nonpositive="mask")
+        make_logarithmic(axis)
 
 
 def draw_frames(agent: Agent, z0: tf.Tensor, plans: list[tuple[int, Plan]], executed: Execution, title: str) -> Figure:

@@ -52,6 +52,9 @@ def discounted(problem: LatentProblem, discount: Callable) -> LatentProblem:
         after = lambda x: x[..., n:] + log_discount(x[..., :n])[..., None]
         return function and (lambda x, *inputs: tf.concat([function(x[..., :n], *inputs), after(x)], -1))
 
+    def of_transition(function):
+        return function and (lambda x, a, after: function(x[..., :n], a, after[..., :n]))
+
     def of_z(function):
         return function and (lambda x: function(x[..., :n]))
 
@@ -84,6 +87,8 @@ def discounted(problem: LatentProblem, discount: Callable) -> LatentProblem:
         value=problem.value and value,
         linearize=problem.linearize and linearize,
         linearize_moments=problem.linearize_moments and linearize_moments,
+        log_prob=of_transition(problem.log_prob),
+        old_log_prob=of_transition(problem.old_log_prob),
         constraint=of_z(problem.constraint),
         decode=of_z(problem.decode),
     )

@@ -26,6 +26,7 @@ from optimizers import (
     where_all,
     where_rows,
 )
+from planners.augmented import augmented_residuals
 from planners.finish import finish
 from planners.least_squares import block_tridiagonal_step, condensed_step
 from planners.residuals import DAMPING_FACTOR, objective_residuals, softplus_residual, terminal_value
@@ -91,6 +92,7 @@ class LatCo(Planner):
 
     CURVES: tuple[str, ...] = ("reward", "dynamics_violation", "action_violation", "lam", "nu")
     KEEPS_CONSTRAINTS = True
+    AUGMENTS = True
 
     def __init__(
         self,
@@ -191,6 +193,8 @@ class LatCo(Planner):
         residuals = self._residuals(search.plan, moments, noise)
         finite, search = self._after_step(tf.fill([z0.shape[0]], k), residuals, search)
         rho, g = self._weighted(residuals, search.duals)
+        if self.problem.log_prob is not None:
+            rho, g = self._augmented(z0, search, rho, g)
         damping = search.damping * tf.reduce_mean(search.duals["lam"], 1)
         e, v, V = residuals[:3]
         dz, da = self.solve(A, B, e, v, V, rho, g, search.duals["lam"], search.duals["nu"], damping)
@@ -225,6 +229,12 @@ class LatCo(Planner):
         count = duals["kappa"].shape[-1]
         weight = tf.concat([tf.ones_like(residuals.rho[..., :-count]), tf.sqrt(duals["kappa"])], -1)
         return residuals.rho * weight, residuals.g * weight[..., None]
+
+    def _augmented(self, z0, search, rho, g):
+        """The scalar residuals and their gradients with those of ColloDreamer's augmented objective."""
+        states, actions = search.plan[:2]
+        more = augmented_residuals(self.problem, z0, states, actions, search.duals["lam"], self.reward_residual)
+        return tf.concat([rho, more[0]], -1), tf.concat([g, more[1]], -2)
 
     # The parts that depend on how a plan is represented. GaussianLatCo overrides them.
 

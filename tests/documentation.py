@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "results").rglob("*.md")])
-PAGES += sorted((ROOT / "reproduce").glob("*.md"))
+PAGES += [*sorted((ROOT / "reproduce").glob("*.md")), ROOT / "shipped" / "README.md"]
 
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

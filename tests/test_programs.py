@@ -76,6 +76,18 @@ def test_every_way_of_planning_trains(words, tmp_path):
         assert {"plan/constraint_violation", "plan/kappa", "model/cost_loss"} <= set().union(*rows)
 
 
+@pytest.mark.parametrize("suite", [pytest.param(s, marks=[] if s == "pointmass" else pytest.mark.slow) for s in SUITES])
+def test_every_suite_trains_with_the_augmented_objective(suite, tmp_path):
+    words = ["--value_head", "true", "--discount", "0.99", "--augmented_objective", "true", "--media", "false"]
+    words += ["--eval_every", "0"] if suite == "pointmass" else []
+    assert planning_agent.main([*DEBUG, suite, "debug", *words, "--logdir", str(tmp_path)]) == 0
+    rows = read_metrics(tmp_path)
+    assert rows[-1]["step"] >= 120 and any(np.isfinite(row.get("plan/value") or np.nan) for row in rows)
+    weights = tf.train.load_checkpoint(str(tmp_path / "checkpoints"))
+    old = [name for name in weights.get_variable_to_shape_map() if name.startswith("old_dynamics/weights")]
+    assert old and int(weights.get_tensor("updates/.ATTRIBUTES/VARIABLE_VALUE")) > 3
+
+
 @pytest.mark.slow
 def test_feedback_works_where_episodes_end(tmp_path):
     words = ["--planner", "ilqr", "--ilqr_feedback", "true", "--discount", "0.99"]

@@ -16,6 +16,8 @@ from tools.schema import DEPENDENTS
 
 # What a run writes into its log directory.
 FILES = ("config.yaml", "runs.jsonl", "metrics.jsonl")
+WEIGHTS = "weights.npz"  # what a shipped model has instead of checkpoints
+SHIPPED = Path(__file__).parent.parent / "shipped"
 FOLDERS = ("checkpoints", "episodes", "images", "skipped_updates", "videos")
 
 
@@ -37,6 +39,28 @@ def method_of(logdir: str | os.PathLike[str], config: Mapping[str, Any]) -> str:
     return logdir.parent.name if logdir.name == str(config["seed"]) else config["planner"]
 
 
+def shipped_models() -> list[str]:
+    """The names of the models that come with the code."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{WEIGHTS}"))
+
+
+def find_logdir(place: str | os.PathLike[str]) -> Path:
+    """The log directory of a trained agent, or the folder of a shipped model by its name.
+
+    Raises:
+        UserError: there is neither.
+    """
+    path = Path(place).expanduser()
+    if (path / "config.yaml").is_file():
+        return path
+    if str(place) in shipped_models():
+        return SHIPPED / str(place)
+    raise UserError(
+        f"{place} holds no run (it has no config.yaml): give the log directory of one as --logdir, or the name of a "
+        f"shipped model ({', '.join(shipped_models()) or 'there is none'})."
+    )
+
+
 def check_logdir(config: Config) -> None:
     """Checks, without writing, that a run can start or go on in the log directory.
 
@@ -48,6 +72,10 @@ def check_logdir(config: Config) -> None:
     check_places(logdir)
     if not os.path.exists(saved):
         return
+    if os.path.exists(logdir / WEIGHTS):
+        raise UserError(
+            f"{logdir} holds a shipped model, which cannot go on: choose another --logdir, and --init_from {logdir}."
+        )
     before = load_config([], saved=Config.load(saved))
     check_same(before, config, keys_of(*DEPENDENTS), logdir)
     if (before.steps == 0) != (config.steps == 0):

@@ -56,6 +56,10 @@ class Latent(abc.ABC):
     def kl(self, post: Stats, prior: Stats) -> tf.Tensor:
         """KL[post || prior] in nats, summed over the latent: [...]."""
 
+    @abc.abstractmethod
+    def log_prob(self, stats: Stats, value: tf.Tensor) -> tf.Tensor:
+        """Log density or log probability [...] of values [..., S]."""
+
     def mean_columns(self, weights: tf.Tensor) -> tf.Tensor:
         """The columns of a layer's weights [..., raw_size] that the mean depends on."""
         return weights
@@ -94,6 +98,10 @@ class Gaussian(Latent):
     def kl(self, post: Stats, prior: Stats) -> tf.Tensor:
         """The closed form."""
         return tfd.kl_divergence(*(tfd.MultivariateNormalDiag(x["mean"], x["std"]) for x in (post, prior)))
+
+    def log_prob(self, stats: Stats, value: tf.Tensor) -> tf.Tensor:
+        """The log density."""
+        return tfd.MultivariateNormalDiag(stats["mean"], stats["std"]).log_prob(value)
 
     def mean_columns(self, weights: tf.Tensor) -> tf.Tensor:
         """The first half."""
@@ -150,6 +158,10 @@ class Categorical(Latent):
         p, q = (tfd.OneHotCategorical(self._grouped(x["logits"])) for x in (post, prior))
         return tf.reduce_sum(tfd.kl_divergence(p, q), -1)
 
+    def log_prob(self, stats: Stats, value: tf.Tensor) -> tf.Tensor:
+        """The log probability of one-hot vectors; of planned class probabilities its expectation."""
+        return tf.reduce_sum(value * stats["logits"], -1)
+
     def mean_rows(self, raw: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
         """The softmax's Jacobian diag(p) - p p^T of each group, times the rows."""
         probs = tf.nn.softmax(self._grouped(raw))[..., None]  # [N, groups, classes, 1]
@@ -191,6 +203,10 @@ class Point(Latent):
     def kl(self, post: Stats, prior: Stats) -> tf.Tensor:
         """Half the squared distance."""
         return 0.5 * tf.reduce_sum(tf.square(post["mean"] - prior["mean"]), -1)
+
+    def log_prob(self, stats: Stats, value: tf.Tensor) -> tf.Tensor:
+        """The log density of a Gaussian of unit variance, without its constant."""
+        return -0.5 * tf.reduce_sum(tf.square(value - stats["mean"]), -1)
 
 
 LATENTS = {

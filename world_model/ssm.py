@@ -245,6 +245,11 @@ class SSM(keras.Model):
         context, deter = self._context(*self._split(z), self.action_in(a))
         return tf.concat([self.latent.sample(self._prior(context), noise), deter], -1)
 
+    def log_prob(self, z: tf.Tensor, a: tf.Tensor, after: tf.Tensor) -> tf.Tensor:
+        """log q(z' | z, a) [...] of the stochastic part of the next features [..., n]; deter has no density."""
+        context, _ = self._context(*self._split(z), self.action_in(a))
+        return self.latent.log_prob(self._prior(context), self._split(after)[0])
+
     def post_step(self, z: tf.Tensor, a: tf.Tensor, embed: tf.Tensor) -> tf.Tensor:
         """Mean of the posterior's next feature given features [..., n], actions [..., m] and embeddings [..., E]."""
         context, deter = self._context(*self._split(z), self.action_in(a))

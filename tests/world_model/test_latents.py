@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 import tensorflow as tf
 
 from tools.errors import UserError
@@ -86,3 +87,19 @@ def test_a_point_has_the_divergence_of_unit_gaussians():
 def test_sizes_that_make_no_distribution_are_refused(change):
     with pytest.raises(UserError, match=next(key for key in ("stoch", "classes", "unimix") if key in change)):
         make_latent(**{"kind": "gaussian", "stoch": 4, "min_std": 0.1, "classes": 4, "unimix": 0.0} | change)
+
+
+def test_log_probabilities_are_those_of_scipy_and_by_hand():
+    rng = np.random.default_rng(0)
+    gaussian, value = make_latent("gaussian", 3, min_std=0.1, classes=2, unimix=0.0), rng.normal(size=[4, 3])
+    stats = gaussian.stats(tf.constant(rng.normal(size=[4, 6])))
+    right = scipy.stats.norm(stats["mean"], stats["std"]).logpdf(value).sum(-1)
+    np.testing.assert_allclose(gaussian.log_prob(stats, tf.constant(value)), right, rtol=1e-6)
+    categorical = make_latent("categorical", 2, min_std=0.1, classes=3, unimix=0.0)
+    stats = categorical.stats(tf.math.log(tf.constant([0.5, 0.2, 0.3, 0.1, 0.6, 0.3])))
+    found = categorical.log_prob(stats, tf.constant([0.0, 1.0, 0.0, 0.0, 0.0, 1.0]))
+    np.testing.assert_allclose(found, np.log(0.2 * 0.3), rtol=1e-6)
+    mixed = categorical.log_prob(stats, tf.constant([0.5, 0.5, 0.0, 0.0, 0.0, 1.0]))
+    np.testing.assert_allclose(mixed, 0.5 * np.log(0.5 * 0.2) + np.log(0.3), rtol=1e-6)
+    point = make_latent("point", 2, min_std=0.1, classes=2, unimix=0.0)
+    assert float(point.log_prob({"mean": tf.constant([1.0, 2.0])}, tf.constant([3.0, 1.0]))) == -2.5

@@ -453,6 +453,7 @@ def test_the_experiments_have_the_papers_numbers():
         "value_clipping": {"value_bound": 200.0},
         "batch_normalization": {"value_batch_norm": True},
         "values_from_replay": {"value_data": "replay"},
+        "augmented_objective": {"augmented_objective": True, "augmented_target_every": 100},
         "length_50": {"deter": 50},
         "length_100": {"deter": 100},
         "length_200": {"deter": 200},
@@ -468,7 +469,7 @@ def test_the_experiments_have_the_papers_numbers():
         "planner": "latco", "value_head": True, "value_data": "plans", "discount": 0.99, "deter": 300,
         "latent": "categorical", "stoch": 32, "classes": 32, "kl_balance": 0.8, "free_nats": 0.0,
         "value_layers": 3, "value_units": 400, "value_lr": 8e-5, "value_dropout": 0.0, "value_bound": 0.0,
-        "value_batch_norm": False,
+        "value_batch_norm": False, "augmented_objective": False,
     }  # fmt: skip
     suite = {"action_repeat": 2, "prefill": 5000, "train_every": 1000, "train_steps": 100, "eval_every": 5000}
     suite |= {"batch_size": 50, "batch_length": 50, "planning_horizon": 12, "mpc_steps": 6, "latco_iterations": 100}

@@ -1,0 +1,229 @@
+"""Models without a log directory: written, found by name, loaded and refused; and the demonstration with one."""
+
+import json
+import shutil
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+import tensorflow as tf
+from documentation import commands
+from PIL import Image
+
+import agents
+import demo
+import evaluate
+import plan_report
+import planning_agent
+import ship
+from tools.config import Config, load_config
+from tools.errors import UserError
+from training import logdir as logdirs
+from training.initial_weights import start_from
+from training.logdir import SHIPPED, WEIGHTS, shipped_models
+from training.weights import read_weights, write_weights
+from world_model.rewards import RewardTransform
+
+LARGEST = 5e6  # bytes of a model in the repository
+RUN = Path(__file__).with_name("checkpoint_33d80e7") / "categorical_value"  # a log directory; it has a value network
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """The agent of a log directory, and that directory."""
+    return agents.load_agent(RUN), RUN
+
+
+@pytest.fixture(scope="module")
+def shipped(trained, tmp_path_factory):
+    """The folder of shipped models with the agent as `tiny`, and what the program said of it."""
+    folder = tmp_path_factory.mktemp("shipped")
+    return folder, ship.ship(trained[1], folder / "tiny", ["--mpc_steps", "3"])
+
+
+@pytest.fixture
+def by_name(shipped, monkeypatch):
+    """The model is known by its name."""
+    monkeypatch.setattr(logdirs, "SHIPPED", shipped[0])
+    return "tiny"
+
+
+def test_a_shipped_model_is_the_agent_up_to_the_rounding_of_float16(trained, by_name):
+    agent = trained[0]
+    # With another seed no weight is right by itself.
+    loaded = agents.load_agent(by_name, ["--seed", "5", "--planner", "cem"])
+    pairs = list(zip(loaded.model.weights, agent.model.weights, strict=True))
+    pairs += list(zip(loaded.value.weights, agent.value.weights, strict=True))
+    assert len(pairs) > 40
+    for own, right in pairs:
+        rounded = right.numpy().astype(np.float16).astype(np.float32)
+        np.testing.assert_array_equal(own.numpy(), rounded)
+        np.testing.assert_allclose(rounded, right.numpy(), rtol=2**-11, atol=2**-25)
+    assert any(np.any(own.numpy() != right.numpy()) for own, right in pairs)
+    assert loaded.config.mpc_steps == 3 != agent.config.mpc_steps
+    assert (int(loaded.step), int(loaded.updates)) == (int(agent.step), int(agent.updates)) and int(agent.updates) > 0
+
+
+def test_a_shipped_model_predicts_what_the_agent_does(trained, by_name):
+    loaded, rng = agents.load_agent(by_name), np.random.default_rng(0)
+    z = tf.constant(rng.standard_normal([6, loaded.model.dynamics.feat_size]), tf.float32)
+    a = tf.constant(rng.uniform(-1, 1, [6, 2]), tf.float32)
+    for function in (
+        lambda agent: agent.model.dynamics.mean_step(z, a),
+        lambda agent: agent.model.reward(z),
+        lambda agent: agent.model.decoder(z),
+        lambda agent: agent.value(z),
+    ):
+        np.testing.assert_allclose(function(loaded), function(trained[0]), rtol=0.01, atol=0.01)
+
+
+def test_statistics_of_rewards_are_kept_whole(tmp_path):
+    rewards, other = RewardTransform("none", 1.0, True), RewardTransform("none", 1.0, True)
+    rewards.add(np.array([0.1, 1e5, 3.0]))
+    write_weights({"rewards": rewards}, tmp_path)
+    read_weights({"rewards": other}, tmp_path)
+    for name in ("count", "mean", "squares"):
+        assert float(getattr(other, name)) == float(getattr(rewards, name)) > 0.0
+
+
+def test_the_folder_names_no_place_of_the_machine(trained, shipped):
+    folder, line = shipped
+    assert sorted(path.name for path in (folder / "tiny").iterdir()) == ["config.yaml", WEIGHTS]
+    assert str(trained[1].parent) not in (folder / "tiny" / "config.yaml").read_text()
+    assert line["bytes"] == (folder / "tiny" / WEIGHTS).stat().st_size and line["updates"] == int(trained[0].updates)
+    # Half the bytes of the weights, and the headers of the archive.
+    assert (
+        line["bytes"] < 2 * sum(int(tf.size(x)) for x in [*trained[0].model.weights, *trained[0].value.weights]) + 3e4
+    )
+
+
+def test_programs_take_its_name(by_name, monkeypatch, capsys):
+    monkeypatch.setattr(plan_report, "report", lambda logdir, out, *_: {"logdir": str(logdir), "out": str(out)})
+    assert plan_report.main(["--logdir", by_name]) == 0
+    folder = logdirs.SHIPPED / by_name
+    assert json.loads(capsys.readouterr().out) == {"logdir": str(folder), "out": str(folder / "reports")}
+    played = []
+    monkeypatch.setattr(evaluate, "run_episodes", lambda agent, *_: played.append(agent.config.logdir) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        evaluate.main(["--logdir", by_name])
+    assert played == [str(folder)]
+
+
+def test_a_folder_of_the_same_name_comes_first(trained, by_name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    assert logdirs.find_logdir("tiny") == logdirs.SHIPPED / "tiny"
+    shutil.copy(trained[1] / "config.yaml", "tiny")
+    assert logdirs.find_logdir("tiny") == Path("tiny")
+
+
+def test_a_run_starts_from_it(trained, by_name, tmp_path):
+    config = trained[0].config.replace(init_from=by_name, logdir=str(tmp_path / "new"), seed=3)
+    agent = agents.make_agent(config)
+    before = [variable.numpy() for variable in agent.optimizer.variables]
+    start_from(agent, Path(by_name))
+    right = trained[0].model.reward.out.kernel.numpy().astype(np.float16)
+    np.testing.assert_array_equal(agent.model.reward.out.kernel.numpy(), right)
+    assert int(agent.updates) == int(trained[0].updates) and int(agent.step) == 0
+    for old, new in zip(before, agent.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(old, new.numpy())
+
+
+def refused(*words):
+    """Runs a function that must be refused and returns the sentence."""
+    function, *arguments = words
+    with pytest.raises(UserError) as error:
+        function(*arguments)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_unknown_names_are_refused_with_those_there_are(by_name):
+    assert "(tiny)" in refused(agents.load_agent, "tini") and "(tiny)" in refused(agents.load_agent, "../tiny")
+    assert "holds no run" in refused(ship.ship, Path("nowhere"), Path("out"))
+    assert not Path("out").exists()
+
+
+def test_damaged_and_foreign_weights_are_refused(shipped, tmp_path):
+    copy = shutil.copytree(shipped[0] / "tiny", tmp_path / "copy")
+    config = Config.load(copy / "config.yaml")
+    config.replace(stoch=5).save(copy / "config.yaml")
+    assert "does not fit" in refused(agents.load_agent, copy)
+    config.save(copy / "config.yaml")
+    whole = (copy / WEIGHTS).read_bytes()
+    for damaged in (b"", b"no archive", whole[: len(whole) // 2]):
+        (copy / WEIGHTS).write_bytes(damaged)
+        assert "is damaged" in refused(agents.load_agent, copy)
+    np.savez(copy / WEIGHTS, **{"model/0/conv2d/kernel": np.array([{}], object)})  # a pickle
+    assert "is damaged" in refused(agents.load_agent, copy)
+    (copy / WEIGHTS).unlink()
+    assert "no checkpoint" in refused(agents.load_agent, copy)
+
+
+def test_weights_that_float16_cannot_hold_are_refused(tmp_path):
+    for value in (np.nan, 1e6):
+        part = tf.Variable([1.0, value])
+        assert "float16" in refused(write_weights, {"part": part}, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_is_not_overwritten_nor_trained_on_in_place(trained, shipped, capsys):
+    folder = shipped[0] / "tiny"
+    before = (folder / WEIGHTS).read_bytes()
+    assert "already" in refused(ship.ship, trained[1], folder)
+    assert planning_agent.main(["--configs", "pointmass", "debug", "--logdir", str(folder)]) == 2
+    assert "--init_from" in capsys.readouterr().err
+    assert (folder / WEIGHTS).read_bytes() == before
+
+
+def test_demonstration(by_name, tmp_path):
+    results, (picture, video) = demo.demonstrate(by_name, ["--latco_iterations", "3"], seed=2, out=tmp_path)
+    assert (picture, video) == (tmp_path / "tiny_2.png", tmp_path / "tiny_2.mp4")
+    assert Image.open(picture).size[0] > 600
+    latco, cem = (result.side for result in results)
+    # The same first picture and first state.
+    np.testing.assert_array_equal(latco.executed.frames[0], cem.executed.frames[0])
+    np.testing.assert_array_equal(latco.planned[0], cem.planned[0])
+    assert list(latco.iterations) == [0, 1, 2, 3] and list(cem.iterations) == [0, 1, 2]
+    for result in results:
+        assert len(result.side.planned) == 6 and np.isfinite(result.side.predicted).all() and result.seconds > 0.0
+        assert len(result.side.executed.rewards) == 5 and np.all(result.side.executed.rewards < 0.0)
+    frames = imageio.imread(video)
+    assert len(frames) == 3 * 4 + (5 + 1) + 12 and np.any(frames[0] != frames[-1])
+
+    said = demo.report(results, [picture, video], by_name, 2)
+    assert str(picture) in said and str(video) in said
+    for words in commands(said):
+        assert words[0] == "make" or words[1] in ("demo.py", "evaluate.py", "plan_report.py")
+    table = {line.split()[0]: line.split() for line in said.split("\n") if line.startswith(("latco", "cem"))}
+    assert float(table["cem"][3]) == pytest.approx(cem.executed.rewards.sum(), abs=0.051)
+    assert table["latco"][-1] == {True: "yes", False: "no"}[latco.executed.success]
+
+
+def test_demonstration_refuses_what_it_cannot_do(by_name, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for words, sentence in (
+        (["--model", "nothing"], "(tiny)"),
+        (["--model", by_name, "--stoch", "5"], "stoch"),
+        (["--model", by_name, "--out", str(tmp_path / "file")], "--out"),
+    ):
+        assert demo.main(["--out", str(tmp_path / "out"), *words]) == 2
+        assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_every_model_of_the_repository_is_small_and_described(name):
+    folder = SHIPPED / name
+    assert (folder / WEIGHTS).stat().st_size <= LARGEST
+    config = load_config([], saved=Config.load(folder / "config.yaml"))
+    assert config.task == name and not (config.offline_dir or config.init_from)
+    assert f"shipped/{name}" in (SHIPPED / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_demonstration_of_the_default_model(tmp_path, capsys):
+    assert demo.main(["--out", str(tmp_path)]) == 0
+    assert "metaworld_reach_0.mp4" in capsys.readouterr().out
+    assert {path.suffix for path in tmp_path.iterdir()} == {".png", ".mp4"}

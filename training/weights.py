@@ -1,0 +1,80 @@
+"""Weights alone in one small file: what a shipped model has instead of checkpoints.
+
+`weights.npz` holds an array for each variable of an agent but those of its optimizers, named
+`<part>/<number>/<variable>`. Weights are float16 there. Counters and statistics are whole.
+"""
+
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow import keras
+
+from tools.errors import UserError
+from tools.files import replaced
+from training.logdir import WEIGHTS
+
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+
+
+def write_weights(parts: Mapping[str, Any], folder: Path) -> Path:
+    """Writes the weights of parts of an agent, by name, and returns the file.
+
+    Raises:
+        UserError: a weight is not finite or too large for float16.
+        OSError: the file cannot be written.
+    """
+    arrays = {name: variable.numpy() for name, variable in _variables(parts).items()}
+    for name, array in arrays.items():
+        if array.dtype == np.float32:
+            with np.errstate(over="ignore"):
+                arrays[name] = array.astype(np.float16)
+        if not np.all(np.isfinite(arrays[name])):
+            raise UserError(
+                f"{name} has numbers that are not finite in float16, with which no model can be shipped: train it "
+                "again, or choose another --logdir."
+            )
+    with replaced(folder / WEIGHTS, "wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # mypy thinks of the argument allow_pickle
+    return folder / WEIGHTS
+
+
+def read_weights(parts: Mapping[str, Any], folder: Path) -> None:
+    """Gives parts of an agent, by name, their weights. Optimizers stay as they are.
+
+    Raises:
+        UserError: the file is damaged, or of a model of other sizes.
+    """
+    path, variables = folder / WEIGHTS, _variables(parts)
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            arrays = {name: saved[name] for name in saved.files if name.split("/")[0] in parts}
+    except _UNREADABLE as error:
+        raise UserError(f"{path} is damaged ({error}): get it again, or choose another --logdir.") from None
+    shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
+    wrong = sorted(shapes.items() ^ {name: array.shape for name, array in arrays.items()}.items())
+    if wrong:
+        raise UserError(
+            f"{path} does not fit this configuration (first at {wrong[0][0]}): use the config.yaml that came with it."
+        )
+    for name, variable in variables.items():
+        variable.assign(arrays[name].astype(tf.as_dtype(variable.dtype).as_numpy_dtype))
+
+
+def _variables(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """All variables but those of optimizers, each with a name that depends on the model alone."""
+    found = {}
+    for part, value in parts.items():
+        if isinstance(value, keras.optimizers.Optimizer):
+            continue
+        own = [value] if isinstance(value, tf.Variable) else getattr(value, "weights", None)
+        for number, variable in enumerate(value.variables if own is None else own):
+            # Keras numbers the layers of a process: dense_7 is the eighth of all models in it.
+            name = re.sub(r"_\d+(?=/|$)", "", getattr(variable, "path", variable.name.partition(":")[0]))
+            found[f"{part}/{number}/{name}"] = variable
+    return found
