@@ -86,6 +86,7 @@ def discounted(problem: LatentProblem, discount: Callable) -> LatentProblem:
         linearize_moments=problem.linearize_moments and linearize_moments,
         constraint=of_z(problem.constraint),
         decode=of_z(problem.decode),
+        policy=problem.policy and (lambda x, noise=None: problem.policy(x[..., :n], noise)),
     )
 
 
