@@ -11,7 +11,7 @@ from tools.config import Config
 
 # The largest weight of a plan, as in advantage-weighted regression (Peng et al. 2019, arXiv 1910.00177).
 MOST_WEIGHT = 20.0
-# Actions are regressed on up to here, since tanh reaches a bound only in the limit.
+# The deviation of actions is that of their inverse tanh, which is infinite at a bound, so they count as this at most.
 MOST_ACTION = 0.999
 
 

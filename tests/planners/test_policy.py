@@ -1,4 +1,4 @@
-"""Planners with a policy: its rollout, plans that start from it, candidates that it draws, and restarts that are kept."""
+"""Planners with a policy: its rollout, plans that start from it, candidates of it, and restarts that are kept."""
 
 import dataclasses
 
@@ -117,16 +117,16 @@ def test_without_restarts_the_plan_itself_is_kept():
 # Candidates
 
 
-class Recorded(Exception):
+class RecordedError(Exception):
     """Carries the candidates of the first population."""
 
 
 def first_population(planner, z0, monkeypatch):
     def returns(z0, actions, seeds):
-        raise Recorded(actions)
+        raise RecordedError(actions)
 
     monkeypatch.setattr(planner, "_returns", returns)
-    with pytest.raises(Recorded) as caught:
+    with pytest.raises(RecordedError) as caught:
         planner._optimize(tf.constant(z0), split_seed(tf.constant(SEED), len(z0)), None, tf.constant(99))
     return caught.value.args[0].numpy()
 
