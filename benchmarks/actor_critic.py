@@ -4,9 +4,10 @@
     python benchmarks/actor_critic.py --preset small --repeats 10
     python benchmarks/actor_critic.py --latent categorical --reinforce_share 1
 
-One JSON line. Both updates run in turns in one process, on the posterior features of the same random batch. `seconds` are
-medians over `repeats` updates after warm-up; `cpu_` those of the time on all cores, which other programs on the machine
-disturb less. `ratio` divides those of actor and critic by those of the world model. All other options are settings.
+One JSON line. Both updates run in turns in one process; imagination starts from as many features as the batch has
+entries. `seconds` are medians over `repeats` updates after warm-up, `cpu_seconds` those of the time on all cores, which
+other programs on the machine disturb less. `ratio` divides those of actor and critic by those of the world model. All
+other options are settings.
 """
 
 import checkout

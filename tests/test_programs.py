@@ -86,7 +86,8 @@ def test_every_way_of_planning_trains(words, tmp_path):
     "words",
     [
         ["latco_no_relaxation"], ["latco_no_constraint"], ["latco_no_deterministic"], ["latco_first_order"],
-        ["collodreamer"], ["dreamer"], ["categorical", "dreamer", "--reinforce_share", "0.5", "--actor_entropy", "1e-4"],
+        ["collodreamer"], ["dreamer"],
+        ["categorical", "dreamer", "--reinforce_share", "0.5", "--actor_entropy", "1e-4"],
         ["--warm_start", "policy", "--n_parallel_plans", "3"],
         ["icem", "--policy_candidates", "0.1", "--warm_start", "policy"],
         ["--planner", "policy", "--policy_teacher", "cem", "--policy_candidates", "0.2", "--value_head", "true",
