@@ -448,7 +448,8 @@ def check_dreamer(lines):
     """Figure 5, with the defaults of Dreamer's authors' code."""
     expected = {
         "planner": "dreamer", "stoch": 30, "deter": 200, "hidden": 200, "cnn_depth": 32, "act": "elu",
-        "cnn_act": "relu", "reward_layers": 2, "reward_units": 400, "free_nats": 3.0, "kl_scale": 1.0, "discount_head": False,
+        "cnn_act": "relu", "reward_layers": 2, "reward_units": 400, "free_nats": 3.0, "kl_scale": 1.0,
+        "discount_head": False,
         "batch_size": 50, "batch_length": 50, "train_every": 1000, "train_steps": 100, "pretrain": 100, "prefill": 5000,
         "action_repeat": 2, "model_lr": 6e-4, "value_lr": 8e-5, "actor_lr": 8e-5, "adam_eps": 1e-7, "grad_clip": 100.0,
         "imagination_horizon": 15, "imagination_discount": 0.99, "discount": 0.99, "value_lambda": 0.95,
