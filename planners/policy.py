@@ -2,13 +2,25 @@
 
 import tensorflow as tf
 
-from optimizers import LatentProblem, Plan, Planner, objective_rewards, policy_noise, policy_rollout
+from optimizers import (
+    LatentProblem,
+    Plan,
+    Planner,
+    all_finite,
+    objective_rewards,
+    policy_noise,
+    policy_rollout,
+    random_actions,
+    rollout,
+    where_rows,
+)
 
 
 class PolicyRollout(Planner):
     """The actions that the problem's policy takes along the mean dynamics. Searches for nothing.
 
-    Of several restarts the first follows the policy's mean and the others samples of it.
+    Of several restarts the first follows the policy's mean and the others samples of it. Plans that are not finite are
+    replaced by random actions.
 
     Args:
         problem: the latent problem, with a policy.
@@ -26,10 +38,9 @@ class PolicyRollout(Planner):
         noise = policy_noise(self.problem, self.horizon, seeds, z0.dtype)
         sampled = tf.cast(tf.range(z0.shape[0]) % self.restarts > 0, z0.dtype)
         actions, states = policy_rollout(self.problem, z0, noise * sampled[:, None, None])
-        objective = tf.reduce_sum(objective_rewards(self.problem, states), 1, keepdims=True)
-        finite = tf.math.is_finite(objective[:, 0])
-        count = tf.fill([z0.shape[0]], tf.minimum(limit, 1))
-        rewards = self.problem.reward(states)
-        return Plan(
-            actions, states, rewards, {"reward": objective}, count, 1 - tf.cast(finite, tf.int32), actions[:, None]
-        )
+        finite = all_finite(actions, states, objective_rewards(self.problem, states))
+        actions = where_rows(finite, actions, random_actions(self.problem, self.horizon, seeds, z0.dtype))
+        states = rollout(self.problem.step, z0, actions)
+        curves = {"reward": tf.reduce_sum(objective_rewards(self.problem, states), 1, keepdims=True)}
+        count, non_finite = tf.fill([z0.shape[0]], tf.minimum(limit, 1)), 1 - tf.cast(finite, tf.int32)
+        return Plan(actions, states, self.problem.reward(states), curves, count, non_finite, actions[:, None])

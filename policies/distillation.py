@@ -60,10 +60,10 @@ class PlanMemory(tf.Module):
         self.feat, self.action, self.score = zeros(feat_size), zeros(action_size), zeros()
         self.count = tf.Variable(0, dtype=tf.int64, trainable=False, name="pairs")
 
-    def add(self, feat: tf.Tensor, action: tf.Tensor, score: tf.Tensor) -> None:
-        """Adds pairs: feat [N, n], action [N, m], score [N]. Those with numbers that are not finite are left out."""
+    def add(self, feat: tf.Tensor, action: tf.Tensor, score: tf.Tensor, new: tf.Tensor) -> None:
+        """Adds pairs: feat [N, n], action [N, m], score [N], where new, bool [N]. Numbers must be finite to be added."""
         rows = tf.concat([feat, action, score[:, None]], 1)
-        rows = tf.boolean_mask(rows, tf.reduce_all(tf.math.is_finite(rows), 1))[-self.size :]
+        rows = tf.boolean_mask(rows, new & tf.reduce_all(tf.math.is_finite(rows), 1))[-self.size :]
         added = tf.shape(rows, tf.int64)[0]
         index = ((self.count + tf.range(added)) % self.size)[:, None]
         n, m = feat.shape[1], action.shape[1]
@@ -110,13 +110,12 @@ class Distiller:
             scores: their returns [B, K].
             planned: bool [B], which of them are new.
         """
-        actions = tf.boolean_mask(plans, planned)[:, :, : self.config.mpc_steps]
-        scores, feat = (tf.boolean_mask(x, planned) for x in (scores, feat))
-        K, steps, m = plans.shape[1], actions.shape[2], plans.shape[3]
-        actions, feat = tf.reshape(actions, [-1, steps, m]), tf.repeat(feat, K, 0)
+        B, K, _, m = plans.shape
+        actions = tf.reshape(plans[:, :, : self.config.mpc_steps], [B * K, -1, m])
+        feat, steps = tf.repeat(feat, K, 0), actions.shape[1]
         states = previous_states(feat, rollout(self.step, feat, actions))
-        scores = tf.repeat(tf.reshape(scores, [-1]), steps)
-        self.memory.add(tf.reshape(states, [-1, feat.shape[1]]), tf.reshape(actions, [-1, m]), scores)
+        scores, new = (tf.repeat(tf.reshape(x, [-1]), steps) for x in (scores, tf.repeat(planned, K)))
+        self.memory.add(tf.reshape(states, [-1, feat.shape[1]]), tf.reshape(actions, [-1, m]), scores, new)
 
     def _learn(self) -> models.Metrics:
         """One update on pairs drawn from the memory, weighted by the returns of their plans."""

@@ -65,10 +65,11 @@ def test_the_plan_of_a_policy_is_its_mean_and_more_restarts_are_samples():
         np.testing.assert_array_equal(many.kept[row, 0], many.actions[row])
 
 
-def test_a_policy_that_is_not_finite_is_counted():
+def test_plans_of_a_policy_that_is_not_finite_are_counted_and_replaced():
     broken = with_policy(curved(), lambda z, noise=None: drive(z) / tf.cast(z[..., :1] < 50.0, z.dtype))
     plan = PolicyRollout(broken, HORIZON, **EAGER)(np.array([[0.1, 0.2], [90.0, 0.0]]), SEED)
-    assert plan.non_finite.numpy().tolist() == [0, 1] and np.all(np.isfinite(plan.actions[0]))
+    assert plan.non_finite.numpy().tolist() == [0, 1] and np.all(np.abs(plan.actions) <= 1.0)
+    assert np.all(np.isfinite(plan.rewards)) and np.ptp(plan.actions[1]) > 0.1
 
 
 @pytest.mark.parametrize("name", [name for name in BUILDERS if name not in ("icem", "random_shooting")])

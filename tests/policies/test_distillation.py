@@ -52,16 +52,17 @@ def test_mean_rewards_by_hand():
 def test_the_memory_keeps_the_newest_pairs_and_no_number_that_is_not_finite():
     memory = PlanMemory(5, 1, 1)
     rows = lambda *values: tf.constant(values, tf.float32)[:, None]  # noqa: E731
-    memory.add(rows(1, 2, 3), rows(10, 20, 30), tf.constant([0.1, 0.2, 0.3]))
+    yes = lambda count: tf.ones([count], tf.bool)  # noqa: E731
+    memory.add(rows(1, 2, 3), rows(10, 20, 30), tf.constant([0.1, 0.2, 0.3]), yes(3))
     assert int(memory.filled) == 3
     np.testing.assert_allclose(memory.feat[:, 0], [1, 2, 3, 0, 0])
-    memory.add(rows(4, np.nan, 5, 6), rows(40, 0, 50, 60), tf.constant([0.4, 0.0, 0.5, 0.6]))
-    memory.add(rows(7, 8), rows(70, 80), tf.constant([np.inf, 0.8]))
+    memory.add(rows(4, np.nan, 5, 6), rows(40, 0, 50, 60), tf.constant([0.4, 0.0, 0.5, 0.6]), yes(4))
+    memory.add(rows(7, 8, 9), rows(70, 80, 90), tf.constant([np.inf, 0.8, 0.9]), tf.constant([True, True, False]))
     assert int(memory.filled) == 5 and int(memory.count) == 7
     np.testing.assert_allclose(memory.feat[:, 0], [6, 8, 3, 4, 5])
     np.testing.assert_allclose(memory.action[:, 0], [60, 80, 30, 40, 50])
     np.testing.assert_allclose(memory.score, [0.6, 0.8, 0.3, 0.4, 0.5])
-    memory.add(rows(*range(11, 23)), rows(*range(12)), tf.zeros([12]))  # more at once than there is room for
+    memory.add(rows(*range(11, 23)), rows(*range(12)), tf.zeros([12]), yes(12))  # more at once than there is room for
     assert sorted(memory.feat.numpy()[:, 0]) == [18, 19, 20, 21, 22]
 
 

@@ -234,7 +234,7 @@ def test_the_gain_of_one_imagined_step_is_the_best_one_and_that_of_more_is_large
 
 
 def test_policy_and_value_of_a_linear_quadratic_problem_are_learned(tiny_config):
-    actor, value = learned(tiny_config, *ONE, 500, imagination_horizon=1)
+    actor, value = learned(tiny_config, *ONE, 900, imagination_horizon=1)
     check_solution(actor, value, *ONE, *solution(*ONE))
 
 
