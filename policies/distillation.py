@@ -61,7 +61,7 @@ class PlanMemory(tf.Module):
         self.count = tf.Variable(0, dtype=tf.int64, trainable=False, name="pairs")
 
     def add(self, feat: tf.Tensor, action: tf.Tensor, score: tf.Tensor, new: tf.Tensor) -> None:
-        """Adds pairs: feat [N, n], action [N, m], score [N], where new, bool [N]. Numbers must be finite to be added."""
+        """Adds pairs that are finite: feat [N, n], action [N, m] and score [N], where `new`, bool [N]."""
         rows = tf.concat([feat, action, score[:, None]], 1)
         rows = tf.boolean_mask(rows, new & tf.reduce_all(tf.math.is_finite(rows), 1))[-self.size :]
         added = tf.shape(rows, tf.int64)[0]

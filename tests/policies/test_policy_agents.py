@@ -125,15 +125,10 @@ def test_a_teacher_plans_every_few_decisions_and_the_policy_acts(tiny_config):
     agent = make(PolicyAgent, tiny_config, policy_teacher="gd", expl_noise=0.0, warm_start=True, **sizes)
     obs, state, planned = {"image": np.zeros([2, 64, 64, 3], np.uint8)}, None, []
     for is_first in ([True, True], [False, False], [False, True], [False, False], [False, False]):
-        before = agent.actor.net.out.bias.numpy()
-        acting = tf.identity(agent.actor.net.out.kernel)
         action, state, extras = agent.policy(obs, np.array(is_first), state, explore=True)
         planned.append(np.isfinite(extras["metrics"]["model/policy_loss"]).tolist())
-        after = agent.actor.net.out.kernel.numpy(), agent.actor.net.out.bias.numpy()
-        agent.actor.net.out.kernel.assign(acting), agent.actor.net.out.bias.assign(before)
-        if not any(planned[-1]):
+        if not any(planned[-1]):  # otherwise the policy has learned since
             np.testing.assert_allclose(action, agent.actor(models.get_feat(state.latent)), atol=1e-5)
-        agent.actor.net.out.kernel.assign(after[0]), agent.actor.net.out.bias.assign(after[1])
     assert planned == [[True, True], [False, False], [False, True], [True, False], [False, False]]
     assert int(agent.distiller.memory.filled) == 4 * 3 and state.plan.teacher.cursor.tolist() == [2, 3]
     assert isinstance(agent.teacher, optimizers.Planner) and agent.teacher.iterations == 2
