@@ -125,7 +125,7 @@ class Setting:
         """
         if self.words and isinstance(value, str):
             if value not in self.words:
-                raise unknown(f"{label} value", value, map(_spelled, self.choices))
+                raise UserError(f"{label} must be one of {', '.join(map(_spelled, self.choices))}, not {value!r}.")
             return value
         value = cast(label, value, self.kind)
         if self.several:
