@@ -141,8 +141,8 @@ class Distiller:
         """
         returns = mean_rewards(reward, follows, self.config.planning_horizon)[:, :-1]
         weights = return_weights(tf.reshape(returns, [-1]), tf.reshape(follows[:, 1:], [-1]), self.config.policy_beta)
-        flat = [tf.reshape(x, [-1, x.shape[-1]]) for x in (feat[:, :-1], action[:, 1:])]
-        return self._regress(*flat, weights)
+        feat, action = (tf.reshape(x, [-1, x.shape[-1]]) for x in (feat[:, :-1], action[:, 1:]))
+        return self._regress(feat, action, weights)
 
     def _regress(self, feat: tf.Tensor, action: tf.Tensor, weights: tf.Tensor) -> models.Metrics:
         """One Adam step of the weighted regression of actions [N, m] on features [N, n], with weights [N].
