@@ -44,7 +44,7 @@ def mean_rewards(reward: tf.Tensor, follows: tf.Tensor, horizon: int) -> tf.Tens
     B, T = reward.shape
     total, number, alive = tf.zeros([B, T]), tf.zeros([B, T]), tf.ones([B, T])
     for k in range(1, min(horizon, T - 1) + 1):
-        later = lambda x, k=k: tf.pad(x[:, k:], [[0, 0], [0, k]])  # noqa: E731
+        later = lambda x, k=k: tf.pad(x[:, k:], [[0, 0], [0, k]])
         alive *= later(tf.cast(follows, tf.float32))
         total, number = total + alive * later(reward), number + alive
     return tf.math.divide_no_nan(total, number)
@@ -56,7 +56,7 @@ class PlanMemory(tf.Module):
     def __init__(self, size: int, feat_size: int, action_size: int):
         super().__init__(name="plan_memory")
         self.size = size
-        zeros = lambda *shape: tf.Variable(tf.zeros([size, *shape]), trainable=False)  # noqa: E731
+        zeros = lambda *shape: tf.Variable(tf.zeros([size, *shape]), trainable=False)
         self.feat, self.action, self.score = zeros(feat_size), zeros(action_size), zeros()
         self.count = tf.Variable(0, dtype=tf.int64, trainable=False, name="pairs")
 

@@ -148,7 +148,7 @@ class ValueLearner(tf.Module):
         feat, returns, weights = (tf.stop_gradient(x) for x in (feat, self._bounded(returns), weights))
         finite = [tf.reduce_all(tf.math.is_finite(x)) for x in (feat, returns, weights)]
         nan, total = tf.constant(float("nan")), tf.reduce_sum(weights)
-        step = lambda: self._descend(feat, returns, weights / total, weights > 0.0)  # noqa: E731
+        step = lambda: self._descend(feat, returns, weights / total, weights > 0.0)
         loss, mean = tf.cond(tf.reduce_all(finite) & (total > 0.0), step, lambda: (nan, nan))
         self._count()
         return {"value_loss": loss, "value": mean}

@@ -51,8 +51,8 @@ def test_mean_rewards_by_hand():
 
 def test_the_memory_keeps_the_newest_pairs_and_no_number_that_is_not_finite():
     memory = PlanMemory(5, 1, 1)
-    rows = lambda *values: tf.constant(values, tf.float32)[:, None]  # noqa: E731
-    yes = lambda count: tf.ones([count], tf.bool)  # noqa: E731
+    rows = lambda *values: tf.constant(values, tf.float32)[:, None]
+    yes = lambda count: tf.ones([count], tf.bool)
     memory.add(rows(1, 2, 3), rows(10, 20, 30), tf.constant([0.1, 0.2, 0.3]), yes(3))
     assert int(memory.filled) == 3
     np.testing.assert_allclose(memory.feat[:, 0], [1, 2, 3, 0, 0])
@@ -67,7 +67,7 @@ def test_the_memory_keeps_the_newest_pairs_and_no_number_that_is_not_finite():
 
 
 def test_pairs_are_the_states_in_which_the_dynamics_say_that_planned_actions_are_taken(tiny_config):
-    step = lambda z, a: tf.concat([z[..., :1] + a[..., :1], z[..., 1:] * 2.0], -1)  # noqa: E731
+    step = lambda z, a: tf.concat([z[..., :1] + a[..., :1], z[..., 1:] * 2.0], -1)
     found = make_distiller(tiny_config, step, policy_memory=20, mpc_steps=2)
     feat = tf.constant([[0.0, 1.0, 1.0], [5.0, 1.0, 1.0]])
     plans = np.random.default_rng(0).uniform(-1, 1, [2, 2, 4, ACTIONS]).astype(np.float32)

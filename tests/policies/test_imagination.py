@@ -22,8 +22,8 @@ def make_actor(config, size=2, actions=1, lr=1e-2, **changes):
 
 def line(noise=0.0):
     """A point on a line that the action moves, with the last action beside it."""
-    step = lambda z, a: tf.concat([z[..., :1] + a, a], -1)  # noqa: E731
-    sample = lambda z, a, e: step(z, a) + noise * e  # noqa: E731
+    step = lambda z, a: tf.concat([z[..., :1] + a, a], -1)
+    sample = lambda z, a, e: step(z, a) + noise * e
     return LatentProblem(step, lambda z: -tf.square(z[..., 0]), 2, 1, sample_step=sample, noise_size=2)
 
 
@@ -106,9 +106,9 @@ def test_gradients_of_the_loss_by_hand():
 
 def choice():
     latent = Categorical(1, 2, 0.0)
-    logits = lambda a: tf.concat([0.0 * a, 2.0 * a], -1)  # noqa: E731
-    sample = lambda z, a, noise: latent.sample(latent.stats(logits(a)), noise)  # noqa: E731
-    step = lambda z, a: latent.mean(latent.stats(logits(a)))  # noqa: E731
+    logits = lambda a: tf.concat([0.0 * a, 2.0 * a], -1)
+    sample = lambda z, a, noise: latent.sample(latent.stats(logits(a)), noise)
+    step = lambda z, a: latent.mean(latent.stats(logits(a)))
     return LatentProblem(step, lambda z: z[..., 1], 2, 1, sample_step=sample, noise_size=1)
 
 
@@ -141,7 +141,7 @@ def quadratic(A, B):
     weights = tf.constant([1.0] * n + [C], tf.float32)
     matrix = tf.constant(np.pad(A, [[0, 1], [0, 1]]), tf.float32)
     column = tf.constant([*B[:, 0], 1.0], tf.float32)
-    step = lambda z, a: tf.linalg.matvec(matrix, z) + a * column  # noqa: E731
+    step = lambda z, a: tf.linalg.matvec(matrix, z) + a * column
     return LatentProblem(step, lambda z: -tf.reduce_sum(weights * tf.square(z), -1), n + 1, 1, a_max=A_MAX)
 
 
