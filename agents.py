@@ -30,6 +30,8 @@ PLANNERS = {
     "latco_first_order": "planning_agent:FirstOrderLatCoAgent",
     "image_collocation": "planning_agent:ImageCollocationAgent",
     "grasp": "planning_agent:GRASPAgent",
+    "dreamer": "policy_agents:DreamerAgent",
+    "policy": "policy_agents:PolicyAgent",
 }
 
 

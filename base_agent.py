@@ -236,7 +236,7 @@ class BaseAgent:
         """One Adam step on the loss of a batch. A step whose gradients are not finite is skipped and counted."""
         seed = self.rng.uniform_full_int([2], tf.int32)
         grads, norm, shares, feat = self.strategy.run(self._gradients, args=(batch, seed))
-        values = self._learn_value(feat, batch) if self.value_data == "replay" else {}
+        values = self._learn_beside(feat, batch)
         norm = self.strategy.experimental_local_results(norm)[0]  # the same on all devices
         finite = tf.math.is_finite(norm)
         # TensorFlow requires the conditional outside of the per-device code. With float16's scaled loss, the optimizer
@@ -248,6 +248,15 @@ class BaseAgent:
             self.old_dynamics.follow(self.updates)
         metrics = {name: self.strategy.reduce("SUM", share, None) for name, share in shares.items()}
         return metrics | values | {"grad_norm": norm, "skipped_updates": 1.0 - tf.cast(finite, tf.float32)}
+
+    def _learn_beside(self, feat: tf.Tensor, batch: Batch) -> Metrics:
+        """One update of what learns from a batch beside the world model.
+
+        Args:
+            feat: features of the posterior states [B, L, n]. They and the world model are constants here.
+            batch: the replay batch.
+        """
+        return self._learn_value(feat, batch) if self.value_data == "replay" else {}
 
     def _learn_value(self, feat: tf.Tensor, batch: Batch) -> Metrics:
         """One update of the value network on a batch's posterior states (ColloDreamer section 5, first variant)."""
@@ -323,9 +332,13 @@ class BaseAgent:
         latent = self.filter(obs["image"], is_first, state.latent, state.action)
         action, plan, extras = self.act(latent, is_first, state.plan, np.zeros(batch, bool) if idle is None else idle)
         if explore:
-            action = action + self.config.expl_noise * self.noise.standard_normal(action.shape)
+            action = self._explore(latent, action)
         action = np.clip(action, -1.0, 1.0).astype(np.float32)
         return action, PolicyState(latent, action, plan), extras
+
+    def _explore(self, latent: models.State, action: np.ndarray) -> np.ndarray:
+        """Actions [B, A] with exploration noise, not clipped yet."""
+        return action + self.config.expl_noise * self.noise.standard_normal(action.shape)
 
     def act(
         self, latent: models.State, is_first: np.ndarray, plan: Any, idle: np.ndarray

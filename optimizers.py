@@ -37,6 +37,7 @@ PATIENCE = 5
 CACHED = 2**20
 
 SCORE_STREAM = 7  # random stream of the rollouts that compare restarts
+POLICY_STREAM = 11  # of the actions that are sampled from a policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +69,8 @@ class LatentProblem:
         old_log_prob: the same of older dynamics.
         value_steps: how many steps of reward a value stands for, 1 / (1 - gamma) with discount gamma. Second-order
             planners scale the value's residual with it (`planners.residuals.objective_residuals`).
+        policy: (z [..., n], standard normal noise [..., m] or None) -> an action [..., m] within the bounds, without
+            noise the one in the middle, or None. Planners may start from it and draw candidates from it.
     """
 
     step: Callable
@@ -87,6 +90,7 @@ class LatentProblem:
     value_steps: float = 1.0
     log_prob: Callable | None = None
     old_log_prob: Callable | None = None
+    policy: Callable | None = None
 
 
 class WarmStart(NamedTuple):
@@ -120,6 +124,8 @@ class Plan(NamedTuple):
         gains: [B, H, m, n], feedback around (states, actions), or None.
         value: [B], terminal value after `actions` under the mean dynamics, weighted as in the objective; None if the
             problem has no value.
+        kept: [B, K, H, m], the actions of the K best restarts, the plan's own first, or None.
+        kept_scores: [B, K], what the restarts were compared by, or None.
     """
 
     actions: tf.Tensor
@@ -131,6 +137,8 @@ class Plan(NamedTuple):
     warm_starts: tf.Tensor
     gains: tf.Tensor | None = None
     value: tf.Tensor | None = None
+    kept: tf.Tensor | None = None
+    kept_scores: tf.Tensor | None = None
 
 
 class Planner(abc.ABC):
@@ -146,6 +154,8 @@ class Planner(abc.ABC):
             mean dynamics, as does a problem without noise.
         tolerance: stop a plan once its reward changed by less than this fraction in each of `PATIENCE` iterations in a
             row and its constraints hold; 0 always runs all iterations.
+        policy_start: start from what the problem's policy does, instead of from the warm start.
+        keep: K of `Plan.kept`, at most `restarts`; 0 keeps none.
         jit_compile: compile with XLA.
     """
 
@@ -164,6 +174,8 @@ class Planner(abc.ABC):
         restarts: int = 1,
         restart_samples: int = 0,
         tolerance: float = 0.0,
+        policy_start: bool = False,
+        keep: int = 0,
         jit_compile: bool = True,
     ):
         if problem.constraint is not None and not self.KEEPS_CONSTRAINTS:
@@ -178,6 +190,7 @@ class Planner(abc.ABC):
             )
         self.problem, self.horizon, self.iterations = problem, horizon, iterations
         self.restarts, self.restart_samples, self.tolerance = restarts, restart_samples, tolerance
+        self.policy_start, self.keep = policy_start, keep
         self.traces = 0
         self._compiled = tf.function(self._traced, jit_compile=jit_compile, autograph=False)
 
@@ -204,9 +217,23 @@ class Planner(abc.ABC):
         if z0.shape.rank != 2 or z0.shape[0] is None or z0.shape[1] != self.problem.state_size:
             raise ValueError(f"Expected first states of shape [B, {self.problem.state_size}], got {z0.shape}.")
         seeds = seed if seed.shape.rank == 2 else split_seed(seed, z0.shape[0])
-        if self.restarts == 1:
-            return self._with_value(z0, self._optimize(z0, seeds, warm, limit))
-        return self._best_restart(z0, seeds, warm, limit)
+        if self.policy_start:
+            warm = self._from_policy(z0, seeds)
+        if self.restarts > 1:
+            return self._best_restart(z0, seeds, warm, limit)
+        plan = self._with_value(z0, self._optimize(z0, seeds, warm, limit))
+        if self.keep:
+            plan = plan._replace(kept=plan.actions[:, None], kept_scores=self._score(z0, plan, seeds)[:, None])
+        return plan
+
+    def _from_policy(self, z0, seeds):
+        """A warm start that is the policy's mean, then, where the planner takes several, samples of it."""
+        B, C, problem = z0.shape[0], self.num_warm_starts, self.problem
+        noise = policy_noise(problem, C * self.horizon, seeds, z0.dtype)
+        noise = tf.reshape(noise, [B, C, self.horizon, problem.action_size])
+        noise *= tf.cast(tf.range(C) > 0, z0.dtype)[:, None, None]
+        actions, _ = policy_rollout(problem, tf.repeat(z0[:, None], C, 1), noise)
+        return WarmStart(actions, tf.fill([B], self.horizon))
 
     def _with_value(self, z0, plan):
         """Adds the terminal value of a plan's actions, if the problem has one."""
@@ -227,6 +254,11 @@ class Planner(abc.ABC):
         best = tf.argmax(tf.where(tf.math.is_finite(score), score, score.dtype.min), 1, tf.int32)
         rows = tf.range(B) * R + best
         chosen = tf.nest.map_structure(lambda x: None if x is None else tf.gather(x, rows), plan)
+        if self.keep:
+            # Equal scores keep their order, so that the plan itself is the first.
+            scores, index = tf.math.top_k(tf.where(tf.math.is_finite(score), score, score.dtype.min), self.keep)
+            kept = tf.gather(tf.reshape(plan.actions, [B, R, *plan.actions.shape[1:]]), index, batch_dims=1)
+            chosen = chosen._replace(kept=kept, kept_scores=scores)
         # Count the iterates rejected in all restarts.
         return chosen._replace(non_finite=tf.reduce_sum(tf.reshape(plan.non_finite, [B, R]), 1))
 
@@ -331,6 +363,37 @@ def rollout(step: Callable, z0: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
     time_first = tf.transpose(actions, [actions.shape.rank - 2, *range(actions.shape.rank - 2), actions.shape.rank - 1])
     states = tf.scan(step, time_first, z0)
     return tf.transpose(states, [*range(1, actions.shape.rank - 1), 0, actions.shape.rank - 1])
+
+
+def policy_noise(problem: LatentProblem, horizon: int, seeds: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """Standard normal noise [B, H, m] of a policy's actions, from one seed per plan, int32 [B, 2]."""
+    shape = [horizon, problem.action_size]
+    draw = lambda seed: tf.random.stateless_normal(shape, seed, dtype=dtype)
+    return per_plan(draw, fold_in(seeds, POLICY_STREAM), dtype)
+
+
+def policy_rollout(problem: LatentProblem, z0: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """What the problem's policy does from z0 [..., n] along the mean dynamics.
+
+    Args:
+        problem: with a policy.
+        z0: first states.
+        noise: of the actions [..., H, m], 0 for the mean.
+
+    Returns:
+        actions [..., H, m] and the states [..., H, n] that they lead to.
+    """
+
+    def step(before, noise):
+        action = problem.policy(before[0], noise)
+        return problem.step(before[0], action), action
+
+    axes = [noise.shape.rank - 2, *range(noise.shape.rank - 2), noise.shape.rank - 1]
+    states, actions = tf.scan(
+        step, tf.transpose(noise, axes), (z0, tf.zeros([*z0.shape[:-1], noise.shape[-1]], z0.dtype))
+    )
+    back = [*range(1, noise.shape.rank - 1), 0, noise.shape.rank - 1]
+    return tf.transpose(actions, back), tf.transpose(states, back)
 
 
 def sampled_return(

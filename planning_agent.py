@@ -22,7 +22,7 @@ import tensorflow as tf
 import models
 import optimizers
 from agents import make_agent
-from base_agent import BaseAgent, PolicyState
+from base_agent import PolicyState
 from planners.cem import CEM, RandomShooting
 from planners.discounting import discounted, start_survival, strip_survival
 from planners.first_order_latco import FirstOrderLatCo
@@ -35,6 +35,7 @@ from planners.ilqr import ILQR
 from planners.image_collocation import ImageCollocation
 from planners.latco import LatCo
 from planners.plan_state import PlanState
+from taught_agent import TaughtAgent
 from tools.config import Config, load_config
 from tools.errors import UserError
 from tools.lock import alone_in
@@ -43,7 +44,7 @@ from tools.program import run_program
 from training.logdir import check_logdir, open_logdir
 
 
-class PlanningAgent(BaseAgent):
+class PlanningAgent(TaughtAgent):
     """Model-predictive control for a batch of environments (LatCo algorithm 1, PlaNet algorithm 1).
 
     An environment gets a new plan at the start of an episode and after every `mpc_steps` executed actions. The plans
@@ -60,7 +61,6 @@ class PlanningAgent(BaseAgent):
                 "raise planning_horizon or lower mpc_steps."
             )
         self.discounted = config.discount_head or config.discount < 1.0
-        self.learn_from_plans = tf.function(self._learn_from_plans, autograph=False)
         self.planner = self.make_planner(self.latent_problem())
 
     def latent_problem(self) -> optimizers.LatentProblem:
@@ -87,23 +87,35 @@ class PlanningAgent(BaseAgent):
             log_prob=None if self.old_dynamics is None else dynamics.log_prob,
             old_log_prob=None if self.old_dynamics is None else self.old_dynamics.net.log_prob,
             value_steps=1.0 / (1.0 - c.discount) if c.discount < 1.0 else float(c.planning_horizon),
+            policy=self.actor,
         )
         return discounted(problem, self.discount) if self.discounted else problem
-
-    def discount(self, z: tf.Tensor) -> tf.Tensor:
-        """The factor [...] on rewards after features z [..., n]: `discount` times the discount head's prediction."""
-        if self.model.discount is None:
-            return tf.fill(z.shape[:-1], tf.cast(self.config.discount, z.dtype))
-        return self.config.discount * tf.sigmoid(self.model.discount(z))
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """Builds the trajectory optimizer from the config."""
         raise NotImplementedError("PlanningAgent has no planner of its own: use one of its subclasses.")
 
+    @classmethod
+    def planner_of(cls, agent: "PlanningAgent", problem: optimizers.LatentProblem) -> optimizers.Planner:
+        """The planner of this class for the settings and the policy of another agent."""
+        own = cls.__new__(cls)  # only what a planner is made of: an agent has a world model of its own
+        own.config, own.actor, own.distiller = agent.config, agent.actor, agent.distiller
+        return own.make_planner(problem)
+
     def planner_options(self) -> dict:
         """The settings that all planners share."""
         c = self.config
-        return {"restarts": c.n_parallel_plans, "restart_samples": c.restart_samples, "tolerance": c.plan_tolerance}
+        options = {"restarts": c.n_parallel_plans, "restart_samples": c.restart_samples, "tolerance": c.plan_tolerance}
+        if c.warm_start == "policy":
+            options["policy_start"] = True
+        if self.distiller is not None:
+            options["keep"] = (c.n_parallel_plans + 1) // 2  # the better half teaches
+        return options
+
+    def sampling_options(self) -> dict:
+        """The settings that sampling planners share."""
+        c = self.config
+        return self.planner_options() | {"sample_states": c.sample_states, "policy_share": c.policy_candidates}
 
     def policy(
         self,
@@ -114,38 +126,39 @@ class PlanningAgent(BaseAgent):
         explore: bool,
         idle: np.ndarray | None = None,
     ) -> tuple[np.ndarray, PolicyState, dict]:
-        """As `BaseAgent.policy`. With `value_data: plans`, also trains the value on each plan made while collecting."""
+        """As `BaseAgent.policy`. Plans made while collecting also train a value (`value_data: plans`) and a policy."""
+        before = None if state is None else state.plan
         action, state, extras = super().policy(obs, is_first, state, explore=explore, idle=idle)
-        if not explore or self.value_data != "plans":
+        if not explore:
             return action, state, extras
-        planned, losses = extras["planned"], {}
-        if planned.any():
-            for _ in range(self.config.value_updates):
-                losses = self.learn_from_plans(models.get_feat(state.latent), state.plan.states, planned)
-        values = {name: np.where(planned, float(losses.get(name, np.nan)), np.nan) for name in ("value_loss", "value")}
-        metrics = extras["metrics"] | {f"model/{name}": value for name, value in values.items()}
-        return action, state, extras | {"metrics": metrics}
+        feat = models.get_feat(state.latent)
+        plan, taught, planned = self.lesson(feat, is_first, before, state.plan, extras["planned"])
+        metrics = extras["metrics"] | ({} if taught is None else self.learn_from(feat, taught, planned))
+        return action, state._replace(plan=plan), extras | {"metrics": metrics}
 
-    def _learn_from_plans(self, feat: tf.Tensor, states: tf.Tensor, planned: tf.Tensor) -> models.Metrics:
-        """One update of the value network on planned states (ColloDreamer algorithm 1).
-
-        The target of a state is the sum of the rewards planned after it plus the target network's value of the last
-        state.
+    def lesson(
+        self, feat: tf.Tensor, is_first: np.ndarray, before: PlanState | None, plan: PlanState, planned: np.ndarray
+    ) -> tuple[PlanState, PlanState | None, np.ndarray]:
+        """What value and policy learn from while collecting: here, the plans that are executed.
 
         Args:
-            feat: first states of the plans [B, n].
-            states: planned states [B, H, n].
-            planned: bool [B], which plans to learn from.
+            feat: features [B, n] of the present states.
+            is_first: bool [B], which environments start an episode.
+            before: the plans of the step before, or None.
+            plan: those of this step.
+            planned: bool [B], which of them are new.
+
+        Returns:
+            the plans of this step; those to learn from, or None; and which of these are new, bool [B].
         """
-        feat = tf.concat([feat[:, None], states], 1)
-        follows = tf.repeat(planned[:, None], feat.shape[1], 1)
-        return self.value.learn(feat, self.model.reward(feat), self.discount(feat), follows)
+        del feat, is_first, before
+        return plan, plan, planned
 
     def act(
         self, latent: models.State, is_first: np.ndarray, plan: PlanState | None, idle: np.ndarray
     ) -> tuple[np.ndarray, PlanState, dict]:
         """The next action of every environment's plan. Plans first where there is no plan or it is used up."""
-        feat, steps = models.get_feat(latent), self.config.mpc_steps
+        feat, steps = models.get_feat(latent), self.executed_steps
         need = np.ones_like(is_first) if plan is None else (is_first | (plan.cursor >= steps)) & ~idle
         if plan is not None:
             plan = plan._replace(cursor=np.where(idle, 0, plan.cursor))
@@ -157,16 +170,28 @@ class PlanningAgent(BaseAgent):
         extras = {"predicted_reward": plan.next_reward(), "planned": need, "metrics": plan.metrics}
         return action, plan._replace(cursor=plan.cursor + 1), extras
 
+    @property
+    def executed_steps(self) -> int:
+        """How many actions of a plan are executed."""
+        return self.config.mpc_steps
+
     def planned_states(self, state: PolicyState) -> np.ndarray:
         """See `BaseAgent.planned_states`."""
         return state.plan.states
 
-    def _warm(self, plan: PlanState | None, is_first: np.ndarray) -> optimizers.WarmStart | None:
-        """Warm starts for new plans, None without `warm_start`."""
-        if not self.config.warm_start:
+    def _warm(
+        self, plan: PlanState | None, is_first: np.ndarray, planner: optimizers.Planner | None = None
+    ) -> optimizers.WarmStart | None:
+        """Warm starts for new plans from the last ones, None without `warm_start: true`."""
+        if self.config.warm_start is not True:
             return None
         if plan is None:
-            shape = (len(is_first), self.planner.num_warm_starts, self.config.planning_horizon, self.action_size)
+            shape = (
+                len(is_first),
+                (planner or self.planner).num_warm_starts,
+                self.config.planning_horizon,
+                self.action_size,
+            )
             return optimizers.WarmStart(np.zeros(shape, np.float32), np.zeros(len(is_first), np.int32))
         return plan.next_warm_start(is_first)
 
@@ -175,24 +200,32 @@ class PlanningAgent(BaseAgent):
         return start_survival(feat) if self.discounted else feat
 
     def plan_from(
-        self, feat: tf.Tensor, seed: tf.Tensor, warm: optimizers.WarmStart | None = None, **options
+        self,
+        feat: tf.Tensor,
+        seed: tf.Tensor,
+        warm: optimizers.WarmStart | None = None,
+        planner: optimizers.Planner | None = None,
+        **options,
     ) -> optimizers.Plan:
-        """Calls the planner at features [B, n]; states and gains of the plan refer to features.
+        """Calls the planner, or another one, at features [B, n]; states and gains of the plan refer to features.
 
         Arguments as for `optimizers.Planner.__call__`.
         """
-        plan = self.planner(self.planner_start(feat), seed, warm, **options)
+        plan = (planner or self.planner)(self.planner_start(feat), seed, warm, **options)
         return strip_survival(plan) if self.discounted else plan
 
-    def plan(self, feat: tf.Tensor, warm: optimizers.WarmStart | None = None) -> PlanState:
-        """New plans from features [B, n], with the planner's last iteration as metrics."""
-        start, traces = time.perf_counter(), self.planner.traces
-        plan = self.plan_from(feat, self.rng.uniform_full_int([2], tf.int32), warm)
+    def plan(
+        self, feat: tf.Tensor, warm: optimizers.WarmStart | None = None, planner: optimizers.Planner | None = None
+    ) -> PlanState:
+        """New plans of the planner, or another one, from features [B, n], with its last iteration as metrics."""
+        planner = planner or self.planner
+        start, traces = time.perf_counter(), planner.traces
+        plan = self.plan_from(feat, self.rng.uniform_full_int([2], tf.int32), warm, planner)
         batch = len(plan.actions.numpy())  # waits for the plan
         # Compilation would distort the time.
-        seconds = time.perf_counter() - start if self.planner.traces == traces else np.nan
+        seconds = time.perf_counter() - start if planner.traces == traces else np.nan
         # The finish leaves no violation, so log the last violation before it.
-        row = {name: -1 - self.planner.finish for name in ("dynamics_violation", "action_violation")}
+        row = {name: -1 - planner.finish for name in ("dynamics_violation", "action_violation")}
         curves = {name: curve for name, curve in plan.curves.items() if name != "reward"}
         metrics = {f"plan/{name}": curve[:, row.get(name, -1)].numpy() for name, curve in curves.items()}
         if plan.value is not None:
@@ -202,7 +235,7 @@ class PlanningAgent(BaseAgent):
             "plan/iterations": plan.iterations.numpy().astype(np.float32),
             "speed/plan_seconds": np.full(batch, seconds, np.float32),
         }
-        return PlanState.begin(plan, metrics, self.config.warm_start)
+        return PlanState.begin(plan, metrics, self.config.warm_start is True)
 
 
 class RandomShootingAgent(PlanningAgent):
@@ -226,8 +259,7 @@ class CEMAgent(PlanningAgent):
     def options(self) -> dict:
         """Options that CEM and MPPI share."""
         c = self.config
-        sampling = {"iterations": c.sampling_iterations, "elites": c.sampling_elites, "sample_states": c.sample_states}
-        return self.planner_options() | sampling
+        return self.sampling_options() | {"iterations": c.sampling_iterations, "elites": c.sampling_elites}
 
 
 class MPPIAgent(CEMAgent):
@@ -244,8 +276,8 @@ class ICEMAgent(PlanningAgent):
 
     def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.icem.ICEM`."""
-        c, options = self.config, self.planner_options()
-        options |= {"candidates": c.icem_candidates, "elites": c.icem_elites, "sample_states": c.sample_states}
+        c, options = self.config, self.sampling_options()
+        options |= {"candidates": c.icem_candidates, "elites": c.icem_elites}
         options |= {"decay": c.icem_decay, "keep": c.icem_keep, "momentum": c.icem_momentum}
         return ICEM(problem, c.planning_horizon, c.icem_iterations, beta=c.icem_beta, std=c.icem_std, **options)
 

@@ -58,7 +58,7 @@ class CEM(SamplingPlanner):
         elites: how many of them the belief is refit to.
         sample_states: evaluate candidates on sampled trajectories as PlaNet does; otherwise on the mean dynamics.
         gamma: 0 for CEM, MPPI's temperature otherwise.
-        **options: those of `Planner`.
+        **options: those of `SamplingPlanner`.
     """
 
     def __init__(
@@ -78,11 +78,13 @@ class CEM(SamplingPlanner):
         self.elites, self.gamma = elites, gamma
 
     def _optimize(self, z0, seeds, warm, limit):
+        policy = self._policy_candidates(z0, seeds)
+
         def body(k, belief):
             now = fold_in(seeds, k)
             shape = [self.candidates, *belief.mean.shape[1:]]
             draw = lambda seed: tf.random.stateless_normal(shape, seed, dtype=z0.dtype)
-            actions = self._sample(belief, per_plan(draw, now, z0.dtype))
+            actions = self._with_policy(self._sample(belief, per_plan(draw, now, z0.dtype)), policy)
             scores, index = tf.math.top_k(returns := self._returns(z0, actions, fold_in(now, -1)), self.elites)
             mean, std, score, enough = refit(tf.gather(actions, index, batch_dims=1), scores, self.gamma)
             return belief._replace(

@@ -91,6 +91,7 @@ def discounted(problem: LatentProblem, discount: Callable) -> LatentProblem:
         old_log_prob=of_transition(problem.old_log_prob),
         constraint=of_z(problem.constraint),
         decode=of_z(problem.decode),
+        policy=problem.policy and (lambda x, noise=None: problem.policy(x[..., :n], noise)),
     )
 
 

@@ -33,7 +33,7 @@ class ICEM(SamplingPlanner):
         keep: fraction of the elites that is kept.
         momentum: weight of the old belief in a refit.
         std: first standard deviation, in units of a_max.
-        **options: those of `Planner`.
+        **options: those of `SamplingPlanner`.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class ICEM(SamplingPlanner):
         self.basis = colored_noise_basis(horizon, beta)
 
     def _optimize(self, z0, seeds, warm, limit):
-        belief = self._first_belief(z0, warm, self.std, self.elites)
+        belief, policy = self._first_belief(z0, warm, self.std, self.elites), self._policy_candidates(z0, seeds)
         history, count = [], tf.minimum(limit, self.iterations) * tf.ones([z0.shape[0]], tf.int32)
         for k, population in enumerate(self.populations):
-            after = self._iterate(k, population, z0, fold_in(seeds, k), warm, belief)
+            after = self._iterate(k, population, z0, fold_in(seeds, k), warm, belief, policy)
             belief = tf.nest.map_structure(lambda new, old, k=k: tf.where(k < limit, new, old), after, belief)
             history.append(belief.metrics)
         known = belief.scores[:, 0] > z0.dtype.min
@@ -71,9 +71,9 @@ class ICEM(SamplingPlanner):
         warm_starts = tf.concat([belief.mean[:, None], belief.best], 1)
         return self._plan(z0, actions, belief, tf.stack(history, -1), count, warm_starts)
 
-    def _iterate(self, k, population, z0, seeds, warm, belief):
+    def _iterate(self, k, population, z0, seeds, warm, belief, policy):
         """One population of new candidates beside the elites that are kept."""
-        actions = self._sample(belief, self._noise(seeds, population, z0.dtype))
+        actions = self._with_policy(self._sample(belief, self._noise(seeds, population, z0.dtype)), policy)
         if k == self.iterations - 1:
             actions = tf.concat([belief.mean[:, None], actions[:, 1:]], 1)
         if k == 0 and warm is not None and self.num_kept:  # the last plan's elites, each with a random end

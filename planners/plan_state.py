@@ -18,6 +18,9 @@ class PlanState(NamedTuple):
         cursor: int [B], how many actions of a plan were executed.
         warm_starts: float [B, C, H, m], from which the next plan may start; None without warm starts.
         gains: float [B, H, m, n], feedback around (states, actions); None without feedback.
+        kept, kept_scores: float [B, K, H, m] and [B, K], plans and their scores that a policy learns from; None where
+            none does.
+        teacher: the plans of another planner, which a policy learns from while these ones are executed, or None.
     """
 
     actions: np.ndarray
@@ -27,14 +30,17 @@ class PlanState(NamedTuple):
     cursor: np.ndarray
     warm_starts: np.ndarray | None = None
     gains: np.ndarray | None = None
+    kept: np.ndarray | None = None
+    kept_scores: np.ndarray | None = None
+    teacher: "PlanState | None" = None
 
     @classmethod
     def begin(cls, plan: Plan, metrics: dict[str, np.ndarray], warm_start: bool) -> "PlanState":
         """New plans with nothing executed yet."""
         actions, states, rewards = (x.numpy() for x in (plan.actions, plan.states, plan.rewards))
         warm_starts = plan.warm_starts.numpy() if warm_start else None
-        gains = None if plan.gains is None else plan.gains.numpy()
-        return cls(actions, states, rewards, metrics, np.zeros(len(actions), int), warm_starts, gains)
+        optional = [None if x is None else x.numpy() for x in (plan.gains, plan.kept, plan.kept_scores)]
+        return cls(actions, states, rewards, metrics, np.zeros(len(actions), int), warm_starts, *optional)
 
     def replace_where(self, mask: np.ndarray, new: "PlanState") -> "PlanState":
         """These plans, replaced by new ones in environments of `mask`, bool [B]."""

@@ -7,7 +7,17 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from optimizers import LatentProblem, Plan, Planner, fold_in, per_plan, rollout, warm_actions
+from optimizers import (
+    LatentProblem,
+    Plan,
+    Planner,
+    fold_in,
+    per_plan,
+    policy_noise,
+    policy_rollout,
+    rollout,
+    warm_actions,
+)
 from tools.errors import UserError
 
 
@@ -31,6 +41,8 @@ class SamplingPlanner(Planner):
         iterations: number of populations.
         candidates: action sequences in the first of them, for each plan.
         sample_states: evaluate candidates on sampled trajectories as PlaNet does; otherwise on the mean dynamics.
+        policy_share: share of the candidates that are samples of the problem's policy along the mean dynamics. They
+            are drawn once for a plan and stay the same in all of its populations (TD-MPC2, arXiv 2310.16828).
         **options: those of `Planner`.
     """
 
@@ -41,6 +53,7 @@ class SamplingPlanner(Planner):
         iterations: int,
         candidates: int,
         sample_states: bool = True,
+        policy_share: float = 0.0,
         **options,
     ):
         super().__init__(problem, horizon, iterations, **options)
@@ -49,7 +62,7 @@ class SamplingPlanner(Planner):
                 f"{type(self).__name__} with sample_states needs a problem with a sample_step; pass "
                 "sample_states=False."
             )
-        self.candidates, self.sample_states = candidates, sample_states
+        self.candidates, self.sample_states, self.policy_share = candidates, sample_states, policy_share
 
     def _first_belief(self, z0, warm, std, num_best):
         """The belief before the first population: the mean of a warm start or zero, and no best sequences."""
@@ -84,6 +97,21 @@ class SamplingPlanner(Planner):
             total += problem.value(z)
         total = tf.reshape(total, [B, J])
         return tf.where(tf.math.is_finite(total), total, total.dtype.min)
+
+    def _policy_candidates(self, z0, seeds):
+        """Samples [B, J', H, m] of the policy for a population of full size, or none."""
+        count = int(self.policy_share * self.candidates)
+        if not count:
+            return None
+        seeds, shape = fold_in(seeds, -2), [z0.shape[0], count, self.horizon, self.problem.action_size]
+        noise = tf.reshape(policy_noise(self.problem, count * self.horizon, seeds, z0.dtype), shape)
+        return policy_rollout(self.problem, tf.repeat(z0[:, None], count, 1), noise)[0]
+
+    def _with_policy(self, actions, policy):
+        """Candidates [B, J, H, m], the last `policy_share` of which are the first of the policy's."""
+        J = actions.shape[1]
+        count = int(self.policy_share * J)
+        return actions if not count else tf.concat([actions[:, : J - count], policy[:, :count]], 1)
 
     def _sample(self, belief, noise):
         """Candidates [B, J, H, m] from noise of that shape, clipped to the bounds."""

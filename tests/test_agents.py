@@ -10,8 +10,11 @@ import pytest
 import agents
 import optimizers
 import planning_agent
+import policy_agents
 from planning_agent import PlanningAgent
+from policy_agents import ActorAgent
 from tests.test_agent import ACTION_SPACE, OBSERVATIONS
+from tools.schema import read_schema
 
 
 @pytest.mark.parametrize("planner", agents.PLANNERS)
@@ -22,9 +25,16 @@ def test_every_entry_of_the_table_builds_an_agent(tiny_config, planner):
 
 
 def test_every_agent_is_in_the_table():
-    classes = [cls for _, cls in inspect.getmembers(planning_agent, inspect.isclass) if issubclass(cls, PlanningAgent)]
-    listed = [agents.agent_class(planner) for planner in agents.PLANNERS]
-    assert sorted(cls.__name__ for cls in [*listed, PlanningAgent]) == sorted(cls.__name__ for cls in classes)
+    members = {
+        cls for module in (planning_agent, policy_agents) for _, cls in inspect.getmembers(module, inspect.isclass)
+    }
+    classes = {cls for cls in members if issubclass(cls, PlanningAgent)}
+    assert {agents.agent_class(planner) for planner in agents.PLANNERS} == classes - {PlanningAgent, ActorAgent}
+
+
+def test_every_planner_that_searches_can_teach_a_policy():
+    choices = read_schema().settings["policy_teacher"].choices
+    assert choices == ("none", *(name for name in agents.PLANNERS if name not in ("dreamer", "policy")))
 
 
 def test_listing_the_planners_imports_no_tensorflow():

@@ -27,7 +27,7 @@ SUITES = ["dmc", "metaworld", "pointmass", "gym"]
 PLANNERS = sorted(agents.PLANNERS)
 # The others are slow. Below, point masses are trained on in other ways that are quick, and
 # training/test_several_tasks.py trains on DM Control and a Gymnasium environment with CEM.
-QUICK = [("metaworld", "latco")]
+QUICK = [("metaworld", "latco"), ("pointmass", "dreamer")]
 PAIRS = [
     pytest.param(suite, planner, marks=[] if (suite, planner) in QUICK else pytest.mark.slow)
     for suite in SUITES
@@ -45,6 +45,10 @@ def test_every_suite_trains_with_every_planner(suite, planner, tmp_path):
     assert rows[-1]["step"] >= 120
     assert all(np.isfinite(row["model/loss"]) for row in rows if "model/loss" in row)
     assert {"plan/non_finite", "plan/iterations", "speed/update_seconds", "speed/policy_seconds"} <= names
+    if planner == "dreamer":
+        assert {"model/actor_loss", "model/actor_return", "model/actor_entropy", "model/value_loss"} <= names
+    if planner == "policy":
+        assert {"model/policy_loss", "model/policy_std"} <= names
     curves = {"latco": {"dynamics_violation", "lam", "nu"}, "gd": {"action_violation", "nu"}}.get(planner, set())
     assert {f"plan/{curve}" for curve in curves} <= names
     assert list((tmp_path / "videos").glob("eval-episode*")) and list((tmp_path / "episodes").glob("*.npz"))
@@ -86,6 +90,37 @@ def test_every_suite_trains_with_the_augmented_objective(suite, tmp_path):
     weights = tf.train.load_checkpoint(str(tmp_path / "checkpoints"))
     old = [name for name in weights.get_variable_to_shape_map() if name.startswith("old_dynamics/weights")]
     assert old and int(weights.get_tensor("updates/.ATTRIBUTES/VARIABLE_VALUE")) > 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["latco_no_relaxation"], ["latco_no_constraint"], ["latco_no_deterministic"], ["latco_first_order"],
+        ["collodreamer"], ["dreamer"],
+        ["categorical", "dreamer", "--reinforce_share", "0.5", "--actor_entropy", "1e-4"],
+        ["--warm_start", "policy", "--n_parallel_plans", "3"],
+        ["icem", "--policy_candidates", "0.1", "--warm_start", "policy"],
+        ["--planner", "policy", "--policy_teacher", "cem", "--policy_candidates", "0.2", "--value_head", "true",
+         "--discount", "0.99"],
+    ],
+    ids=lambda words: "-".join(word.strip("-") for word in words),
+)  # fmt: skip
+def test_every_ablation_and_policy_trains_in_every_suite(suite, words, tmp_path):
+    presets = [word for word in words if not word.startswith("--")]
+    presets = presets[: next((i for i, word in enumerate(words) if word.startswith("--")), len(words))]
+    argv = [*DEBUG, suite, *presets, "debug", *words[len(presets) :], "--logdir", str(tmp_path)]
+    assert planning_agent.main(argv) == 0
+    rows = read_metrics(tmp_path)
+    names = set().union(*rows)
+    assert rows[-1]["step"] >= 120 and {"plan/predicted_return", "eval/return"} <= names
+    if "dreamer" in words:
+        assert {"model/actor_loss", "model/actor_return", "model/actor_entropy", "model/value_loss"} <= names
+    if "policy" in words or "--policy_candidates" in words:
+        assert {"model/policy_loss", "model/policy_std"} <= names
+    for name in ("model/actor_loss", "model/policy_loss", "model/value_loss"):
+        assert all(np.isfinite(row[name]) for row in rows if name in row)
 
 
 @pytest.mark.slow

@@ -92,7 +92,7 @@ class Config(Mapping[str, Value]):
         for key, value in changes.items():
             if key not in values:
                 raise unknown("config key", key, values)
-            values[key] = cast(key, value, type(values[key]))
+            values[key] = _like(key, value, values[key])
         return Config(values)
 
     def resolved(self) -> "Config":
@@ -179,6 +179,13 @@ def load_config(
     for key, text in overrides.items():
         values[key] = schema.settings[key].parse(text)
     return Config(values)
+
+
+def _like(key: str, value: Value, present: Value) -> Value:
+    """A value in the type of the present one, or another that config.yaml allows beside true and false."""
+    if {type(value), type(present)} == {bool, str} and (setting := read_schema().settings.get(key)) and setting.words:
+        return setting.check(value, key)
+    return cast(key, value, type(present))
 
 
 def check_ranges(config: Config) -> None:

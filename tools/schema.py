@@ -5,7 +5,7 @@ explanation as a comment on that line; a comment line of its own opens a section
 keys, and the comment above a preset describes it. The type of a default (bool, int, float or str) is the type of the
 key, everywhere. At its end an explanation may have marks, in this order:
 
-    [a | b]      the allowed values
+    [a | b]      the allowed values; [false | true | a] allows a word besides true and false
     [>= 1]       a range: also [> 0], [0 .. 1] and, without its upper end, [0 .. 1)
     [...]        a text of one or several names: several words on the command line, commas between them in the text
     {weights}    what depends on the key, one of `DEPENDENTS`
@@ -112,6 +112,8 @@ class Setting:
 
     def parse(self, text: str) -> Value:
         """Returns the value that a text on the command line stands for. Raises UserError if it stands for none."""
+        if self.words and text.lower() not in _BOOLS:
+            return self.check(text, f"--{self.name}")
         return self.check(_parse(f"--{self.name}", text, self.kind), f"--{self.name}")
 
     def check(self, value: Value, label: str) -> Value:
@@ -121,6 +123,10 @@ class Setting:
             UserError: if the value is of another type, out of range or not among the choices, or of several names one
                 is empty or given twice; label says where it stands.
         """
+        if self.words and isinstance(value, str):
+            if value not in self.words:
+                raise UserError(f"{label} must be one of {', '.join(map(_spelled, self.choices))}, not {value!r}.")
+            return value
         value = cast(label, value, self.kind)
         if self.several:
             value = _join_names(label, str(value))
@@ -133,9 +139,14 @@ class Setting:
         return value
 
     @property
+    def words(self) -> tuple[str, ...]:
+        """What a key that is true or false allows besides these."""
+        return tuple(choice for choice in self.choices if isinstance(choice, str)) if self.kind is bool else ()
+
+    @property
     def marks(self) -> str:
         """The allowed values, as they stand in config.yaml."""
-        marks = f" [{' | '.join(map(str, self.choices))}]" if self.choices else ""
+        marks = f" [{' | '.join(map(_spelled, self.choices))}]" if self.choices else ""
         marks += "" if self.range is None else f" [{self.range}" + ("" if self.range.open_high else "]")
         return marks + (" [...]" if self.several else "")
 
@@ -254,7 +265,10 @@ def _read_setting(path: Path, name: str, default: Value, section: str, comment: 
         default=default,
         section=section,
         explanation=comment,
-        choices=tuple(_parse(f"{path}: a choice of {name}", choice, kind) for choice in choices),
+        choices=tuple(
+            choice if kind is bool and choice not in _BOOLS else _parse(f"{path}: a choice of {name}", choice, kind)
+            for choice in choices
+        ),
         range=span,
         several="several" in marks and kind is str,
         dependent=dependent,
@@ -269,6 +283,11 @@ def _comment_above(text: str, line: int) -> str:
             break
         comments.appendleft(above.strip(" #"))
     return " ".join(comments)
+
+
+def _spelled(value: Value) -> str:
+    """A value as it stands in config.yaml."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _parse(label: str, text: str, kind: type) -> Value:

@@ -25,7 +25,7 @@ class Agent(Protocol):
         rewards: the transform of rewards that the model learns. The loop passes it the rewards of every episode.
         noise: random stream of exploration and random actions.
         rng: random stream of compiled functions.
-        value_data: the states that the value network learns from: 'replay', 'plans', or '' without a value network.
+        value_data: the states that the value network learns from: 'replay', 'plans', 'imagination', or '' without one.
         worker: index of this host. Host 0 evaluates and saves.
         workers: number of hosts.
         worker_seed: seed of the episodes that this host collects.

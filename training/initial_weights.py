@@ -6,12 +6,18 @@ from typing import Any
 
 import tensorflow as tf
 
+from tools.command_line import note
 from tools.config import Config, keys_of, load_config
 from tools.errors import UserError
 from training import checkpoint_files
 from training.agent import Agent
 from training.logdir import WEIGHTS, check_same, find_logdir, shipped_models
-from training.weights import read_weights
+from training.weights import read_weights, saved_parts
+
+# The part of a checkpoint that holds what a policy learns from. Only a resumed run needs it.
+PLAN_MEMORY = "plan_memory"
+# Parts that a run may start anew where `init_from` has none.
+BEHAVIOR = ("actor", "value")
 
 
 def restore_newest(parts: Mapping[str, Any], logdir: Path) -> None:
@@ -22,6 +28,13 @@ def restore_newest(parts: Mapping[str, Any], logdir: Path) -> None:
     Raises:
         UserError: there is no checkpoint, or it is damaged or does not fit.
     """
+    parts = {name: part for name, part in parts.items() if name != PLAN_MEMORY}
+    saved = _saved_parts(logdir)
+    if saved and "actor" in parts and "actor" not in saved:
+        raise UserError(
+            f"{logdir} holds a run that learned no policy: choose one with --planner dreamer or policy, --warm_start "
+            "policy or --policy_candidates."
+        )
     if (logdir / WEIGHTS).is_file():
         read_weights(parts, logdir)
         return
@@ -36,7 +49,8 @@ def start_from(agent: Agent, logdir: Path) -> None:
 
     Of a shipped model, by its folder or name, there is no optimizer's state.
 
-    Steps and reward statistics are those of the new run's own episodes.
+    Steps and reward statistics are those of the new run's own episodes. A value or policy that the other run did not
+    learn starts anew.
 
     Raises:
         UserError: `logdir` holds no run, or one with other weights or another task.
@@ -48,4 +62,21 @@ def start_from(agent: Agent, logdir: Path) -> None:
     before = load_config([], saved=Config.load(logdir / "config.yaml"))
     check_same(before, agent.config, keys_of("transitions", "weights"), logdir)
     parts = {name: part for name, part in agent.checkpointed.items() if name not in ("step", "rewards")}
-    restore_newest(parts, logdir)
+    saved = _saved_parts(logdir)
+    missing = [name for name in BEHAVIOR if saved and name in parts and name not in saved]
+    if missing:
+        note(f"{logdir} has no {' and no '.join(missing)}: this run starts with new weights there.")
+    restore_newest({name: part for name, part in parts.items() if name not in missing}, logdir)
+
+
+def _saved_parts(logdir: Path) -> set[str]:
+    """The names of the parts of a shipped model or in a run's newest checkpoint; none where there is nothing whole."""
+    if (logdir / WEIGHTS).is_file():
+        return saved_parts(logdir)
+    paths = checkpoint_files.saved_checkpoints(logdir / "checkpoints")
+    if not paths:
+        return set()
+    try:
+        return {name.partition("/")[0] for name, _ in tf.train.list_variables(paths[0])}
+    except (RuntimeError, ValueError, tf.errors.OpError):
+        return set()

@@ -66,6 +66,15 @@ def read_weights(parts: Mapping[str, Any], folder: Path) -> None:
         variable.assign(arrays[name].astype(tf.as_dtype(variable.dtype).as_numpy_dtype))
 
 
+def saved_parts(folder: Path) -> set[str]:
+    """The names of the parts of an agent in the file; none if it is damaged."""
+    try:
+        with np.load(folder / WEIGHTS, allow_pickle=False) as saved:
+            return {name.partition("/")[0] for name in saved.files}
+    except _UNREADABLE:
+        return set()
+
+
 def _variables(parts: Mapping[str, Any]) -> dict[str, Any]:
     """All variables but those of optimizers, each with a name that depends on the model alone."""
     found = {}

@@ -127,20 +127,46 @@ class ValueLearner(tf.Module):
         nan = tf.constant(float("nan"))
         step = lambda: self._step(feat, reward, discount, follows)
         loss, mean = tf.cond(finite & tf.reduce_any(follows[:, 1:]), step, lambda: (nan, nan))
-        self.updates.assign_add(1)
-        tf.cond(self.updates % self.config.value_target_every == 0, self._copy, lambda: False)
+        self._count()
+        return {"value_loss": loss, "value": mean}
+
+    def bootstrap(self, feat: tf.Tensor) -> tf.Tensor:
+        """The target network's values [...] of features [..., F], clipped to the bound."""
+        return self._bounded(self.target(feat))
+
+    def regress(self, feat: tf.Tensor, returns: tf.Tensor, weights: tf.Tensor) -> models.Metrics:
+        """One Adam step towards given returns. A step on numbers or with gradients that are not finite is skipped.
+
+        Args:
+            feat: [B, T, F].
+            returns: [B, T].
+            weights: [B, T], of the squared errors; not all of them 0.
+
+        Returns:
+            value_loss and value, weighted means; NaN where the step was skipped.
+        """
+        feat, returns, weights = (tf.stop_gradient(x) for x in (feat, self._bounded(returns), weights))
+        finite = [tf.reduce_all(tf.math.is_finite(x)) for x in (feat, returns, weights)]
+        nan, total = tf.constant(float("nan")), tf.reduce_sum(weights)
+        step = lambda: self._descend(feat, returns, weights / total, weights > 0.0)
+        loss, mean = tf.cond(tf.reduce_all(finite) & (total > 0.0), step, lambda: (nan, nan))
+        self._count()
         return {"value_loss": loss, "value": mean}
 
     def _step(self, feat, reward, discount, follows):
-        c, counts = self.config, follows[:, 1:]
-        returns = lambda_returns(reward, self._bounded(self.target(feat)), discount, follows, self.lam)
+        counts = follows[:, 1:]
+        returns = lambda_returns(reward, self.bootstrap(feat), discount, follows, self.lam)
         returns = tf.stop_gradient(self._bounded(returns)[:, :-1])
         weights = tf.cast(counts, tf.float32)
         weights /= tf.reduce_sum(weights)
+        return self._descend(feat[:, :-1], returns, weights, counts)
+
+    def _descend(self, feat, returns, weights, counts):
+        c = self.config
         seed = tf.stack([tf.constant(c.seed % 2**31, tf.int32), tf.cast(self.updates, tf.int32)])
         scale = models.loss_scale(self.optimizer)
         with tf.GradientTape() as tape:
-            predicted = self.net(feat[:, :-1], seed=seed, counts=counts)
+            predicted = self.net(feat, seed=seed, counts=counts)
             loss = 0.5 * tf.reduce_sum(weights * tf.square(predicted - returns))
             scaled = loss * scale
         variables = self.net.trainable_variables
@@ -150,6 +176,10 @@ class ValueLearner(tf.Module):
         apply = tf.math.is_finite(norm) | (c.precision == "float16")
         tf.cond(apply, lambda: self._apply(grads, variables), lambda: False)
         return loss, tf.reduce_sum(weights * predicted)
+
+    def _count(self) -> None:
+        self.updates.assign_add(1)
+        tf.cond(self.updates % self.config.value_target_every == 0, self._copy, lambda: False)
 
     def _apply(self, grads, variables):
         self.optimizer.apply(grads, variables)

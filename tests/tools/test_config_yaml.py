@@ -84,4 +84,5 @@ def test_the_model_is_made_of_keys_that_are_marked_as_its_weights():
                 read |= {inner.attr for inner in attributes if is_config(inner.value)}
     # Heads that exist or not, and what the value network and the pictures are made of.
     others = {"value_head", "value_layers", "value_units", "value_batch_norm", "state_probe", "image_bits"}
+    others |= {"policy_layers", "policy_units"}
     assert len(read) > 15 and read | others == set(keys_of("weights"))

@@ -113,6 +113,34 @@ def test_comments_become_sections_explanations_choices_and_descriptions(small_fi
     assert descriptions == {"defaults": "What every run starts from.", "quick": "Fast runs, short ones.", "long": ""}
 
 
+def test_a_word_can_stand_beside_true_and_false(tmp_path: Path, small_file: Path):
+    small_file.write_text("defaults:\n  warm: false  # how to start [false | true | policy]\n\nlate:\n  warm: policy\n")
+    setting = read_schema(small_file).settings["warm"]
+    assert (setting.choices, setting.kind, setting.marks) == ((False, True, "policy"), bool, " [false | true | policy]")
+    found = [
+        load(words, small_file).warm for words in ("", "--warm yes", "--warm policy", "--configs late", "--warm 0")
+    ]
+    assert [(type(value), value) for value in found] == [
+        (bool, False), (bool, True), (str, "policy"), (str, "policy"), (bool, False),
+    ]  # fmt: skip
+    for saved in (True, "policy"):
+        Config({"warm": saved}).save(tmp_path / "config.yaml")
+        assert load_config([], small_file, Config.load(tmp_path / "config.yaml")).warm == saved
+    for words in ("--warm maybe", "--warm Policy"):
+        sentence = refusal(words, small_file)
+        assert "--warm" in sentence and "policy" in sentence and "true" in sentence and "\n" not in sentence
+    assert "late: warm" in refused_file(tmp_path, small_file.read_text().replace("warm: policy", "warm: 1"))
+
+
+def test_configs_change_between_true_and_the_word():
+    config = load("")
+    assert config.warm_start is False and config.replace(warm_start="policy").warm_start == "policy"
+    assert config.replace(warm_start="policy").replace(warm_start=True).warm_start is True
+    for key, value in (("warm_start", "plan"), ("media", "policy"), ("act", True)):
+        with pytest.raises(UserError, match=key):
+            config.replace(**{key: value})
+
+
 RANGES = """\
 defaults:
   count: 1        # how many [>= 1]

@@ -1,0 +1,103 @@
+"""Agents that act by a policy instead of planning: Dreamer, and the policy that was learned from plans."""
+
+import numpy as np
+import tensorflow as tf
+
+import models
+import optimizers
+from agents import agent_class
+from base_agent import Batch
+from planners.plan_state import PlanState
+from planners.policy import PolicyRollout
+from planning_agent import PlanningAgent
+from policies.actor import Actor
+from policies.imagination import ActorCritic
+from world_model.value import ValueLearner
+
+
+class ActorAgent(PlanningAgent):
+    """Acts by its policy. Its plans are what that does along the mean dynamics; only their first action is taken."""
+
+    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
+        """See `planners.policy.PolicyRollout`."""
+        c = self.config
+        options = {"restarts": c.n_parallel_plans, "restart_samples": c.restart_samples}
+        return PolicyRollout(problem, c.planning_horizon, **options)
+
+    @property
+    def executed_steps(self) -> int:
+        """One, so that the policy sees every state."""
+        return 1
+
+
+class DreamerAgent(ActorAgent):
+    """Dreamer: an actor and a critic learned in imagination (Hafner et al. 2020).
+
+    While collecting it takes samples of its actions, with exploration noise added to them.
+    """
+
+    def make_actor(self) -> Actor:
+        """The actor; also makes the critic, unless `value_head` has."""
+        c, dynamics = self.config, self.model.dynamics
+        self.value_data = "imagination"
+        if self.value is None:
+            with models.layer_precision(c.precision):
+                self.value = ValueLearner(c, dynamics.feat_size)
+        actor = self.new_actor(c.actor_lr)
+        problem = optimizers.LatentProblem(
+            dynamics.mean_step, self.model.reward, dynamics.feat_size, self.action_size,
+            sample_step=dynamics.sample_step, noise_size=dynamics.noise_size,
+        )  # fmt: skip
+        self.behavior = ActorCritic(c, problem, self.imagined_discount, actor, self.value)
+        self.sample_action = tf.function(actor.__call__, autograph=False)
+        return actor
+
+    def make_distiller(self) -> None:
+        """None: plans teach nothing."""
+
+    def imagined_discount(self, z: tf.Tensor) -> tf.Tensor:
+        """The factor [...] on what comes after imagined features z [..., n]; `discount_head` is Dreamer's pcont."""
+        gamma = self.config.imagination_discount
+        if self.model.discount is None:
+            return tf.fill(z.shape[:-1], gamma)
+        return gamma * tf.sigmoid(self.model.discount(z))
+
+    def _learn_beside(self, feat: tf.Tensor, batch: Batch) -> models.Metrics:
+        """One update of actor and critic, from every state of the batch that is neither padding nor terminal."""
+        counts = batch["mask"] * batch["discount"]
+        return self.behavior.learn(tf.reshape(feat, [-1, feat.shape[-1]]), tf.reshape(counts, [-1]))
+
+    def _explore(self, latent: models.State, action: np.ndarray) -> np.ndarray:
+        sample = self.sample_action(models.get_feat(latent), self.rng.normal(action.shape))
+        return super()._explore(latent, sample.numpy())
+
+
+class PolicyAgent(ActorAgent):
+    """The amortized policy alone.
+
+    While collecting, the planner `policy_teacher` plans every `mpc_steps` decisions from where the policy is, and the
+    policy learns from these plans. They are not executed.
+    """
+
+    def make_actor(self) -> Actor:
+        """The policy."""
+        return self.new_actor(self.config.policy_lr)
+
+    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
+        """The policy's own, and the teacher's beside it."""
+        name = self.config.policy_teacher
+        self.teacher = None if name == "none" else agent_class(name).planner_of(self, problem)
+        return super().make_planner(problem)
+
+    def lesson(
+        self, feat: tf.Tensor, is_first: np.ndarray, before: PlanState | None, plan: PlanState, planned: np.ndarray
+    ) -> tuple[PlanState, PlanState | None, np.ndarray]:
+        """The teacher's plans, which are remembered beside the policy's own."""
+        if self.teacher is None:
+            return plan, None, planned
+        taught = None if before is None else before.teacher
+        need = np.ones_like(is_first) if taught is None else is_first | (taught.cursor >= self.config.mpc_steps)
+        if need.any():
+            new = self.plan(feat, self._warm(taught, is_first, self.teacher), self.teacher)
+            taught = new if taught is None else taught.replace_where(need, new)
+        return plan._replace(teacher=taught._replace(cursor=taught.cursor + 1)), taught, need
