@@ -152,5 +152,5 @@ def result(
 
 def interval(values: Sequence[float] | np.ndarray) -> dict[str, float | None]:
     """Mean and its 95% interval by Student's t."""
-    found_interval = mean_interval(values)
+    found_interval = mean_interval([float(value) for value in values])
     return {key: found_interval[key] for key in ("mean", "low", "high")}

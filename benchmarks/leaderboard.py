@@ -139,7 +139,7 @@ def compete(options: argparse.Namespace, overrides: Sequence[str]) -> Iterator[B
             places.append(Starts(task, seed, seeds, start_states(agent, batch, seeds), batch, None))
         for planner in options.planners:
             contestant = first if planner == options.planners[0] else make(planner)
-            yield from rounds(board, contestant, *places, options)
+            yield from rounds(board, contestant, places[0], places[1], options)
             first = contestant = None  # a planner at a time in memory
             gc.collect()
     finally:
