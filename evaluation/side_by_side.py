@@ -77,7 +77,7 @@ def draw_picture(sides: Sequence[Side], title: str) -> Figure:
     axis = figure.add_subplot(grid[0, :])
     show_sheet(axis, rows, labels, columns, range(2, len(rows), 2))
     axis.set_xlabel("time step (agent decisions after the start)")
-    curves = Curves(*(figure.add_subplot(grid[1, column]) for column in range(3)), sides)
+    curves = Curves([figure.add_subplot(grid[1, column]) for column in range(3)], sides)
     figure.legend(handles=curves.legend(), loc="outside lower center", ncols=6, fontsize=9, frameon=False)
     figure.suptitle(title, fontsize=11)
     return figure
@@ -92,8 +92,9 @@ def outcome(executed: Execution) -> str:
 class Curves:
     """Rewards over time, and returns and violations over the iterations, each drawn as far as `show` says."""
 
-    def __init__(self, rewards: Axes, returns: Axes, violations: Axes, sides: Sequence[Side]):
-        self._axes, self._sides = (rewards, returns, violations), sides
+    def __init__(self, axes: Sequence[Axes], sides: Sequence[Side]):
+        self._axes, self._sides = axes, sides
+        rewards, returns, violations = axes
         self._over_time: list[tuple[Line2D, np.ndarray]] = []
         self._over_iterations: list[list[tuple[Line2D, np.ndarray]]] = []
         style = styles(side.name for side in sides)
@@ -157,7 +158,7 @@ def draw_video(sides: Sequence[Side], title: str) -> Iterator[np.ndarray]:
         pictures.append([_picture(axis, side.planned[0]) for axis in (above, below)])
         above.set_title(f"{side.name}: plan", fontsize=10)
         below.set_title("executed", fontsize=10)
-    curves = Curves(*(figure.add_subplot(grid[row : row + 2, -1]) for row in (0, 2, 4)), sides)
+    curves = Curves([figure.add_subplot(grid[row : row + 2, -1]) for row in (0, 2, 4)], sides)
     figure.legend(handles=curves.legend(), loc="outside lower center", ncols=6, fontsize=8, frameon=False)
     heading = figure.suptitle(f"{title}\nplanning", fontsize=11)
     canvas.draw()
