@@ -44,10 +44,10 @@ from pathlib import Path
 from typing import Any
 
 import envs
-from agents import PLANNERS, agent_class
+from agents import agent_class
 from analysis import figures
 from benchmarks.contestant import Contestant, result, trial
-from benchmarks.equal_time import Settings, trials
+from benchmarks.equal_time import SPACES, Settings, trials
 from benchmarks.leaderboard_report import draw, table
 from benchmarks.plan_losses import Starts, rounded, start_states
 from benchmarks.planning import measure_peak
@@ -196,7 +196,7 @@ def parse_options(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[
     add = parser.add_argument
     add("--model", required=True, metavar="NAME_OR_LOGDIR", help="as planning_agent's load_agent takes it")
     add("--out", type=Path, required=True, metavar="FILE", help="lines are appended to it, and found in it")
-    add("--planners", nargs="+", default=list(PLANNERS), metavar="NAME", help="default: all")
+    add("--planners", nargs="+", default=list(SPACES), metavar="NAME", help="default: all that search")
     add("--budgets", nargs="+", type=seconds, default=list(BUDGETS), metavar="S", help="default: 0.1 0.3 1 3 10")
     add("--starts", type=positive, default=20, metavar="N", help="starts, and episodes (default: 20)")
     add("--start_seed", type=count, default=0, metavar="S", help="default: 0")
@@ -214,6 +214,10 @@ def parse_options(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[
     options.planners = list(dict.fromkeys(options.planners))
     for planner in options.planners:
         agent_class(planner)  # refuses an unknown one
+        if planner not in SPACES:
+            raise UserError(
+                f"{planner} does not search, so that no time can be given to it: leave it out of --planners."
+            )
     if options.figure and options.figure.suffix not in (".png", ".pdf"):
         raise UserError(f"--figure {options.figure} is neither a .png nor a .pdf: choose one of these.")
     return options, overrides

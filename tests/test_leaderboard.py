@@ -96,7 +96,7 @@ def test_a_noisy_clock_does_not_let_sizes_explode():
     assert size <= 10 * equal_time.GROWTH**3 and len(known) <= equal_time.TRIES
 
 
-@pytest.mark.parametrize("planner", PLANNERS)
+@pytest.mark.parametrize("planner", sorted(PLANNERS.keys() - {"dreamer", "policy"}))
 def test_all_planners_are_tuned_with_the_same_effort(planner):
     tried = equal_time.trials(planner, 6, seed=3)
     assert tried[0] == {} and tried == equal_time.trials(planner, 6, seed=3)
@@ -285,6 +285,7 @@ def test_a_board_of_something_else_is_refused(bench, tmp_path, capsys):
     ("argv", "words"),
     [
         (["--planners", "cen"], ["cen", "'cem'"]),
+        (["--planners", "gd", "dreamer"], ["dreamer does not search"]),
         (["--budgets", "0"], ["--budgets", "seconds above 0"]),
         (["--budgets", "soon"], ["soon"]),
         (["--starts", "0"], ["--starts"]),

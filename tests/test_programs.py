@@ -80,7 +80,8 @@ def test_every_way_of_planning_trains(words, tmp_path):
         assert {"plan/constraint_violation", "plan/kappa", "model/cost_loss"} <= set().union(*rows)
 
 
-@pytest.mark.parametrize("suite", [pytest.param(s, marks=[] if s == "pointmass" else pytest.mark.slow) for s in SUITES])
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", SUITES)
 def test_every_suite_trains_with_the_augmented_objective(suite, tmp_path):
     words = ["--value_head", "true", "--discount", "0.99", "--augmented_objective", "true", "--media", "false"]
     words += ["--eval_every", "0"] if suite == "pointmass" else []

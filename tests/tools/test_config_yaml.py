@@ -82,7 +82,7 @@ def test_the_model_is_made_of_keys_that_are_marked_as_its_weights():
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("WorldModel", "RewardTransform")):
                 attributes = [inner for inner in ast.walk(node) if isinstance(inner, ast.Attribute)]
                 read |= {inner.attr for inner in attributes if is_config(inner.value)}
-    # Heads that exist or not, and what the value network and the pictures are made of.
+    # Heads and copies that exist or not, and what the value network, the policy and the pictures are made of.
     others = {"value_head", "value_layers", "value_units", "value_batch_norm", "state_probe", "image_bits"}
-    others |= {"policy_layers", "policy_units"}
+    others |= {"policy_layers", "policy_units", "augmented_objective"}
     assert len(read) > 15 and read | others == set(keys_of("weights"))
