@@ -216,7 +216,7 @@ def parse_options(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[
         agent_class(planner)  # refuses an unknown one
         if planner not in SPACES:
             raise UserError(
-                f"{planner} does not search, so that no time can be given to it: leave it out of --planners."
+                f"{planner} does not search, so that no time can be given to it: leave it out."
             )
     if options.figure and options.figure.suffix not in (".png", ".pdf"):
         raise UserError(f"--figure {options.figure} is neither a .png nor a .pdf: choose one of these.")
