@@ -215,9 +215,7 @@ def parse_options(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[
     for planner in options.planners:
         agent_class(planner)  # refuses an unknown one
         if planner not in SPACES:
-            raise UserError(
-                f"{planner} does not search, so that no time can be given to it: leave it out."
-            )
+            raise UserError(f"{planner} does not search, so that no time can be given to it: leave it out.")
     if options.figure and options.figure.suffix not in (".png", ".pdf"):
         raise UserError(f"--figure {options.figure} is neither a .png nor a .pdf: choose one of these.")
     return options, overrides
