@@ -78,6 +78,7 @@ def test_sweeps_stop_where_an_iteration_takes_too_long(timed, tmp_path, capsys):
     assert Image.open(picture).size[0] > 1000
 
 
+@pytest.mark.slow
 def test_a_real_iteration_takes_some_time():
     planner = cost_against_size.make_planner("condensed", 5, 8)
     assert planner.problem.state_size == 8 and planner.solver == "condensed"

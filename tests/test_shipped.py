@@ -177,6 +177,7 @@ def test_a_model_is_not_overwritten_nor_trained_on_in_place(trained, shipped, ca
     assert (folder / WEIGHTS).read_bytes() == before
 
 
+@pytest.mark.slow
 def test_demonstration(by_name, tmp_path):
     results, (picture, video) = demo.demonstrate(by_name, ["--latco_iterations", "3"], seed=2, out=tmp_path)
     assert (picture, video) == (tmp_path / "tiny_2.png", tmp_path / "tiny_2.mp4")

@@ -192,6 +192,7 @@ def train(tasks, logdir, *words):
     return rows
 
 
+@pytest.mark.slow
 def test_program_trains_one_agent_on_tasks_of_three_suites(tmp_path):
     tasks = ["pointmass_obstacle", "gym_InvertedPendulum-v5", "dmc_cartpole_swingup"]
     rows = train(tasks, tmp_path, "--eval_every", "1000")  # one evaluation, after the pretraining
