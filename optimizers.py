@@ -33,7 +33,7 @@ MULTIPLIER_RANGE = (1e-6, 1e10)
 # one can happen by chance, for example before a multiplier has grown.
 PATIENCE = 5
 
-# Numbers of the Jacobians that are computed at once, 4 MiB (n = 130, H = 50, 16 plans: 63 ms of a core, not 84).
+# Numbers of the Jacobians that are computed at once, 4 MiB, so that they stay in the processor's cache.
 CACHED = 2**20
 
 SCORE_STREAM = 7  # random stream of the rollouts that compare restarts

@@ -54,10 +54,6 @@ class TaughtAgent(BaseAgent):
         """What teaches the policy by plans, or by the actions of episodes in offline runs."""
         if self.actor is None:
             return None
-        if self.config.strategy != "one":
-            raise UserError(
-                f"A policy learns on one device, not with strategy {self.config.strategy}: use strategy one."
-            )
         dynamics = self.model.dynamics
         return Distiller(self.config, self.actor, dynamics.mean_step, dynamics.feat_size, self.action_size)
 
