@@ -155,7 +155,7 @@ class Planner(abc.ABC):
         tolerance: stop a plan once its reward changed by less than this fraction in each of `PATIENCE` iterations in a
             row and its constraints hold; 0 always runs all iterations.
         policy_start: start from what the problem's policy does, instead of from the warm start.
-        keep: K of `Plan.kept`, at most `restarts`; 0 keeps none.
+        keep_plans: K of `Plan.kept`, at most `restarts`; 0 keeps none.
         jit_compile: compile with XLA.
     """
 
@@ -175,7 +175,7 @@ class Planner(abc.ABC):
         restart_samples: int = 0,
         tolerance: float = 0.0,
         policy_start: bool = False,
-        keep: int = 0,
+        keep_plans: int = 0,
         jit_compile: bool = True,
     ):
         if problem.constraint is not None and not self.KEEPS_CONSTRAINTS:
@@ -190,7 +190,7 @@ class Planner(abc.ABC):
             )
         self.problem, self.horizon, self.iterations = problem, horizon, iterations
         self.restarts, self.restart_samples, self.tolerance = restarts, restart_samples, tolerance
-        self.policy_start, self.keep = policy_start, keep
+        self.policy_start, self.keep_plans = policy_start, keep_plans
         self.traces = 0
         self._compiled = tf.function(self._traced, jit_compile=jit_compile, autograph=False)
 
@@ -222,7 +222,7 @@ class Planner(abc.ABC):
         if self.restarts > 1:
             return self._best_restart(z0, seeds, warm, limit)
         plan = self._with_value(z0, self._optimize(z0, seeds, warm, limit))
-        if self.keep:
+        if self.keep_plans:
             plan = plan._replace(kept=plan.actions[:, None], kept_scores=self._score(z0, plan, seeds)[:, None])
         return plan
 
@@ -254,9 +254,9 @@ class Planner(abc.ABC):
         best = tf.argmax(tf.where(tf.math.is_finite(score), score, score.dtype.min), 1, tf.int32)
         rows = tf.range(B) * R + best
         chosen = tf.nest.map_structure(lambda x: None if x is None else tf.gather(x, rows), plan)
-        if self.keep:
+        if self.keep_plans:
             # Equal scores keep their order, so that the plan itself is the first.
-            scores, index = tf.math.top_k(tf.where(tf.math.is_finite(score), score, score.dtype.min), self.keep)
+            scores, index = tf.math.top_k(tf.where(tf.math.is_finite(score), score, score.dtype.min), self.keep_plans)
             kept = tf.gather(tf.reshape(plan.actions, [B, R, *plan.actions.shape[1:]]), index, batch_dims=1)
             chosen = chosen._replace(kept=kept, kept_scores=scores)
         # Count the iterates rejected in all restarts.

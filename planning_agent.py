@@ -109,7 +109,7 @@ class PlanningAgent(TaughtAgent):
         if c.warm_start == "policy":
             options["policy_start"] = True
         if self.distiller is not None:
-            options["keep"] = (c.n_parallel_plans + 1) // 2  # the better half teaches
+            options["keep_plans"] = (c.n_parallel_plans + 1) // 2  # the better half teaches
         return options
 
     def sampling_options(self) -> dict:

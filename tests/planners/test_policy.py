@@ -57,7 +57,7 @@ def test_the_plan_of_a_policy_is_its_mean_and_more_restarts_are_samples():
         np.testing.assert_allclose(plan.states[row], states, rtol=1e-9)
         np.testing.assert_allclose(plan.curves["reward"][row, 0], problem.reward(states).numpy().sum(), rtol=1e-9)
     assert plan.iterations.numpy().tolist() == [1, 1] and plan.non_finite.numpy().tolist() == [0, 0]
-    many = PolicyRollout(problem, HORIZON, restarts=9, keep=9, **EAGER)(z0, SEED)
+    many = PolicyRollout(problem, HORIZON, restarts=9, keep_plans=9, **EAGER)(z0, SEED)
     totals = tf.reduce_sum(many.rewards, 1)
     assert np.all(totals > tf.reduce_sum(plan.rewards, 1)) and np.all(np.diff(many.kept_scores) <= 0)
     for row in range(2):  # the mean is one of them
@@ -92,7 +92,7 @@ def test_planners_of_candidates_have_the_policy_among_them(name):
 
 def test_only_the_first_restart_starts_from_the_policy():
     problem, z0 = with_policy(curved()), np.array([[0.1, 0.2]])
-    planner = GD(problem, HORIZON, 5, restarts=3, keep=3, policy_start=True, **EAGER)
+    planner = GD(problem, HORIZON, 5, restarts=3, keep_plans=3, policy_start=True, **EAGER)
     plan = planner(z0, SEED, iterations=0)
     others = [
         GD(curved(), HORIZON, 5, **EAGER)(z0, seed[None], iterations=0)
@@ -109,7 +109,7 @@ def test_only_the_first_restart_starts_from_the_policy():
 
 
 def test_without_restarts_the_plan_itself_is_kept():
-    plan = GD(curved(), HORIZON, 5, keep=1, **EAGER)(np.array([[0.1, 0.2]]), SEED)
+    plan = GD(curved(), HORIZON, 5, keep_plans=1, **EAGER)(np.array([[0.1, 0.2]]), SEED)
     np.testing.assert_array_equal(plan.kept[:, 0], plan.actions)
     np.testing.assert_allclose(plan.kept_scores[:, 0], tf.reduce_sum(plan.rewards, 1))
     assert GD(curved(), HORIZON, 5, restarts=3, **EAGER)(np.array([[0.1, 0.2]]), SEED).kept is None

@@ -11,7 +11,7 @@ import models
 import optimizers
 import planning_agent
 from base_agent import BaseAgent
-from planning_agent import CEMAgent, GDAgent
+from planning_agent import CEMAgent, GDAgent, ICEMAgent
 from policy_agents import DreamerAgent, PolicyAgent
 from tools.config import load_config
 from tools.errors import UserError
@@ -97,14 +97,14 @@ def test_dreamer_acts_in_every_decision_and_explores_by_samples(tiny_config):
 def test_without_a_policy_there_is_none(tiny_config):
     agent = make(GDAgent, tiny_config)
     assert agent.actor is None and agent.distiller is None and agent.latent_problem().policy is None
-    assert not {"actor", PLAN_MEMORY} & agent.checkpointed.keys() and agent.planner.keep == 0
+    assert not {"actor", PLAN_MEMORY} & agent.checkpointed.keys() and agent.planner.keep_plans == 0
 
 
 @pytest.mark.parametrize("changes", [{"warm_start": "policy"}, {"policy_candidates": 0.25}])
 def test_executed_plans_and_the_best_restarts_teach_the_policy(tiny_config, changes):
     sizes = {"planning_horizon": 4, "mpc_steps": 2, "n_parallel_plans": 3, "policy_memory": 30, "policy_updates": 3}
     agent = make(CEMAgent, tiny_config, **sizes, **changes)
-    assert agent.planner.policy_start == ("warm_start" in changes) and agent.planner.keep == 2
+    assert agent.planner.policy_start == ("warm_start" in changes) and agent.planner.keep_plans == 2
     assert agent.planner.policy_share == changes.get("policy_candidates", 0.0)
     before, obs = copies(agent.actor.net), {"image": np.zeros([2, 64, 64, 3], np.uint8)}
     first, state = np.array([True, True]), None
@@ -119,6 +119,14 @@ def test_executed_plans_and_the_best_restarts_teach_the_policy(tiny_config, chan
     np.testing.assert_allclose(memory.score[:4], np.repeat(state.plan.kept_scores[0], 2), rtol=1e-6)
     _, state, extras = agent.policy(obs, ~first, state, explore=True)
     assert int(memory.filled) == 8 and np.all(np.isnan(extras["metrics"]["model/policy_loss"]))
+
+
+def test_icem_s_own_share_of_elites_does_not_hide_the_plans_that_teach(tiny_config):
+    sizes = {"planning_horizon": 4, "mpc_steps": 2, "policy_memory": 30, "policy_updates": 1, "icem_elites": 4}
+    agent = make(ICEMAgent, tiny_config, n_parallel_plans=3, policy_candidates=0.25, icem_keep=0.5, **sizes)
+    assert agent.planner.keep_plans == 2 and agent.planner.num_kept == 2
+    agent.policy({"image": np.zeros([2, 64, 64, 3], np.uint8)}, np.ones(2, bool), None, explore=True)
+    assert int(agent.distiller.memory.filled) == 2 * 2 * 2
 
 
 def test_a_teacher_plans_every_few_decisions_and_the_policy_acts(tiny_config):
