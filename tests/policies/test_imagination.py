@@ -1,5 +1,8 @@
 """Dreamer: trajectories, objective and lambda-returns by hand, and a linear-quadratic problem whose answer is known."""
 
+import itertools
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -146,20 +149,26 @@ def quadratic(A, B):
 
 
 def solution(A, B):
-    """K of the best action -K x, and P of its value -x^T P x, by scipy.
+    """K of the best action -K z, and P of its value -z^T P z, by scipy. Neither depends on the last action.
 
     x^T P x = min_a x'^T (1 + gamma P) x' + c a^2, and so H = 1 + gamma P solves a Riccati equation.
     """
     n, root = len(A), np.sqrt(GAMMA)
     H = scipy.linalg.solve_discrete_are(root * A, root * B, np.eye(n), GAMMA * C * np.eye(1))
-    return np.linalg.solve(C + B.T @ H @ B, B.T @ H @ A), (H - np.eye(n)) / GAMMA
+    K, P = np.linalg.solve(C + B.T @ H @ B, B.T @ H @ A), (H - np.eye(n)) / GAMMA
+    return np.pad(K, [[0, 0], [0, 1]]), np.pad(P, [[0, 1], [0, 1]])
+
+
+def with_action(A, B):
+    """F, G and the costs W of the state z, which ends with the last action."""
+    return np.pad(A, [[0, 1], [0, 1]]), np.pad(B, [[0, 1], [0, 0]], constant_values=1.0), np.diag([1.0] * len(A) + [C])
 
 
 def value_of_gain(A, B, K):
-    """P of the policy -K x."""
-    closed = A - B @ K
-    H = scipy.linalg.solve_discrete_lyapunov(np.sqrt(GAMMA) * closed.T, np.eye(len(A)) + GAMMA * C * K.T @ K)
-    return (H - np.eye(len(A))) / GAMMA
+    """P of the policy -K z."""
+    F, G, W = with_action(A, B)
+    H = scipy.linalg.solve_discrete_lyapunov(np.sqrt(GAMMA) * (F - G @ K).T, W)
+    return (H - W) / GAMMA
 
 
 def dreamers_gain(A, B, horizon, lam):
@@ -168,24 +177,26 @@ def dreamers_gain(A, B, horizon, lam):
     Its objective sums the returns of all imagined states, and all of them have gradients through the dynamics. So a
     reward counts once for every state before it, sum_{j <= t} gamma^j (gamma lam)^{t - j} times, and later rewards more
     often than the problem says. The critic's values count likewise. Within a trajectory an action does not react to
-    earlier ones, since the policy sees states as constants.
+    earlier ones, since the policy sees states as constants. What is best then depends on the step, and the last action
+    says something about it: an imagined state follows from that action, the first one does not. So it has a gain too.
     """
-    n, eye = len(A), np.eye(len(A))
+    F, G, W = with_action(A, B)
+    best = solution(A, B)[0]
     alpha = [sum(GAMMA**j * (GAMMA * lam) ** (t - j) for j in range(t + 1)) for t in range(horizon)]
     beta = [GAMMA * (1 - lam) * x for x in alpha[:-1]] + [GAMMA * alpha[-1]]
 
     def gradient(flat):
-        K = flat.reshape(1, n)
-        P, states = value_of_gain(A, B, K), [eye]
+        K = flat.reshape(best.shape)
+        P, states = value_of_gain(A, B, K), [np.eye(len(F))]
         for _ in range(horizon):
-            states.append((A - B @ K) @ states[-1])
-        total, adjoint = np.zeros([1, n]), np.zeros([n, n])
+            states.append((F - G @ K) @ states[-1])
+        total, adjoint = np.zeros_like(K), np.zeros_like(F)
         for t in reversed(range(horizon)):
-            adjoint = (alpha[t] * eye + beta[t] * P) @ states[t + 1] + A.T @ adjoint
-            total += (B.T @ adjoint - C * alpha[t] * K @ states[t]) @ states[t].T
+            adjoint = (alpha[t] * W + beta[t] * P) @ states[t + 1] + F.T @ adjoint
+            total += G.T @ adjoint @ states[t].T
         return total.ravel()
 
-    K = scipy.optimize.root(gradient, solution(A, B)[0].ravel(), tol=1e-10).x.reshape(1, n)
+    K = scipy.optimize.root(gradient, best.ravel(), tol=1e-10).x.reshape(best.shape)
     assert np.abs(gradient(K.ravel())).max() < 1e-6
     return K, value_of_gain(A, B, K)
 
@@ -214,13 +225,12 @@ def learned(config, A, B, updates, **changes):
     return actor, value
 
 
-def check_solution(actor, value, A, B, gain, P):
-    """The gain, which is 0 for the last action, and the value."""
+def check_solution(actor, value, A, gain, P):
     z = np.random.default_rng(1).uniform(-SPREAD, SPREAD, [500, len(A) + 1])
     actions, values = A_MAX * actor(tf.constant(z)).numpy()[:, 0], value(tf.constant(z, tf.float32)).numpy()
     slope = np.linalg.lstsq(z, actions, rcond=None)[0]
-    np.testing.assert_allclose(slope, [*-gain[0], 0.0], atol=0.06 * np.abs(gain).max())
-    expected = -np.einsum("bi,ij,bj->b", z[:, :-1], P, z[:, :-1])
+    np.testing.assert_allclose(slope, -gain[0], atol=0.06 * np.abs(gain).max())
+    expected = -np.einsum("bi,ij,bj->b", z, P, z)
     assert np.sqrt(np.mean((values - expected) ** 2)) < 0.05 * np.ptp(expected)
 
 
@@ -229,23 +239,45 @@ def test_the_gain_of_one_imagined_step_is_the_best_one_and_that_of_more_is_large
     gain, P = solution(*problem)
     np.testing.assert_allclose(value_of_gain(*problem, gain), P, rtol=1e-6)
     for lam in (0.0, 0.95):
-        np.testing.assert_allclose(dreamers_gain(*problem, 1, lam)[0], gain, rtol=1e-5)
-    assert np.all(np.abs(dreamers_gain(*problem, 8, 0.95)[0]) > 1.2 * np.abs(gain))
+        np.testing.assert_allclose(dreamers_gain(*problem, 1, lam)[0], gain, rtol=1e-5, atol=1e-7)
+    found = dreamers_gain(*problem, 8, 0.95)[0]
+    assert np.all(np.abs(found[:, :-1]) > 1.2 * np.abs(gain[:, :-1])) and abs(found[0, -1]) > 0.01
+
+
+@pytest.mark.parametrize("horizon", [1, 8])
+def test_the_actors_gradient_vanishes_at_that_gain(tiny_config, horizon):
+    """With the exact value in place of the critic and almost no noise."""
+    gain, P = dreamers_gain(*TWO, horizon, 0.95)
+    exact = SimpleNamespace(bootstrap=lambda z: -tf.einsum("...i,ij,...j->...", z, tf.constant(P, tf.float32), z))
+    settings = {"policy_layers": 0, "imagination_horizon": horizon, "value_lambda": 0.95}
+    actor = make_actor(tiny_config, 3, **settings)
+    actor.net.out.bias.assign([0.0, -20.0])
+    # Corners of a cube: their mean of z z^T is the identity without an error of sampling.
+    start = tf.constant(list(itertools.product([-SPREAD, SPREAD], repeat=3)), tf.float32)
+    learner = ActorCritic(
+        tiny_config.replace(**settings), quadratic(*TWO), lambda z: tf.fill(z.shape[:-1], GAMMA), actor, exact, **EAGER
+    )
+
+    def gradient(scale):
+        actor.net.out.kernel.assign(np.stack([-scale * gain[0] / A_MAX, np.zeros(3)], 1))
+        return learner._imagined_gradients(start, tf.ones([8]), tf.constant([1, 2]))[0][0].numpy()[:, 0]
+
+    assert np.abs(gradient(1.0)).max() < 0.03 * np.abs(gradient(1.1)).max()
 
 
 def test_policy_and_value_of_a_linear_quadratic_problem_are_learned(tiny_config):
     actor, value = learned(tiny_config, *ONE, 900, imagination_horizon=1)
-    check_solution(actor, value, *ONE, *solution(*ONE))
+    check_solution(actor, value, ONE[0], *solution(*ONE))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("horizon", [1, 8])
 def test_policy_and_value_of_two_states_are_learned(tiny_config, horizon):
     actor, value = learned(tiny_config, *TWO, 3000, imagination_horizon=horizon)
-    check_solution(actor, value, *TWO, *dreamers_gain(*TWO, horizon, 0.95))
+    check_solution(actor, value, TWO[0], *dreamers_gain(*TWO, horizon, 0.95))
 
 
 @pytest.mark.slow
 def test_reinforce_finds_the_best_gain_whatever_the_horizon(tiny_config):
     actor, value = learned(tiny_config, *ONE, 3000, imagination_horizon=4, reinforce_share=1.0)
-    check_solution(actor, value, *ONE, *solution(*ONE))
+    check_solution(actor, value, ONE[0], *solution(*ONE))
