@@ -33,10 +33,13 @@ def test_presets_stack_left_to_right_on_defaults_and_single_keys_win(small_file:
 
 
 def test_the_command_of_the_readme_gives_the_papers_values():
-    config = load("--configs defaults metaworld small --planner cem --planning_horizon 50 --logdir x")
+    words = "--planner cem --planning_horizon 50 --logdir x"
+    config = load(f"--configs defaults metaworld {words}")
     assert (config.planner, config.planning_horizon, config.logdir) == ("cem", 50, "x")
-    assert (config.task, config.render_quality) == ("metaworld_reach", "fast")
-    assert (config.free_nats, config.min_std, config.grad_clip) == (3.0, 0.1, 1000.0)
+    assert (config.task, config.render_quality) == ("metaworld_reach", "full")
+    assert (config.free_nats, config.kl_balance, config.min_std, config.grad_clip) == (3.0, 0.0, 0.1, 1000.0)
+    config = load(f"--configs defaults metaworld small {words}")
+    assert (config.free_nats, config.kl_balance, config.min_std, config.render_quality) == (0.0, 0.8, 0.1, "fast")
 
 
 @pytest.mark.parametrize(
