@@ -1,4 +1,4 @@
-"""The table of planners, and functions that make a new agent or load a trained one.
+"""The table of planners, and functions that make a planner, make a new agent or load a trained one.
 
 Importing this module imports neither TensorFlow nor an agent, so that programs can list the planners quickly.
 """
@@ -15,6 +15,7 @@ from tools.memory import enough_memory
 from training.logdir import check_same, find_logdir, read_config
 
 if TYPE_CHECKING:
+    from optimizers import LatentProblem, Planner
     from planning_agent import PlanningAgent
 
 PLANNERS = {
@@ -41,6 +42,12 @@ def agent_class(planner: str) -> type["PlanningAgent"]:
         raise unknown("planner", planner, PLANNERS)
     module, name = PLANNERS[planner].split(":")
     return getattr(importlib.import_module(module), name)
+
+
+def make_planner(config: Config, problem: "LatentProblem") -> "Planner":
+    """A new planner `config.planner` for a latent problem, without an agent. Raises UserError for an unknown one."""
+    check_ranges(config)
+    return agent_class(config.planner).make_planner(config, problem)
 
 
 def make_agent(config: Config) -> "PlanningAgent":

@@ -61,7 +61,7 @@ class PlanningAgent(TaughtAgent):
                 "raise planning_horizon or lower mpc_steps."
             )
         self.discounted = config.discount_head or config.discount < 1.0
-        self.planner = self.make_planner(self.latent_problem())
+        self.planner = self.make_planner(config, self.latent_problem())
 
     def latent_problem(self) -> optimizers.LatentProblem:
         """The learned model as planners see it: functions of features and actions.
@@ -91,31 +91,31 @@ class PlanningAgent(TaughtAgent):
         )
         return discounted(problem, self.discount) if self.discounted else problem
 
-    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """Builds the trajectory optimizer from the config."""
+    @classmethod
+    def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
+        """The planner that settings describe for a latent problem. It needs no agent.
+
+        Args:
+            c: the settings.
+            problem: the latent problem; its policy, if there is one, learns from the plans.
+        """
         raise NotImplementedError("PlanningAgent has no planner of its own: use one of its subclasses.")
 
     @classmethod
-    def planner_of(cls, agent: "PlanningAgent", problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """The planner of this class for the settings and the policy of another agent."""
-        own = cls.__new__(cls)  # only what a planner is made of: an agent has a world model of its own
-        own.config, own.actor, own.distiller = agent.config, agent.actor, agent.distiller
-        return own.make_planner(problem)
-
-    def planner_options(self) -> dict:
+    def planner_options(cls, c: Config, problem: optimizers.LatentProblem) -> dict:
         """The settings that all planners share."""
-        c = self.config
         options = {"restarts": c.n_parallel_plans, "restart_samples": c.restart_samples, "tolerance": c.plan_tolerance}
         if c.warm_start == "policy":
             options["policy_start"] = True
-        if self.distiller is not None:
-            options["keep_plans"] = (c.n_parallel_plans + 1) // 2  # the better half teaches
+        if problem.policy is not None:
+            options["keep_plans"] = (c.n_parallel_plans + 1) // 2  # the better half teaches the policy
         return options
 
-    def sampling_options(self) -> dict:
+    @classmethod
+    def sampling_options(cls, c: Config, problem: optimizers.LatentProblem) -> dict:
         """The settings that sampling planners share."""
-        c = self.config
-        return self.planner_options() | {"sample_states": c.sample_states, "policy_share": c.policy_candidates}
+        options = cls.planner_options(c, problem)
+        return options | {"sample_states": c.sample_states, "policy_share": c.policy_candidates}
 
     def policy(
         self,
@@ -241,9 +241,10 @@ class PlanningAgent(TaughtAgent):
 class RandomShootingAgent(PlanningAgent):
     """Executes the best of many uniformly random action sequences."""
 
-    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
+    @classmethod
+    def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.cem.RandomShooting`."""
-        c, options = self.config, self.planner_options()
+        options = cls.planner_options(c, problem)
         return RandomShooting(
             problem, c.planning_horizon, c.sampling_iterations, c.cem_candidates, c.sample_states, **options
         )
@@ -252,31 +253,34 @@ class RandomShootingAgent(PlanningAgent):
 class CEMAgent(PlanningAgent):
     """PlaNet: the cross-entropy method over actions (PlaNet algorithm 2)."""
 
-    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
+    @classmethod
+    def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.cem.CEM`."""
-        return CEM(problem, self.config.planning_horizon, candidates=self.config.cem_candidates, **self.options())
+        return CEM(problem, c.planning_horizon, candidates=c.cem_candidates, **cls.options(c, problem))
 
-    def options(self) -> dict:
+    @classmethod
+    def options(cls, c: Config, problem: optimizers.LatentProblem) -> dict:
         """Options that CEM and MPPI share."""
-        c = self.config
-        return self.sampling_options() | {"iterations": c.sampling_iterations, "elites": c.sampling_elites}
+        return cls.sampling_options(c, problem) | {"iterations": c.sampling_iterations, "elites": c.sampling_elites}
 
 
 class MPPIAgent(CEMAgent):
     """MPPI as in LatCo's appendix D: CEM with elites weighted by their returns."""
 
-    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
+    @classmethod
+    def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.cem.CEM`."""
-        c = self.config
-        return CEM(problem, c.planning_horizon, candidates=c.mppi_candidates, gamma=c.mppi_gamma, **self.options())
+        options = cls.options(c, problem) | {"gamma": c.mppi_gamma}
+        return CEM(problem, c.planning_horizon, candidates=c.mppi_candidates, **options)
 
 
 class ICEMAgent(PlanningAgent):
     """Improved CEM (Pinneri et al. 2020)."""
 
-    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
+    @classmethod
+    def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.icem.ICEM`."""
-        c, options = self.config, self.sampling_options()
+        options = cls.sampling_options(c, problem)
         options |= {"candidates": c.icem_candidates, "elites": c.icem_elites}
         options |= {"decay": c.icem_decay, "keep": c.icem_keep, "momentum": c.icem_momentum}
         return ICEM(problem, c.planning_horizon, c.icem_iterations, beta=c.icem_beta, std=c.icem_std, **options)
@@ -285,9 +289,10 @@ class ICEMAgent(PlanningAgent):
 class GDAgent(PlanningAgent):
     """Shooting by gradient descent on the actions."""
 
-    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
+    @classmethod
+    def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.gd.GD`."""
-        c, options = self.config, self.planner_options()
+        options = cls.planner_options(c, problem)
         options |= {"eps_act": c.eps_act, "dual_lr": c.dual_lr, "eta": c.dual_eta, "dual_every": c.dual_every}
         return GD(problem, c.planning_horizon, c.gd_iterations, c.gd_lr, **options)
 
@@ -295,9 +300,10 @@ class GDAgent(PlanningAgent):
 class GNAgent(PlanningAgent):
     """Shooting by Gauss-Newton on the actions."""
 
-    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
+    @classmethod
+    def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.gn.GN`."""
-        c, options = self.config, self.planner_options()
+        options = cls.planner_options(c, problem)
         options |= {"eps_act": c.eps_act, "dual_lr": c.dual_lr, "eta": c.dual_eta}
         return GN(problem, c.planning_horizon, c.gn_iterations, damping=c.gn_damping, **options)
 
@@ -305,23 +311,25 @@ class GNAgent(PlanningAgent):
 class ILQRAgent(PlanningAgent):
     """Iterative LQR on the latent dynamics."""
 
-    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
+    @classmethod
+    def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.ilqr.ILQR`."""
-        c, options = self.config, self.planner_options()
+        options = cls.planner_options(c, problem)
         return ILQR(problem, c.planning_horizon, c.ilqr_iterations, c.ilqr_feedback, damping=c.ilqr_damping, **options)
 
 
 class LatCoAgent(PlanningAgent):
     """Latent collocation: Levenberg-Marquardt on states and actions, with multipliers (LatCo ICML algorithm 1)."""
 
-    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
+    @classmethod
+    def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.latco.LatCo`."""
-        c = self.config
-        return LatCo(problem, c.planning_horizon, c.latco_iterations, eps_dyn=c.eps_dyn, **self.options())
+        return LatCo(problem, c.planning_horizon, c.latco_iterations, eps_dyn=c.eps_dyn, **cls.options(c, problem))
 
-    def options(self) -> dict:
+    @classmethod
+    def options(cls, c: Config, problem: optimizers.LatentProblem) -> dict:
         """Options that deterministic and Gaussian LatCo share."""
-        c, options = self.config, self.planner_options()
+        options = cls.planner_options(c, problem)
         options |= {"solver": c.latco_solver, "damping": c.latco_damping, "finish": c.latco_finish}
         options |= {"eps_act": c.eps_act, "eps_con": c.eps_con}
         options |= {"dual_lr": c.dual_lr, "eta": c.dual_eta, "dual_log": c.latco_dual_log}
@@ -332,25 +340,25 @@ class LatCoAgent(PlanningAgent):
 class GaussianLatCoAgent(LatCoAgent):
     """Latent collocation with Gaussian plans (LatCo ICML algorithms 2 and 3)."""
 
-    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
+    @classmethod
+    def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.gaussian_latco.GaussianLatCo`."""
-        c = self.config
-        options = self.options() | {"samples": c.gaussian_samples, "eps_dyn": c.gaussian_eps_dyn}
+        options = cls.options(c, problem) | {"samples": c.gaussian_samples, "eps_dyn": c.gaussian_eps_dyn}
         return GaussianLatCo(problem, c.planning_horizon, c.gaussian_iterations, **options)
 
 
 class FirstOrderLatCoAgent(PlanningAgent):
     """LatCo without second-order optimization (LatCo ICML table 3)."""
 
-    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
+    @classmethod
+    def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.first_order_latco.FirstOrderLatCo`."""
-        c = self.config
-        return FirstOrderLatCo(problem, c.planning_horizon, lr=c.first_order_lr, **self.options())
+        return FirstOrderLatCo(problem, c.planning_horizon, lr=c.first_order_lr, **cls.options(c, problem))
 
-    def options(self) -> dict:
+    @classmethod
+    def options(cls, c: Config, problem: optimizers.LatentProblem) -> dict:
         """Options that collocation of states and collocation of images share."""
-        c = self.config
-        options = self.planner_options() | {"iterations": c.first_order_iterations}
+        options = cls.planner_options(c, problem) | {"iterations": c.first_order_iterations}
         options |= {"eps_dyn": c.eps_dyn, "eps_act": c.eps_act}
         return options | {"dual_lr": c.first_order_dual_lr, "dual_every": c.dual_every}
 
@@ -358,18 +366,19 @@ class FirstOrderLatCoAgent(PlanningAgent):
 class ImageCollocationAgent(FirstOrderLatCoAgent):
     """Collocation of images (LatCo ICML table 3)."""
 
-    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
+    @classmethod
+    def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.image_collocation.ImageCollocation`."""
-        c = self.config
-        return ImageCollocation(problem, c.planning_horizon, lr=c.image_lr, **self.options())
+        return ImageCollocation(problem, c.planning_horizon, lr=c.image_lr, **cls.options(c, problem))
 
 
 class GRASPAgent(PlanningAgent):
     """GRASP (Psenka et al. 2026): noisy lifted states under a soft dynamics penalty."""
 
-    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
+    @classmethod
+    def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.grasp.GRASP`."""
-        c, options = self.config, self.planner_options() | {"lam": self.config.grasp_lam}
+        options = cls.planner_options(c, problem) | {"lam": c.grasp_lam}
         options |= {"sync_every": c.grasp_sync_every, "sync_steps": c.grasp_sync_steps, "sync_lr": c.grasp_sync_lr}
         return GRASP(problem, c.planning_horizon, c.grasp_iterations, c.grasp_lr, noise=c.grasp_noise, **options)
 

@@ -1,26 +1,28 @@
 """Agents that act by a policy instead of planning: Dreamer, and the policy that was learned from plans."""
 
+import gymnasium
 import numpy as np
 import tensorflow as tf
 
 import models
 import optimizers
-from agents import agent_class
+from agents import make_planner
 from base_agent import Batch
 from planners.plan_state import PlanState
 from planners.policy import PolicyRollout
 from planning_agent import PlanningAgent
 from policies.actor import Actor
 from policies.imagination import ActorCritic
+from tools.config import Config
 from world_model.value import ValueLearner
 
 
 class ActorAgent(PlanningAgent):
     """Acts by its policy. Its plans are what that does along the mean dynamics; only their first action is taken."""
 
-    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
+    @classmethod
+    def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
         """See `planners.policy.PolicyRollout`."""
-        c = self.config
         options = {"restarts": c.n_parallel_plans, "restart_samples": c.restart_samples}
         return PolicyRollout(problem, c.planning_horizon, **options)
 
@@ -77,17 +79,19 @@ class PolicyAgent(ActorAgent):
 
     While collecting, the planner `policy_teacher` plans every `mpc_steps` decisions from where the policy is, and the
     policy learns from these plans. They are not executed.
+
+    Attributes:
+        teacher: that planner, or None.
     """
+
+    def __init__(self, config: Config, observation_space: gymnasium.spaces.Dict, action_space: gymnasium.spaces.Box):
+        super().__init__(config, observation_space, action_space)
+        name = config.policy_teacher
+        self.teacher = None if name == "none" else make_planner(config.replace(planner=name), self.planner.problem)
 
     def make_actor(self) -> Actor:
         """The policy."""
         return self.new_actor(self.config.policy_lr)
-
-    def make_planner(self, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """The policy's own, and the teacher's beside it."""
-        name = self.config.policy_teacher
-        self.teacher = None if name == "none" else agent_class(name).planner_of(self, problem)
-        return super().make_planner(problem)
 
     def lesson(
         self, feat: tf.Tensor, is_first: np.ndarray, before: PlanState | None, plan: PlanState, planned: np.ndarray

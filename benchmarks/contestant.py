@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from agents import load_agent
+from agents import load_agent, make_planner
 from benchmarks.equal_time import SPACES, Tuned, fit_size, fits, sized, smallest
 from benchmarks.execution import play_blind
 from benchmarks.model_counter import ModelCounter
 from benchmarks.plan_losses import Plans, Starts, closed_loop, found, sampled_returns
 from evaluation.numbers import mean_interval, share_interval
 from optimizers import Planner
-from tools.config import Config, check_ranges
+from tools.config import Config
 
 BATCH = 16  # plans at once, beside one
 BATCH_SECONDS = 60.0  # after which batches are not repeated
@@ -41,10 +41,8 @@ class Contestant:
         """The agent's new planner, or the present one if it is the same."""
         config = sized(self._base, self.name, size, tuned)
         if self._built is None or self._built[0] != config:
-            check_ranges(config)
-            self.agent.config = config
-            self._built = (config, self.agent.make_planner(self.problem))
-            self.agent.planner = self._built[1]
+            self._built = (config, make_planner(config, self.problem))
+            self.agent.config, self.agent.planner = self._built
         return self._built[1]
 
     def fit(self, budget: float, tuned: Tuned, known: dict[int, float], z0: tf.Tensor) -> int:

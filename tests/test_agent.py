@@ -188,7 +188,8 @@ def test_cost_head_on_a_task_without_cost_is_refused(tiny_config, task):
 class PlanlessAgent(PlanningAgent):
     """An agent of which only the model and the latent problem matter."""
 
-    def make_planner(self, problem):
+    @classmethod
+    def make_planner(cls, c, problem):
         return None
 
 
@@ -278,8 +279,9 @@ class CountingPlanner(optimizers.Planner):
 
 
 class CountingAgent(PlanningAgent):
-    def make_planner(self, problem):
-        return CountingPlanner(problem, self.config.planning_horizon, 1)
+    @classmethod
+    def make_planner(cls, c, problem):
+        return CountingPlanner(problem, c.planning_horizon, 1)
 
 
 def act(agent, is_first, plan, idle=(False, False)):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import agents
@@ -22,6 +23,11 @@ def test_every_entry_of_the_table_builds_an_agent(tiny_config, planner):
     agent = agents.agent_class(planner)(tiny_config.replace(planner=planner), OBSERVATIONS, ACTION_SPACE)
     assert isinstance(agent, PlanningAgent) and isinstance(agent.planner, optimizers.Planner)
     assert agent.planner.horizon == tiny_config.planning_horizon
+    # The settings and the problem are all that a planner is made of.
+    again = agents.make_planner(agent.config, agent.planner.problem)
+    parts = lambda planner: {name: part for name, part in vars(planner).items() if name != "_compiled"}
+    assert type(again) is type(agent.planner)
+    np.testing.assert_equal(parts(again), parts(agent.planner))
 
 
 def test_every_agent_is_in_the_table():

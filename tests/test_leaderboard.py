@@ -142,11 +142,6 @@ class Bench:
     def latent_problem(self):
         return linear_quadratic()
 
-    def make_planner(self, problem):
-        c = self.config
-        size, gamma = (c.cem_candidates, 0.0) if c.planner == "cem" else (c.mppi_candidates, c.mppi_gamma)
-        return CEM(problem, H, 2, size, c.sampling_elites, c.sample_states, gamma)
-
     def infer_first(self, image):
         return tf.constant(Z0[int(image[0]) % 2][None])
 
@@ -177,6 +172,10 @@ def bench(monkeypatch):
         log.append(("load", words[-1]))
         return Bench(log, words[-1])
 
+    def make_planner(c, problem):
+        size, gamma = (c.cem_candidates, 0.0) if c.planner == "cem" else (c.mppi_candidates, c.mppi_gamma)
+        return CEM(problem, H, 2, size, c.sampling_elites, c.sample_states, gamma)
+
     def environments(config, num, seed, task):
         made = Bench(log, "cem")
         made.step = made.step_all
@@ -194,6 +193,7 @@ def bench(monkeypatch):
         return [Episode(0, data, extras, number) for number in range(len(seeds))], 0.5
 
     monkeypatch.setattr(contestant, "load_agent", load)
+    monkeypatch.setattr(contestant, "make_planner", make_planner)
     monkeypatch.setattr(contestant, "timed", timed)
     monkeypatch.setattr(leaderboard.envs, "make_vector_env", environments)
     monkeypatch.setattr(leaderboard, "measure_peak", lambda: 1e11)
