@@ -18,11 +18,11 @@ from tensorflow import keras
 import envs
 import models
 from episodes.replay import MixedReplay, Replay
-from tools.config import Config, check_ranges
+from tools.config import Config
 from tools.errors import UserError
 from tools.memory import enough_memory
+from training.contradictions import check_settings
 from training.data_parallel import (
-    at_least,
     device_seed,
     devices,
     make_strategy,
@@ -33,6 +33,7 @@ from training.data_parallel import (
 from training.driver import correlated_actions
 from training.run import TrainingRun
 from world_model.image_loss import chunked_image_error
+from world_model.kl_loss import kl_loss
 from world_model.old_dynamics import OldDynamics
 from world_model.open_loop import open_loop_video
 from world_model.rewards import RewardTransform
@@ -42,26 +43,6 @@ Batch = dict[str, tf.Tensor]
 Metrics = models.Metrics
 
 WORKER_SEED = 10_000_000  # host k adds k times this to the seed of the run
-
-
-def _check_settings(c: Config) -> None:
-    """Raises UserError for settings that contradict each other."""
-    check_ranges(c)
-    if c.overshooting >= c.batch_length:
-        raise UserError(
-            f"overshooting is {c.overshooting}: choose a number from 1 to batch_length - 1, {c.batch_length - 1}."
-        )
-    if c.value_head and c.discount >= 1.0 and not c.discount_head:
-        raise UserError(
-            "value_head needs a discount below 1 (ColloDreamer has 0.99) or discount_head: an undiscounted sum of all "
-            "future rewards grows without bound."
-        )
-    if c.value_head and c.strategy != "one":
-        raise UserError(f"value_head learns on one device, not with strategy {c.strategy}: use strategy one.")
-    if c.augmented_objective and not c.value_head:
-        raise UserError("augmented_objective compares the values of states: turn value_head on, too.")
-    if c.deterministic and c.strategy != "one":
-        raise UserError(f"deterministic is for one device, not for strategy {c.strategy}: use strategy one.")
 
 
 class PolicyState(NamedTuple):
@@ -85,7 +66,7 @@ class BaseAgent:
 
     def __init__(self, config: Config, observation_space: gymnasium.spaces.Dict, action_space: gymnasium.spaces.Box):
         c = self.config = config
-        _check_settings(c)
+        check_settings(c)
         self.strategy = make_strategy(c.strategy, c.batch_size)
         self.worker, self.workers = place_among_workers(self.strategy)
         if self.workers > 1 and c.reward_normalization:
@@ -166,8 +147,8 @@ class BaseAgent:
         image_loss = 0.5 * chunked_image_error(model.decoder, feat, batch["image"], weights, self.loss_scale)
         reward_error = tf.square(model.reward(feat) - self.rewards(batch["reward"]))
         reward_loss = 0.5 * masked_mean(reward_error, mask)
-        kl_loss, metrics = self._kl_loss(post, prior, batch, noise[..., size:])
-        loss = image_loss + c.reward_scale * reward_loss + kl_loss
+        kl, metrics = kl_loss(c, model.dynamics, post, prior, batch, noise[..., size:])
+        loss = image_loss + c.reward_scale * reward_loss + kl
         metrics |= {"image_loss": image_loss, "reward_loss": reward_loss}
         if model.discount is not None:
             cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(batch["discount"], model.discount(feat))
@@ -181,30 +162,6 @@ class BaseAgent:
             metrics["state_loss"] = 0.5 * masked_mean(tf.reduce_mean(error, -1), mask)
             loss += metrics["state_loss"]
         return loss, metrics | {"loss": loss}, post
-
-    def _kl_loss(
-        self, post: models.State, prior: models.State, batch: Batch, noise: tf.Tensor
-    ) -> tuple[tf.Tensor, Metrics]:
-        """The KL terms: (1 / D) sum over d of beta_d max(KL_d, free nats) (PlaNet equation 7).
-
-        `kl_balance` weights the prior's part of the one-step term (DreamerV2 algorithm 2).
-        """
-        c, dynamics, mask = self.config, self.model.dynamics, batch["mask"]
-        kl = masked_mean(dynamics.kl(post, prior), mask)
-        loss, metrics = at_least(kl, c.free_nats), {"kl": kl}
-        if c.kl_balance:
-            still_post, still_prior = tf.nest.map_structure(tf.stop_gradient, (post, prior))
-            train_prior = at_least(masked_mean(dynamics.kl(still_post, prior), mask), c.free_nats)
-            train_post = at_least(masked_mean(dynamics.kl(post, still_prior), mask), c.free_nats)
-            loss = c.kl_balance * train_prior + (1.0 - c.kl_balance) * train_post
-        loss *= c.kl_scale
-        if c.overshooting > 1:
-            noise = tf.reshape(noise, [*mask.shape, c.overshooting - 1, dynamics.noise_size])
-            sums, counts = dynamics.overshoot(post, prior, batch["action"], batch["is_first"], mask, noise)
-            kls = tf.math.divide_no_nan(sums, total(counts))
-            metrics["overshooting_kl"] = tf.reduce_mean(kls)
-            loss = (loss + c.overshooting_scale * tf.reduce_sum(at_least(kls, c.free_nats))) / c.overshooting
-        return loss, metrics
 
     def batches(self, replay: Replay | MixedReplay, count: int | None = None) -> Iterator[Batch]:
         """Training batches, one of `device_batch_size` chunks for each device; with a count so many, on one device."""

@@ -1,4 +1,4 @@
-"""The interface of all trajectory optimizers: `LatentProblem`, `Planner`, `Plan`, and functions that they share.
+"""The interface of all trajectory optimizers: `LatentProblem`, `Planner`, `Plan`, and the actions that they start from.
 
 A planner is built once for a problem and a horizon and called as `planner(z0, seed) -> Plan`. One call is one compiled
 `tf.function` that runs the whole optimization for a batch of B first states. Planners know nothing about world models,
@@ -7,7 +7,8 @@ warm starts from one plan to the next (`Plan.warm_starts`, `WarmStart`).
 
 The planners are in `planners/`. Some only evaluate the problem (`cem.py`: random shooting, CEM and MPPI; `icem.py`),
 some use gradients (`gd.py`, `first_order_latco.py`, `image_collocation.py`, `grasp.py`), some linearizations (`gn.py`,
-`ilqr.py`, `latco.py`, `gaussian_latco.py`).
+`ilqr.py`, `latco.py`, `gaussian_latco.py`). What several of them compute is there, too: rollouts and their returns
+(`trajectories.py`), Jacobians (`linearization.py`), dual updates (`multipliers.py`).
 
 Index convention: z_0 is given, and action t leads to state t + 1. Entry t of a plan's actions, states and rewards is
 (a_t, z_{t+1}, r(z_{t+1})). Shapes: B plans, horizon H, state size n, action size m.
@@ -20,24 +21,12 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from planners.seeds import fold_in, per_plan, split_seed
+from planners.stopping import iterate
+from planners.trajectories import policy_noise, policy_rollout, rollout, sampled_return
 from tools.errors import UserError
 
-# Multipliers change by factors, so over hundreds of iterations they would leave float32's range (0.54^200 is 1e-54,
-# 2.4^200 is 1e76), and zero could never grow again. Below the lower bound the damping dominates (a step uses
-# lambda + damping), and shrinking further would only delay recovery. At the upper bound the constraint holds to
-# float32's precision, and the block-tridiagonal solver's float64 normal equations (condition about multiplier /
-# damping) can still be solved. The paper's ablation without relaxation starts from 1e8, well inside.
-MULTIPLIER_RANGE = (1e-6, 1e10)
-
-# A plan has converged after this many iterations in a row that changed its reward by less than the tolerance. A single
-# one can happen by chance, for example before a multiplier has grown.
-PATIENCE = 5
-
-# Numbers of the Jacobians that are computed at once, 4 MiB, so that they stay in the processor's cache.
-CACHED = 2**20
-
 SCORE_STREAM = 7  # random stream of the rollouts that compare restarts
-POLICY_STREAM = 11  # of the actions that are sampled from a policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +141,8 @@ class Planner(abc.ABC):
             best return under the model is returned.
         restart_samples: compare restarts by the mean return of this many sampled rollouts; 0 compares them under the
             mean dynamics, as does a problem without noise.
-        tolerance: stop a plan once its reward changed by less than this fraction in each of `PATIENCE` iterations in a
-            row and its constraints hold; 0 always runs all iterations.
+        tolerance: stop a plan once its reward changed by less than this fraction in each of a few iterations in a row
+            (`planners.stopping.PATIENCE`) and its constraints hold; 0 always runs all iterations.
         policy_start: start from what the problem's policy does, instead of from the warm start.
         keep_plans: K of `Plan.kept`, at most `restarts`; 0 keeps none.
         jit_compile: compile with XLA.
@@ -278,46 +267,8 @@ class Planner(abc.ABC):
         return tf.ones(metrics.shape[:1], tf.bool)
 
     def _loop(self, body, search, limit):
-        """Repeat `search = body(k, search)` up to `limit` times; plans that have converged stop changing.
-
-        Args:
-            body: (k, search) -> search.
-            search: a NamedTuple of tensors [B, ...] (or nests of them) with a field `metrics` [B, len(CURVES)], the
-                current values of the curves.
-            limit: scalar.
-
-        Returns:
-            (search, history [B, len(CURVES), iterations], count [B]): the metrics after each iteration, and the number
-            of iterations of each plan.
-        """
-        B = search.metrics.shape[0]
-        history = tf.TensorArray(search.metrics.dtype, self.iterations, element_shape=search.metrics.shape)
-
-        def iterate(k, search, stable, count, history):
-            after = body(k, search)
-            if self.tolerance:
-                running = stable < PATIENCE
-                after = tf.nest.map_structure(lambda new, old: where_rows(running, new, old), after, search)
-                unchanged = running & self._is_stable(k, after.metrics, search.metrics)
-                stable = tf.where(unchanged, stable + 1, stable * _int(~running))
-                count += _int(running)
-            else:
-                count += 1
-            return k + 1, after, stable, count, history.write(k, after.metrics)
-
-        def unfinished(k, search, stable, count, history):
-            del search, count, history
-            return (k < limit) & tf.reduce_any(stable < PATIENCE)
-
-        zeros = tf.zeros([B], tf.int32)
-        loop = tf.while_loop(
-            unfinished,
-            iterate,
-            (0, search, zeros, zeros, history),
-            maximum_iterations=self.iterations,
-            parallel_iterations=1,
-        )
-        return loop[1], tf.transpose(loop[4].stack(), [1, 2, 0]), loop[3]
+        """`planners.stopping.iterate` with this planner's iterations and tolerance."""
+        return iterate(body, search, limit, self.iterations, self._is_stable if self.tolerance else None)
 
     def _is_stable(self, k, metrics, before):
         change = tf.abs(metrics[:, 0] - before[:, 0])
@@ -349,197 +300,3 @@ def warm_actions(actions: tf.Tensor, warm: WarmStart | None, choice: int = 0) ->
         return actions
     known = tf.range(actions.shape[1]) < warm.steps[:, None]
     return tf.where(known[..., None], warm.actions[:, choice], actions)
-
-
-def per_plan(draw: Callable, seeds: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """Return draw(seed) for each seed of [B, 2], stacked, so that a plan's draws do not depend on its batch."""
-    if seeds.shape[0] == 1:
-        return draw(seeds[0])[None]
-    return tf.map_fn(draw, seeds, fn_output_signature=dtype)
-
-
-def rollout(step: Callable, z0: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
-    """Return the states [..., H, n] reached by actions [..., H, m] from z0 [..., n] under `step`."""
-    time_first = tf.transpose(actions, [actions.shape.rank - 2, *range(actions.shape.rank - 2), actions.shape.rank - 1])
-    states = tf.scan(step, time_first, z0)
-    return tf.transpose(states, [*range(1, actions.shape.rank - 1), 0, actions.shape.rank - 1])
-
-
-def policy_noise(problem: LatentProblem, horizon: int, seeds: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """Standard normal noise [B, H, m] of a policy's actions, from one seed per plan, int32 [B, 2]."""
-    shape = [horizon, problem.action_size]
-    draw = lambda seed: tf.random.stateless_normal(shape, seed, dtype=dtype)
-    return per_plan(draw, fold_in(seeds, POLICY_STREAM), dtype)
-
-
-def policy_rollout(problem: LatentProblem, z0: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """What the problem's policy does from z0 [..., n] along the mean dynamics.
-
-    Args:
-        problem: with a policy.
-        z0: first states.
-        noise: of the actions [..., H, m], 0 for the mean.
-
-    Returns:
-        actions [..., H, m] and the states [..., H, n] that they lead to.
-    """
-
-    def step(before, noise):
-        action = problem.policy(before[0], noise)
-        return problem.step(before[0], action), action
-
-    axes = [noise.shape.rank - 2, *range(noise.shape.rank - 2), noise.shape.rank - 1]
-    states, actions = tf.scan(
-        step, tf.transpose(noise, axes), (z0, tf.zeros([*z0.shape[:-1], noise.shape[-1]], z0.dtype))
-    )
-    back = [*range(1, noise.shape.rank - 1), 0, noise.shape.rank - 1]
-    return tf.transpose(actions, back), tf.transpose(states, back)
-
-
-def sampled_return(
-    problem: LatentProblem, z0: tf.Tensor, actions: tf.Tensor, seeds: tf.Tensor, samples: int
-) -> tf.Tensor:
-    """Mean return [B], terminal value included, of `samples` sampled rollouts of actions [B, H, m] from z0 [B, n].
-
-    `seeds` has one seed per plan, int32 [B, 2].
-    """
-    shape = [samples, actions.shape[1], problem.noise_size]
-    noise = per_plan(lambda seed: tf.random.stateless_normal(shape, seed, dtype=z0.dtype), seeds, z0.dtype)
-    m, spread = problem.action_size, lambda x: tf.repeat(x[:, None], samples, 1)
-    inputs = tf.concat([spread(actions), noise], -1)
-    states = rollout(lambda z, x: problem.sample_step(z, x[..., :m], x[..., m:]), spread(z0), inputs)
-    return tf.reduce_mean(tf.reduce_sum(objective_rewards(problem, states), -1), -1)
-
-
-def objective_rewards(problem: LatentProblem, states: tf.Tensor) -> tf.Tensor:
-    """The terms of the objective, [..., H]: rewards of states [..., H, n], the terminal value added to the last."""
-    rewards = problem.reward(states)
-    if problem.value is None:
-        return rewards
-    last = rewards[..., -1] + problem.value(states[..., -1, :])
-    return tf.concat([rewards[..., :-1], last[..., None]], -1)
-
-
-def linearize_by_tape(step: Callable, z: tf.Tensor, a: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Return (mu [N, n], A [N, n, n], B [N, n, m]) of `step` at z [N, n], a [N, m] by automatic differentiation."""
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        inputs = tf.concat([z, a], -1)
-        tape.watch(inputs)
-        mu = step(inputs[:, : z.shape[-1]], inputs[:, z.shape[-1] :])
-    jacobian = tape.batch_jacobian(mu, inputs)
-    return mu, jacobian[..., : z.shape[-1]], jacobian[..., z.shape[-1] :]
-
-
-def linearize(problem: LatentProblem, z0: tf.Tensor, states: tf.Tensor, actions: tf.Tensor) -> list[tf.Tensor]:
-    """Mean next states mu [B, H, n] and Jacobians A [B, H, n, n], B [B, H, n, m] along a trajectory from z0 [B, n]."""
-    B, H, n = states.shape
-    inputs = [previous_states(z0, states), actions]
-    count = plans_at_once(B, H * n * (n + actions.shape[-1]))
-
-    def group(inputs):
-        flat = [tf.reshape(x, [-1, x.shape[-1]]) for x in inputs]
-        return tuple(problem.linearize(*flat) if problem.linearize else linearize_by_tape(problem.step, *flat))
-
-    if count == B:
-        result = group(inputs)
-    else:
-        inputs = [tf.reshape(x, [B // count, count, *x.shape[1:]]) for x in inputs]
-        result = tf.map_fn(group, inputs, fn_output_signature=(states.dtype,) * 3)
-    return [tf.reshape(x, [B, H, *x.shape[-rank:]]) for x, rank in zip(result, (1, 2, 2), strict=True)]
-
-
-def plans_at_once(batch: int, numbers: int) -> int:
-    """How many plans of a batch to linearize at once: as many as stay in a processor's cache, all on a GPU.
-
-    The parts of a Jacobian are read several times. A divisor of the batch, for Jacobians of so many numbers a plan.
-    """
-    if tf.config.list_physical_devices("GPU"):
-        return batch
-    return max(
-        count for count in range(1, batch + 1) if batch % count == 0 and (count == 1 or count * numbers <= CACHED)
-    )
-
-
-def own_gradient(function: Callable, states: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Values [...] or [..., c] of a function at states [..., n], and their gradients by that state [..., (c,) n]."""
-    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-        tape.watch(states)
-        values = function(states)
-        columns = [values] if values.shape.rank < states.shape.rank else tf.unstack(values, axis=-1)
-    gradients = [tape.gradient(column, states, unconnected_gradients="zero") for column in columns]
-    return values, gradients[0] if values.shape.rank < states.shape.rank else tf.stack(gradients, -2)
-
-
-def best_finite(problem: LatentProblem, z0: tf.Tensor, candidates: list[tuple[tf.Tensor, tf.Tensor]]) -> tuple:
-    """The first candidate (states [B, H, n], actions [B, H, m]) that is finite and has a finite return.
-
-    Returns:
-        (actions, states, rewards [B, H]): actions clipped to the bounds, and the rewards of their rollout without a
-        terminal value.
-    """
-    bound = problem.a_max
-    states, actions = (tf.stack(x, 1) for x in zip(*candidates, strict=True))  # [B, C, H, ...]
-    actions = tf.clip_by_value(actions, -bound, bound)
-    ends = rollout(problem.step, tf.repeat(z0[:, None], len(candidates), 1), actions)
-    rewards = problem.reward(ends)
-    finite = tf.reduce_all(tf.math.is_finite(objective_rewards(problem, ends)), -1)
-    finite &= tf.reduce_all(tf.math.is_finite(states), [-2, -1])
-    best = tf.argmax(tf.cast(finite, tf.int32), 1, tf.int32)  # the first maximum; candidate 0 if none is finite
-    return tuple(tf.gather(x, best, batch_dims=1) for x in (actions, states, rewards))
-
-
-def split_seed(seed: tf.Tensor, count: int) -> tf.Tensor:
-    """Return `count` independent seeds, int32 [count, 2], from one seed, int32 [2]."""
-    return tf.random.split(seed, count)
-
-
-def fold_in(seeds: tf.Tensor, number: tf.Tensor | int) -> tf.Tensor:
-    """Return new seeds, int32 [B, 2], derived from the old ones and a number."""
-    return per_plan(lambda seed: tf.random.fold_in(seed, tf.cast(number, tf.int32)), seeds, tf.int32)
-
-
-def previous_states(z0: tf.Tensor, states: tf.Tensor) -> tf.Tensor:
-    """The states [B, H, n] in which the actions are taken: z_0 ... z_{H-1}."""
-    return tf.concat([z0[:, None], states[:, :-1]], 1)
-
-
-def all_finite(*tensors: tf.Tensor) -> tf.Tensor:
-    """Whether all entries of a plan are finite, bool [B]."""
-    checks = [tf.reduce_all(tf.math.is_finite(tf.reshape(x, [x.shape[0], -1])), -1) for x in tensors]
-    return tf.reduce_all(tf.stack(checks), 0)
-
-
-def where_rows(condition: tf.Tensor, yes: tf.Tensor, no: tf.Tensor) -> tf.Tensor:
-    """tf.where with a condition [B] per plan."""
-    return tf.where(tf.reshape(condition, [-1] + [1] * (yes.shape.rank - 1)), yes, no)
-
-
-def where_all(condition: tf.Tensor, yes, no):
-    """`where_rows` for every tensor of two nests with the same structure."""
-    return tf.nest.map_structure(lambda a, b: where_rows(condition, a, b), yes, no)
-
-
-def scale_multipliers(multiplier: tf.Tensor, violation: tf.Tensor, eps: float, rate: float, eta: float) -> tf.Tensor:
-    """LatCo's dual update, ICML equation 10: multiplier + alpha log(violation / eps + eta) multiplier.
-
-    Args:
-        multiplier: any shape.
-        violation: squared violation of the same shape.
-        eps: the squared violation that counts as satisfied.
-        rate: alpha; 0 keeps the multipliers fixed.
-        eta: keeps the logarithm finite.
-
-    Returns:
-        the new multipliers, clipped to `MULTIPLIER_RANGE`.
-    """
-    updated = multiplier + rate * tf.math.log(violation / eps + eta) * multiplier
-    return tf.clip_by_value(updated, *MULTIPLIER_RANGE)
-
-
-def action_violation(actions: tf.Tensor, a_max: float) -> tf.Tensor:
-    """By how much actions exceed their bounds: max(0, |a| - a_max), [..., m]."""
-    return tf.nn.relu(tf.abs(actions) - a_max)
-
-
-def _int(flags):
-    return tf.cast(flags, tf.int32)

@@ -34,7 +34,7 @@ from planners.icem import ICEM
 from planners.ilqr import ILQR
 from planners.image_collocation import ImageCollocation
 from planners.latco import LatCo
-from planners.plan_state import PlanState
+from planners.plan_state import PlanState, cold_start, plan_metrics
 from taught_agent import TaughtAgent
 from tools.config import Config, load_config
 from tools.errors import UserError
@@ -117,43 +117,6 @@ class PlanningAgent(TaughtAgent):
         options = cls.planner_options(c, problem)
         return options | {"sample_states": c.sample_states, "policy_share": c.policy_candidates}
 
-    def policy(
-        self,
-        obs: dict[str, np.ndarray],
-        is_first: np.ndarray,
-        state: PolicyState | None,
-        *,
-        explore: bool,
-        idle: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, PolicyState, dict]:
-        """As `BaseAgent.policy`. Plans made while collecting also train a value (`value_data: plans`) and a policy."""
-        before = None if state is None else state.plan
-        action, state, extras = super().policy(obs, is_first, state, explore=explore, idle=idle)
-        if not explore:
-            return action, state, extras
-        feat = models.get_feat(state.latent)
-        plan, taught, planned = self.lesson(feat, is_first, before, state.plan, extras["planned"])
-        metrics = extras["metrics"] | ({} if taught is None else self.learn_from(feat, taught, planned))
-        return action, state._replace(plan=plan), extras | {"metrics": metrics}
-
-    def lesson(
-        self, feat: tf.Tensor, is_first: np.ndarray, before: PlanState | None, plan: PlanState, planned: np.ndarray
-    ) -> tuple[PlanState, PlanState | None, np.ndarray]:
-        """What value and policy learn from while collecting: here, the plans that are executed.
-
-        Args:
-            feat: features [B, n] of the present states.
-            is_first: bool [B], which environments start an episode.
-            before: the plans of the step before, or None.
-            plan: those of this step.
-            planned: bool [B], which of them are new.
-
-        Returns:
-            the plans of this step; those to learn from, or None; and which of these are new, bool [B].
-        """
-        del feat, is_first, before
-        return plan, plan, planned
-
     def act(
         self, latent: models.State, is_first: np.ndarray, plan: PlanState | None, idle: np.ndarray
     ) -> tuple[np.ndarray, PlanState, dict]:
@@ -186,13 +149,7 @@ class PlanningAgent(TaughtAgent):
         if self.config.warm_start is not True:
             return None
         if plan is None:
-            shape = (
-                len(is_first),
-                (planner or self.planner).num_warm_starts,
-                self.config.planning_horizon,
-                self.action_size,
-            )
-            return optimizers.WarmStart(np.zeros(shape, np.float32), np.zeros(len(is_first), np.int32))
+            return cold_start(len(is_first), planner or self.planner)
         return plan.next_warm_start(is_first)
 
     def planner_start(self, feat: tf.Tensor) -> tf.Tensor:
@@ -224,17 +181,8 @@ class PlanningAgent(TaughtAgent):
         batch = len(plan.actions.numpy())  # waits for the plan
         # Compilation would distort the time.
         seconds = time.perf_counter() - start if planner.traces == traces else np.nan
-        # The finish leaves no violation, so log the last violation before it.
-        row = {name: -1 - planner.finish for name in ("dynamics_violation", "action_violation")}
-        curves = {name: curve for name, curve in plan.curves.items() if name != "reward"}
-        metrics = {f"plan/{name}": curve[:, row.get(name, -1)].numpy() for name, curve in curves.items()}
-        if plan.value is not None:
-            metrics["plan/value"] = plan.value.numpy()
-        metrics |= {
-            "plan/non_finite": plan.non_finite.numpy().astype(np.float32),
-            "plan/iterations": plan.iterations.numpy().astype(np.float32),
-            "speed/plan_seconds": np.full(batch, seconds, np.float32),
-        }
+        metrics = plan_metrics(plan, planner.finish)
+        metrics["speed/plan_seconds"] = np.full(batch, seconds, np.float32)
         return PlanState.begin(plan, metrics, self.config.warm_start is True)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 import models
-from base_agent import BaseAgent, Batch
+from base_agent import BaseAgent, Batch, PolicyState
 from planners.plan_state import PlanState
 from policies.actor import Actor
 from policies.distillation import Distiller
@@ -62,6 +62,43 @@ class TaughtAgent(BaseAgent):
         """See `BaseAgent.checkpointed`."""
         parts = super().checkpointed | ({} if self.actor is None else {"actor": self.actor})
         return parts if self.distiller is None else parts | {PLAN_MEMORY: self.distiller.memory}
+
+    def policy(
+        self,
+        obs: dict[str, np.ndarray],
+        is_first: np.ndarray,
+        state: PolicyState | None,
+        *,
+        explore: bool,
+        idle: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, PolicyState, dict]:
+        """As `BaseAgent.policy`. Plans made while collecting also train a value (`value_data: plans`) and a policy."""
+        before = None if state is None else state.plan
+        action, state, extras = super().policy(obs, is_first, state, explore=explore, idle=idle)
+        if not explore:
+            return action, state, extras
+        feat = models.get_feat(state.latent)
+        plan, taught, planned = self.lesson(feat, is_first, before, state.plan, extras["planned"])
+        metrics = extras["metrics"] | ({} if taught is None else self.learn_from(feat, taught, planned))
+        return action, state._replace(plan=plan), extras | {"metrics": metrics}
+
+    def lesson(
+        self, feat: tf.Tensor, is_first: np.ndarray, before: PlanState | None, plan: PlanState, planned: np.ndarray
+    ) -> tuple[PlanState, PlanState | None, np.ndarray]:
+        """What value and policy learn from while collecting: here, the plans that are executed.
+
+        Args:
+            feat: features [B, n] of the present states.
+            is_first: bool [B], which environments start an episode.
+            before: the plans of the step before, or None.
+            plan: those of this step.
+            planned: bool [B], which of them are new.
+
+        Returns:
+            the plans of this step; those to learn from, or None; and which of these are new, bool [B].
+        """
+        del feat, is_first, before
+        return plan, plan, planned
 
     def learn_from(self, feat: tf.Tensor, plan: PlanState, planned: np.ndarray) -> dict[str, np.ndarray]:
         """Trains the value and the policy on plans.

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from optimizers import LatentProblem, linearize_by_tape
+from optimizers import LatentProblem
 from planners.gaussian_latco import moments_by_tape
+from planners.linearization import linearize_by_tape
 
 
 class Count(NamedTuple):

@@ -1,25 +1,23 @@
-"""What planning in a learned model loses, and where: the parts of plan_quality.py that measure.
+"""What planning in a learned model loses, and where: the parts of plan_quality.py and leaderboard.py that measure.
 
 Shapes: N starts, horizon H, state size n, action size m. Returns are in the units that the model learned; where plans
 discount, those of plans and of their execution do.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import rich.console
 import tensorflow as tf
 
-from agents import load_agent
-from benchmarks.execution import Played, chunks, play_blind
+from benchmarks.execution import Played, chunks
 from evaluation.episodes import run_episodes
 from evaluation.numbers import describe, share_interval
-from optimizers import LatentProblem, Plan, Planner, rollout
+from optimizers import LatentProblem, Plan, Planner
+from planners.trajectories import rollout
 from planning_agent import PlanningAgent
-from tools.progress import ProgressLine
 from training.driver import Episode
 
 SAMPLED_ROLLOUTS = 20
@@ -146,46 +144,6 @@ def idle(agent: PlanningAgent, z0: tf.Tensor) -> Plans:
     return judged(problem, z0, np.zeros((len(z0), agent.planner.horizon, problem.action_size), np.float32))
 
 
-# The best plans known
-
-
-def pool(agent: PlanningAgent, best_of: int) -> dict[str, list[str]]:
-    """Label -> words of the searches that look for the best plans: LatCo and GD from many starts, CEM with many
-    candidates under the mean dynamics, which is what plans are compared by."""
-    if not best_of:
-        return {}
-    c, half, times = agent.config, max(1, best_of // 2), max(1, best_of // 8)
-    words = {f"latco x {best_of}": ["--planner", "latco", "--latco_solver", "auto", "--n_parallel_plans", str(best_of)]}
-    if not c.cost_head:  # only collocation keeps state constraints
-        words[f"gd x {half}"] = ["--planner", "gd", "--n_parallel_plans", str(half)]
-        words[f"cem, {times} x candidates"] = [
-            "--planner", "cem", "--cem_candidates", str(times * c.cem_candidates), "--sample_states", "false",
-            "--n_parallel_plans", "1",
-        ]  # fmt: skip
-    shared = ["--planning_horizon", str(c.planning_horizon), "--discount", repr(c.discount), "--mpc_steps", "1"]
-    shared += ["--restart_samples", "0"]
-    return {label: [*chosen, *shared] for label, chosen in words.items()}
-
-
-def search(agent: PlanningAgent, starts: Starts, label: str) -> Plans:
-    """The agent's plans from one start after the other, which bounds the memory of many restarts."""
-    z0, plans = agent.planner_start(starts.features), []
-    with ProgressLine(len(z0), f"starts, {label}", rich.console.Console(stderr=True)) as progress:
-        for row in progress.track(range(len(z0))):
-            plans.append(found(agent.planner(z0[row : row + 1], [starts.seed, 1 + row])))
-    return Plans(*map(np.concatenate, zip(*plans, strict=True)))
-
-
-def best_known(candidates: Mapping[str, Plans]) -> tuple[Plans, list[str]]:
-    """The plan with the best score from each start, and whose it is; of equal ones the first."""
-    names, plans = list(candidates), list(candidates.values())
-    scores = np.stack([plan.score for plan in plans])
-    winner = np.argmax(np.where(np.isfinite(scores), scores, -np.inf), 0)
-    rows = np.arange(len(winner))
-    best = Plans(*(np.stack(parts)[winner, rows] for parts in zip(*plans, strict=True)))
-    return best, [names[index] for index in winner]
-
-
 # Execution
 
 
@@ -263,21 +221,6 @@ def closed_loop(agent: PlanningAgent, starts: Starts, num_envs: int) -> tuple[di
     return line, each
 
 
-def settings(agent: PlanningAgent) -> dict[str, Any]:
-    """The fields of a line that describe the agent."""
-    c = agent.config
-    names = ("planner", "mpc_steps", "warm_start", "n_parallel_plans", "restart_samples", "discount")
-    return {
-        "step": int(agent.step), "updates": int(agent.updates), "horizon": c.planning_horizon,
-        **{name: c[name] for name in names},
-    }  # fmt: skip
-
-
-def objective(agent: PlanningAgent) -> tuple[int, float]:
-    """What returns of plans must share to be compared: horizon and discount."""
-    return agent.config.planning_horizon, agent.config.discount
-
-
 def rounded(value: Any) -> Any:
     """A value as JSON knows it, numbers with `DIGITS` digits, None for what is not finite."""
     if isinstance(value, Mapping):
@@ -287,88 +230,3 @@ def rounded(value: Any) -> Any:
     if isinstance(value, float | np.floating):
         return float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None
     return value.item() if isinstance(value, np.generic) else value
-
-
-@dataclass
-class Variant:
-    """A variant whose plans are known.
-
-    Attributes:
-        label: its name.
-        words: that made it of the run's own settings.
-        agent: plays it.
-        row: the line so far.
-        plans: from all starts.
-        sampled: [N], their returns under sampled dynamics.
-    """
-
-    label: str
-    words: Sequence[str]
-    agent: PlanningAgent
-    row: dict[str, Any]
-    plans: Plans
-    sampled: np.ndarray
-
-
-def plan_variant(label: str, words: Sequence[str], agent: PlanningAgent, starts: Starts) -> Variant:
-    """Plans from all starts."""
-    row, plan, sampled = measure(agent.planner, agent.planner_start(starts.features), starts.seed)
-    return Variant(label, words, agent, settings(agent) | row, found(plan), sampled)
-
-
-def reference(label: str, agent: PlanningAgent, starts: Starts, plans: Plans) -> Variant:
-    """Plans that no variant made, to be compared with them; the agent lends its model."""
-    sampled = sampled_returns(agent.planner.problem, agent.planner_start(starts.features), plans.actions, starts.seed)
-    row = {key: settings(agent)[key] for key in ("step", "updates", "horizon", "discount")}
-    row |= {**estimate("return_mean", plans.returns), "return_sampled": float(sampled.mean())}
-    row["return_se"] = row.pop("return_mean_se")
-    return Variant(label, [], agent, row, plans, sampled)
-
-
-def gauge(
-    logdir: str, agents: Mapping[str, tuple[Sequence[str], PlanningAgent]], starts: Starts, best_of: int,
-    overrides: Sequence[str], num_envs: int,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """Yields the line of every variant, after those of the scripted actions, of no actions and of the best plans known.
-
-    Args:
-        logdir: of the run.
-        agents: label -> the words of a variant and its agent.
-        starts: of all of them.
-        best_of: size of the search for the best plans, 0 for none beside the variants.
-        overrides: words for the agents of that search.
-        num_envs: environments that play episodes in parallel.
-    """
-    variants = [plan_variant(label, words, agent, starts) for label, (words, agent) in agents.items()]
-    best = {}
-    for kind in dict.fromkeys(objective(variant.agent) for variant in variants):
-        own = [variant for variant in variants if objective(variant.agent) == kind]
-        agent, candidates = own[0].agent, {variant.label: variant.plans for variant in own}
-        still = candidates["idle"] = idle(agent, agent.planner_start(starts.features))
-        if starts.scripted:
-            played = starts.scripted.first(agent.config.planning_horizon)
-            plans = judged(agent.planner.problem, agent.planner_start(starts.features), played.actions)
-            candidates["scripted"] = plans
-        for label, words in pool(agent, best_of).items():
-            candidates[label] = search(load_agent(logdir, [*overrides, *words]), starts, label)
-        best[kind] = best_known(candidates)
-        if starts.scripted:
-            yield finish(reference("scripted", agent, starts, plans), starts, best[kind], played)
-        yield finish(reference("idle", agent, starts, still), starts, best[kind])
-        yield finish(reference("best_known", agent, starts, best[kind][0]), starts, best[kind])
-    for variant in variants:
-        yield finish(variant, starts, best[objective(variant.agent)], num_envs=num_envs)
-
-
-def finish(
-    variant: Variant, starts: Starts, best: tuple[Plans, list[str]], played: Played | None = None, num_envs: int = 0
-) -> dict[str, Any]:
-    """The whole line: after the plan its execution, unless that is known, and with `num_envs` whole episodes."""
-    played = played or play_blind(starts.batch, starts.seeds, variant.plans.actions)
-    line, each = blind(variant.agent, starts, variant.plans, best, variant.sampled, played)
-    if num_envs:
-        for part, more in zip((line, each), closed_loop(variant.agent, starts, num_envs), strict=True):
-            part.update(more)
-    head = {"benchmark": "plan_quality", "variant": variant.label, "task": starts.task, "starts": len(starts.seeds)}
-    head |= {"start_seed": starts.seed, "words": list(variant.words)}
-    return rounded(head | variant.row | line | {"per_start": each})

@@ -60,7 +60,7 @@ from typing import Any
 import envs
 from agents import load_agent
 from analysis import figures
-from benchmarks import plan_losses
+from benchmarks import plan_losses, plan_variants
 from benchmarks.execution import play_scripted
 from benchmarks.plan_figure import draw
 from evaluation.episodes import episode_seeds
@@ -160,7 +160,9 @@ def executed(
     try:
         features = plan_losses.start_states(agent, batch, seeds)
         starts = plan_losses.Starts(task, seed, seeds, features, batch, scripted)
-        yield from plan_losses.gauge(options.logdir, agents, starts, options.best_of, [*own, *overrides], options.envs)
+        yield from plan_variants.gauge(
+            options.logdir, agents, starts, options.best_of, [*own, *overrides], options.envs
+        )
     finally:
         batch.close()
 

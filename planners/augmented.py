@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from optimizers import LatentProblem, own_gradient, previous_states
+from optimizers import LatentProblem
+from planners.linearization import own_gradient
+from planners.trajectories import previous_states
 
 # Far from both dynamics, where collocation begins, a ratio of densities leaves float32's range.
 MAX_RATIO = 10.0

@@ -2,8 +2,9 @@
 
 import tensorflow as tf
 
-from optimizers import LatentProblem, fold_in, per_plan, random_actions
+from optimizers import LatentProblem, random_actions
 from planners.sampling import SamplingPlanner, count_non_finite, refit
+from planners.seeds import fold_in, per_plan
 from tools.errors import UserError
 
 

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from optimizers import LatentProblem, Plan, own_gradient
+from optimizers import LatentProblem, Plan
+from planners.linearization import own_gradient
 
 # A predicted discount counts as at least this (see `discounted`): a reward beyond a terminal state weighs a thousandth,
 # and its logarithm, which collocation has to meet to `eps_dyn`, falls by at most 7 a step.

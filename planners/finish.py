@@ -12,9 +12,12 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from optimizers import LatentProblem, linearize, objective_rewards, own_gradient, rollout, where_rows
+from optimizers import LatentProblem
 from planners.least_squares import projected_shooting_step
+from planners.linearization import linearize, own_gradient
 from planners.residuals import DAMPING_FACTOR
+from planners.rows import where_rows
+from planners.trajectories import objective_rewards, rollout
 
 STEP_SIZES = (1.0, 0.3, 0.1, 0.03)
 DAMPING = 1e-3  # first and smallest damping of the actions, as in GN

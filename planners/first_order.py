@@ -9,18 +9,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from optimizers import (
-    LatentProblem,
-    Plan,
-    Planner,
-    all_finite,
-    best_finite,
-    random_actions,
-    rollout,
-    warm_actions,
-    where_all,
-    where_rows,
-)
+from optimizers import LatentProblem, Plan, Planner, random_actions, warm_actions
+from planners.rows import all_finite, where_all, where_rows
+from planners.trajectories import best_finite, rollout
 
 BETAS = (0.9, 0.999)
 ADAM_EPS = 1e-8

@@ -2,8 +2,10 @@
 
 import tensorflow as tf
 
-from optimizers import LatentProblem, action_violation, objective_rewards, previous_states, rollout
+from optimizers import LatentProblem
 from planners.first_order import FirstOrderPlanner, Terms
+from planners.multipliers import action_violation
+from planners.trajectories import objective_rewards, previous_states, rollout
 
 MULTIPLIER_MAX = 1e10  # of multipliers that grow by addition
 

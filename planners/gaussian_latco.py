@@ -4,17 +4,11 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from optimizers import (
-    LatentProblem,
-    fold_in,
-    objective_rewards,
-    per_plan,
-    previous_states,
-    random_actions,
-    warm_actions,
-)
+from optimizers import LatentProblem, random_actions, warm_actions
 from planners.finish import Finished
 from planners.latco import LatCo
+from planners.seeds import fold_in, per_plan
+from planners.trajectories import objective_rewards, previous_states
 from tools.errors import UserError
 
 

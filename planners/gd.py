@@ -2,8 +2,10 @@
 
 import tensorflow as tf
 
-from optimizers import LatentProblem, action_violation, objective_rewards, rollout, scale_multipliers
+from optimizers import LatentProblem
 from planners.first_order import FirstOrderPlanner, Terms
+from planners.multipliers import action_violation, scale_multipliers
+from planners.trajectories import objective_rewards, rollout
 
 
 class GD(FirstOrderPlanner):

@@ -2,17 +2,12 @@
 
 import tensorflow as tf
 
-from optimizers import (
-    LatentProblem,
-    action_violation,
-    linearize,
-    objective_rewards,
-    own_gradient,
-    rollout,
-    scale_multipliers,
-)
+from optimizers import LatentProblem
 from planners.least_squares import shooting_step
 from planners.line_search import SecondOrderShooting
+from planners.linearization import linearize, own_gradient
+from planners.multipliers import action_violation, scale_multipliers
+from planners.trajectories import objective_rewards, rollout
 
 
 class GN(SecondOrderShooting):

@@ -2,17 +2,11 @@
 
 import tensorflow as tf
 
-from optimizers import (
-    LatentProblem,
-    all_finite,
-    fold_in,
-    objective_rewards,
-    per_plan,
-    previous_states,
-    rollout,
-    where_rows,
-)
+from optimizers import LatentProblem
 from planners.first_order import FirstOrderPlanner, Terms
+from planners.rows import all_finite, where_rows
+from planners.seeds import fold_in, per_plan
+from planners.trajectories import objective_rewards, previous_states, rollout
 
 
 class GRASP(FirstOrderPlanner):

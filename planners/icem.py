@@ -5,8 +5,9 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from optimizers import LatentProblem, fold_in, per_plan, warm_actions
+from optimizers import LatentProblem, warm_actions
 from planners.sampling import Belief, SamplingPlanner, count_non_finite, refit
+from planners.seeds import fold_in, per_plan
 from tools.errors import UserError
 
 

@@ -2,8 +2,11 @@
 
 import tensorflow as tf
 
-from optimizers import LatentProblem, all_finite, linearize, own_gradient, previous_states, where_rows
+from optimizers import LatentProblem
 from planners.line_search import SecondOrderShooting
+from planners.linearization import linearize, own_gradient
+from planners.rows import all_finite, where_rows
+from planners.trajectories import previous_states
 
 
 class ILQR(SecondOrderShooting):

@@ -2,8 +2,9 @@
 
 import tensorflow as tf
 
-from optimizers import LatentProblem, previous_states, rollout
+from optimizers import LatentProblem
 from planners.first_order_latco import FirstOrderLatCo
+from planners.trajectories import previous_states, rollout
 from tools.errors import UserError
 
 

@@ -9,27 +9,15 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from optimizers import (
-    LatentProblem,
-    Plan,
-    Planner,
-    action_violation,
-    all_finite,
-    best_finite,
-    linearize,
-    own_gradient,
-    previous_states,
-    random_actions,
-    rollout,
-    scale_multipliers,
-    warm_actions,
-    where_all,
-    where_rows,
-)
+from optimizers import LatentProblem, Plan, Planner, random_actions, warm_actions
 from planners.augmented import augmented_residuals
 from planners.finish import finish
 from planners.least_squares import block_tridiagonal_step, condensed_step
+from planners.linearization import linearize, own_gradient
+from planners.multipliers import action_violation, scale_multipliers
 from planners.residuals import DAMPING_FACTOR, objective_residuals, softplus_residual, terminal_value
+from planners.rows import all_finite, where_all, where_rows
+from planners.trajectories import best_finite, previous_states, rollout
 from tools.errors import unknown
 
 SOLVERS = {"condensed": condensed_step, "block_tridiagonal": block_tridiagonal_step}
@@ -131,7 +119,7 @@ class LatCo(Planner):
             self.CURVES = (*LatCo.CURVES, "constraint_violation", "kappa")
 
     def dual_update(self, multiplier: tf.Tensor, violation: tf.Tensor, eps: float) -> tf.Tensor:
-        """ICML equation 10 with this planner's alpha and eta; see `optimizers.scale_multipliers`."""
+        """ICML equation 10 with this planner's alpha and eta; see `planners.multipliers.scale_multipliers`."""
         return scale_multipliers(multiplier, violation, eps, self.log_lr, self.eta)
 
     def _optimize(self, z0, seeds, warm, limit):

@@ -6,18 +6,10 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from optimizers import (
-    LatentProblem,
-    Plan,
-    Planner,
-    best_finite,
-    objective_rewards,
-    random_actions,
-    rollout,
-    warm_actions,
-    where_rows,
-)
+from optimizers import LatentProblem, Plan, Planner, random_actions, warm_actions
 from planners.residuals import DAMPING_FACTOR, objective_residuals, softplus_residual, terminal_value
+from planners.rows import where_rows
+from planners.trajectories import best_finite, objective_rewards, rollout
 
 
 class Shooting(NamedTuple):

@@ -1,10 +1,10 @@
-"""The plans that a batch of environments is executing."""
+"""The plans that a batch of environments is executing, what is logged about them, and from what the next ones start."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from optimizers import Plan, WarmStart
+from optimizers import Plan, Planner, WarmStart
 
 
 class PlanState(NamedTuple):
@@ -66,6 +66,28 @@ class PlanState(NamedTuple):
         index = (self.cursor[:, None] + np.arange(H)) % H
         actions = np.take_along_axis(self.warm_starts, index[:, None, :, None], 2)
         return WarmStart(actions, np.where(is_first, 0, np.maximum(H - self.cursor, 0)).astype(np.int32))
+
+
+def plan_metrics(plan: Plan, finish: int) -> dict[str, np.ndarray]:
+    """The end of the search for each plan [B], by the names of metrics.
+
+    Args:
+        plan: of B environments.
+        finish: as of the planner. A finish leaves no violation, so that violations are the last ones before it.
+    """
+    row = {name: -1 - finish for name in ("dynamics_violation", "action_violation")}
+    curves = {name: curve for name, curve in plan.curves.items() if name != "reward"}
+    metrics = {f"plan/{name}": curve[:, row.get(name, -1)].numpy() for name, curve in curves.items()}
+    if plan.value is not None:
+        metrics["plan/value"] = plan.value.numpy()
+    counts = {"plan/non_finite": plan.non_finite, "plan/iterations": plan.iterations}
+    return metrics | {name: count.numpy().astype(np.float32) for name, count in counts.items()}
+
+
+def cold_start(batch: int, planner: Planner) -> WarmStart:
+    """What the first plans of `batch` environments start from: action sequences of which no action is valid."""
+    shape = (batch, planner.num_warm_starts, planner.horizon, planner.problem.action_size)
+    return WarmStart(np.zeros(shape, np.float32), np.zeros(batch, np.int32))
 
 
 def _where(mask, new, old):

@@ -2,18 +2,9 @@
 
 import tensorflow as tf
 
-from optimizers import (
-    LatentProblem,
-    Plan,
-    Planner,
-    all_finite,
-    objective_rewards,
-    policy_noise,
-    policy_rollout,
-    random_actions,
-    rollout,
-    where_rows,
-)
+from optimizers import LatentProblem, Plan, Planner, random_actions
+from planners.rows import all_finite, where_rows
+from planners.trajectories import objective_rewards, policy_noise, policy_rollout, rollout
 
 
 class PolicyRollout(Planner):

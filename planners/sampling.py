@@ -7,17 +7,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from optimizers import (
-    LatentProblem,
-    Plan,
-    Planner,
-    fold_in,
-    per_plan,
-    policy_noise,
-    policy_rollout,
-    rollout,
-    warm_actions,
-)
+from optimizers import LatentProblem, Plan, Planner, warm_actions
+from planners.seeds import fold_in, per_plan
+from planners.trajectories import policy_noise, policy_rollout, rollout
 from tools.errors import UserError
 
 

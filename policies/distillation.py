@@ -5,7 +5,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 import models
-from optimizers import previous_states, rollout
+from planners.trajectories import previous_states, rollout
 from policies.actor import Actor
 from tools.config import Config
 

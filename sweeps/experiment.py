@@ -13,7 +13,7 @@ from episodes.episode import episode_files
 from sweeps import supervisor
 from tools.config import Config, load_config
 from tools.errors import UserError, unknown
-from tools.schema import read_yaml
+from tools.yaml_files import read_yaml
 
 PROGRAM = Path(__file__).resolve().parent.parent / "planning_agent.py"
 OWN_WORDS = ("--task", "--planner", "--seed", "--logdir")

@@ -11,6 +11,7 @@ import agents
 import optimizers
 from base_agent import BaseAgent
 from planners.gaussian_latco import moments_by_tape
+from planners.linearization import linearize_by_tape
 from planning_agent import PlanningAgent
 from tools.errors import UserError
 from training.logdir import open_logdir
@@ -144,7 +145,7 @@ def test_planners_weigh_rewards_by_the_predicted_survival(tiny_config, head, fac
         np.testing.assert_allclose(z[:, :n], model.dynamics.mean_step(feat, actions[:, t]), atol=1e-6)
         np.testing.assert_allclose(problem.reward(z), model.reward(z[:, :n]) * alive, rtol=1e-4, atol=1e-6)
     assert np.all(alive < 0.9)
-    by_tape = optimizers.linearize_by_tape(problem.step, z, actions[:, 0])
+    by_tape = linearize_by_tape(problem.step, z, actions[:, 0])
     for own, right in zip(problem.linearize(z, actions[:, 0]), by_tape, strict=True):
         np.testing.assert_allclose(own, right, atol=1e-5)
     samples, noise = z[:, None] + 0.3 * draw([3, 5, n + 1], 2), draw([3, 5, tiny_config.stoch], 3)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 import envs
 import planning_agent
 from agents import PLANNERS, agent_class
-from base_agent import _check_settings
 from tests.training.fakes import FakeAgent, replace_simulators
 from tools.memory import enough_memory
 from tools.schema import Setting, read_schema
+from training.contradictions import check_settings
 from training.run import TrainingRun
 
 # How much work a run is; larger values are accepted and take their time.
@@ -53,7 +53,7 @@ class QuickAgent(FakeAgent):
         agent_class(config.planner)
         for task in envs.split_tasks(config.task):
             envs.split_task(task)
-        _check_settings(config)
+        check_settings(config)
         super().__init__(config)
 
     def train(self, logdir, begin):

@@ -16,19 +16,7 @@ from problems import (
 )
 
 import optimizers
-from optimizers import (
-    MULTIPLIER_RANGE,
-    LatentProblem,
-    WarmStart,
-    linearize,
-    linearize_by_tape,
-    own_gradient,
-    plans_at_once,
-    rollout,
-    sampled_return,
-    scale_multipliers,
-    split_seed,
-)
+from optimizers import LatentProblem, WarmStart
 from planners.cem import CEM, RandomShooting
 from planners.first_order_latco import FirstOrderLatCo
 from planners.gaussian_latco import GaussianLatCo
@@ -39,6 +27,10 @@ from planners.icem import ICEM
 from planners.ilqr import ILQR
 from planners.image_collocation import ImageCollocation
 from planners.latco import LatCo
+from planners.linearization import CACHED, linearize, linearize_by_tape, own_gradient, plans_at_once
+from planners.multipliers import MULTIPLIER_RANGE, scale_multipliers
+from planners.seeds import split_seed
+from planners.trajectories import rollout, sampled_return
 from tools.errors import UserError
 
 HORIZON = 4
@@ -363,7 +355,7 @@ def test_plans_that_are_linearized_group_by_group_are_those_of_a_whole_batch(own
 
 def test_groups_divide_a_batch_and_stay_in_the_cache(monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    cached = optimizers.CACHED
+    cached = CACHED
     assert [plans_at_once(12, cached // size) for size in (1, 3, 5, 12, 100)] == [1, 3, 4, 12, 12]
     assert [plans_at_once(batch, 2 * cached) for batch in (1, 16)] == [1, 1] and plans_at_once(17, cached // 16) == 1
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])

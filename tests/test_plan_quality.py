@@ -11,12 +11,12 @@ from problems import BUILDERS, TARGET, WEIGHTS, A, B, linear_quadratic, linear_q
 
 import agents
 import envs
-from benchmarks import plan_figure, plan_losses, plan_quality
+from benchmarks import plan_figure, plan_losses, plan_quality, plan_variants
 from benchmarks.execution import Played, play_blind, play_scripted
 from benchmarks.plan_losses import Plans
 from evaluation.episodes import episode_seeds
 from evaluation.numbers import share_interval
-from optimizers import rollout
+from planners.trajectories import rollout
 from tools.config import load_config
 from training.driver import Episode
 from training.logdir import open_logdir
@@ -48,7 +48,7 @@ def plans(*scores):
 
 
 def test_best_plan_of_each_start_is_the_best_of_all_candidates():
-    best, names = plan_losses.best_known({"a": plans(1, 2, np.nan), "b": plans(0, 5, -3), "c": plans(1, 4, -np.inf)})
+    best, names = plan_variants.best_known({"a": plans(1, 2, np.nan), "b": plans(0, 5, -3), "c": plans(1, 4, -np.inf)})
     assert names == ["a", "b", "b"]
     np.testing.assert_array_equal(best.score, [1, 5, -3])
     np.testing.assert_array_equal(best.actions[:, 0, 0], [1, 5, -3])
@@ -59,9 +59,9 @@ def test_search_finds_the_optimum_of_every_start():
     agent = types.SimpleNamespace(planner=planner, planner_start=lambda z: z)
     z0 = np.array([[0.5, -0.5, 0.0], [-1.0, 0.2, 0.0]], np.float32)
     starts = types.SimpleNamespace(features=tf.constant(z0), seed=7)
-    many = plan_losses.search(agent, starts, "gd")
+    many = plan_variants.search(agent, starts, "gd")
     single = plan_losses.found(BUILDERS["gd"][0](linear_quadratic(), 4, jit_compile=False)(z0, [7, 0]))
-    best, _ = plan_losses.best_known({"many": many, "single": single})
+    best, _ = plan_variants.best_known({"many": many, "single": single})
     optimum = [linear_quadratic_optimum(z, 4)[1] for z in z0]
     assert many.actions.shape == (2, 4, 1) and planner.traces == 1
     assert np.all(best.score >= np.maximum(many.score, single.score)) and np.all(best.score <= optimum)
@@ -84,15 +84,15 @@ def test_plans_that_nobody_found_are_judged_by_the_mean_dynamics():
 def test_pool_is_as_large_as_wanted():
     config = load_config([*DEBUG, "--cem_candidates", "50", "--discount", "0.9"])
     agent = types.SimpleNamespace(config=config)
-    pool = plan_losses.pool(agent, 32)
+    pool = plan_variants.pool(agent, 32)
     assert list(pool) == ["latco x 32", "gd x 16", "cem, 4 x candidates"]
     made = load_config([*DEBUG, *pool["cem, 4 x candidates"]])
     assert (made.cem_candidates, made.sample_states, made.discount, made.planning_horizon) == (200, False, 0.9, 5)
     many = load_config([*DEBUG, "--restart_samples", "9", *pool["gd x 16"]])
     assert (many.n_parallel_plans, many.restart_samples) == (16, 0)
-    assert plan_losses.pool(agent, 0) == {}
+    assert plan_variants.pool(agent, 0) == {}
     agent.config = config.replace(cost_head=True)
-    assert list(plan_losses.pool(agent, 4)) == ["latco x 4"]
+    assert list(plan_variants.pool(agent, 4)) == ["latco x 4"]
 
 
 def test_violations_before_the_finish_are_told():
@@ -231,14 +231,14 @@ def test_lines_of_a_problem_with_a_known_solution(monkeypatch):
         extras = {"planned": np.array([1, 0], bool), "predicted_reward": np.float32([2, 2]), "metrics": {}}
         return [Episode(0, data, extras, number) for number in range(len(numbers))], 0.5
 
-    monkeypatch.setattr(plan_losses, "pool", lambda agent, best_of: {f"ilqr of {best_of}": ["ilqr"]})
-    monkeypatch.setattr(plan_losses, "load_agent", lambda logdir, words: agent_of(words[-1]))
+    monkeypatch.setattr(plan_variants, "pool", lambda agent, best_of: {f"ilqr of {best_of}": ["ilqr"]})
+    monkeypatch.setattr(plan_variants, "load_agent", lambda logdir, words: agent_of(words[-1]))
     monkeypatch.setattr(plan_losses, "run_episodes", run_episodes)
     pushed = Played(np.full([2, 6, 1], 5.0, np.float32), np.ones([2, 6], np.float32), np.ones([2, 6], bool), None)
     z0 = tf.constant([[0.5, -0.5, 0.0], [-1.0, 0.2, 0.0]])
     starts = plan_losses.Starts("pointmass_obstacle", 0, seeds, z0, Line(), pushed)
     agents = {"cem": (["--planner", "cem"], agent_of("cem"))}
-    lines = list(plan_losses.gauge("run", agents, starts, 2, [], 3))
+    lines = list(plan_variants.gauge("run", agents, starts, 2, [], 3))
     assert [line["variant"] for line in lines] == ["scripted", "idle", "best_known", "cem"]
     assert_losses_add_up(lines)
     scripted, idle, best, cem = lines
@@ -264,7 +264,7 @@ def test_whole_run(logdir, tmp_path, capsys, monkeypatch):
         return Played(np.ones([*shape, size], np.float32), np.full(shape, -1.0, np.float32), np.ones(shape, bool), None)
 
     gd = ["--planner", "gd", "--n_parallel_plans", "2"]  # LatCo compiles longest
-    monkeypatch.setattr(plan_losses, "pool", lambda agent, best_of: {f"gd of {best_of}": gd})
+    monkeypatch.setattr(plan_variants, "pool", lambda agent, best_of: {f"gd of {best_of}": gd})
     monkeypatch.setattr(plan_quality, "play_scripted", script)
     out, figure = tmp_path / "new" / "lines.jsonl", tmp_path / "losses.png"
     words = ["--variants", "cem", "--variant", "ahead: --planner random_shooting --mpc_steps 2 --warm_start true"]

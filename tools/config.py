@@ -13,7 +13,8 @@ from typing import Any
 
 from tools.errors import UserError, unknown
 from tools.files import replaced
-from tools.schema import CONFIG_FILE, Schema, Value, cast, check_setting, make_yaml, read_schema, read_yaml
+from tools.schema import CONFIG_FILE, Schema, Value, cast, check_setting, read_schema
+from tools.yaml_files import make_yaml, read_yaml
 
 # What runs did before a key existed, where that is not the key's default today.
 BEFORE: Mapping[str, Value] = MappingProxyType({"starts": "near", "latco_finish": 0})

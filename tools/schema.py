@@ -25,10 +25,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from tools.errors import UserError, unknown
+from tools.yaml_files import make_yaml, parse_yaml, read_text
 
 CONFIG_FILE = Path(__file__).parent.parent / "config.yaml"
 
@@ -198,13 +196,13 @@ def read_schema(path: str | os.PathLike[str] = CONFIG_FILE) -> Schema:
     Raises:
         UserError: if the file is not as the head of this module says.
     """
-    return _parse_schema(Path(path), _read_text(Path(path)))
+    return _parse_schema(Path(path), read_text(Path(path)))
 
 
 # Parsing takes a tenth of a second, and programs with several runs, such as a sweep, ask again and again.
 @functools.lru_cache(maxsize=8)
 def _parse_schema(path: Path, text: str) -> Schema:
-    content = _parse_yaml(path, text)
+    content = parse_yaml(path, text)
     if "defaults" not in content:
         raise UserError(f"{path} has no preset 'defaults', which holds every key.")
     for name, values in content.items():
@@ -336,37 +334,3 @@ def check_setting(path: str, key: Any, value: Any) -> None:
         found = "nothing" if value is None else f"a {type(value).__name__}"
         raise UserError(f"{path}: {key} must have a value that is a bool, an int, a float or a str, not {found}.")
     cast(f"{path}: {key}", value, type(value))
-
-
-def make_yaml() -> YAML:
-    """A reader and writer of YAML 1.2."""
-    # pure: the C parser reads YAML 1.1, in which 1e-3 is a text and "no" is false.
-    return YAML(typ="safe", pure=True)
-
-
-def read_yaml(path: Path) -> dict[Any, Any]:
-    """Returns the content of a YAML file (1.2, read safely), a mapping. Raises UserError."""
-    return _parse_yaml(path, _read_text(path))
-
-
-def _read_text(path: Path) -> str:
-    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would wait
-        raise UserError(f"cannot read {path}: it is not a file.")
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}.") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid YAML: {error}.") from None
-
-
-def _parse_yaml(path: Path, text: str) -> dict[Any, Any]:
-    try:
-        content = make_yaml().load(text)
-    except (YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" in line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path} is not valid YAML{place}: {getattr(error, 'problem', None) or error}.") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold names with values, 'name: value'.")
-    return content

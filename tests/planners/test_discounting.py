@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from problems import BUILDERS, SEED, cliff, cliff_discount, cliff_optimum, curved
 
-from optimizers import LatentProblem, WarmStart, linearize_by_tape, rollout, split_seed
+from optimizers import LatentProblem, WarmStart
 from planners.cem import CEM
 from planners.discounting import LEAST_DISCOUNT, discounted, start_survival, strip_survival
 from planners.first_order_latco import FirstOrderLatCo
@@ -19,6 +19,9 @@ from planners.icem import ICEM
 from planners.ilqr import ILQR
 from planners.image_collocation import ImageCollocation
 from planners.latco import LatCo
+from planners.linearization import linearize_by_tape
+from planners.seeds import split_seed
+from planners.trajectories import rollout
 
 HORIZON = 10
 EAGER = {"jit_compile": False}

@@ -6,10 +6,11 @@ import tensorflow as tf
 from problems import SEED, curved, far, linear_quadratic, ridge, shifted_root
 from scipy.optimize import lsq_linear
 
-from optimizers import LatentProblem, rollout
+from optimizers import LatentProblem
 from planners.finish import finish
 from planners.gaussian_latco import GaussianLatCo
 from planners.latco import LatCo
+from planners.trajectories import rollout
 
 EAGER = {"jit_compile": False}
 

@@ -5,11 +5,12 @@ import tensorflow as tf
 from problems import SEED, curved
 from tensorflow import keras
 
-from optimizers import LatentProblem, rollout
+from optimizers import LatentProblem
 from planners.first_order_latco import FirstOrderLatCo
 from planners.gd import GD
 from planners.grasp import GRASP
 from planners.image_collocation import ImageCollocation
+from planners.trajectories import rollout
 
 EAGER = {"jit_compile": False}
 Z0 = np.array([[0.1, 0.2]])

@@ -8,12 +8,13 @@ import tensorflow as tf
 from problems import BUILDERS, SEED, cliff_discount, curved, far
 from test_optimizers import EAGER, HORIZON
 
-from optimizers import fold_in, policy_noise, policy_rollout, rollout, split_seed
 from planners.cem import CEM
 from planners.discounting import discounted, start_survival, strip_survival
 from planners.gd import GD
 from planners.icem import ICEM
 from planners.policy import PolicyRollout
+from planners.seeds import fold_in, split_seed
+from planners.trajectories import policy_noise, policy_rollout, rollout
 
 
 def drive(z, noise=None):

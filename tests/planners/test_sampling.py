@@ -5,10 +5,11 @@ import pytest
 import tensorflow as tf
 from problems import SEED, curved
 
-from optimizers import LatentProblem, rollout
+from optimizers import LatentProblem
 from planners.cem import CEM, RandomShooting
 from planners.icem import ICEM, colored_noise_basis
 from planners.sampling import refit
+from planners.trajectories import rollout
 
 EAGER = {"jit_compile": False}
 Z0 = np.array([[0.1, 0.2]])

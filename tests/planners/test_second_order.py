@@ -5,12 +5,15 @@ import pytest
 import tensorflow as tf
 from problems import SEED, curved, linear_quadratic, linear_quadratic_optimum, root_residual, shifted_root
 
-from optimizers import LatentProblem, linearize_by_tape, rollout, split_seed
+from optimizers import LatentProblem
 from planners.gaussian_latco import GaussianLatCo, moments_by_tape
 from planners.gn import GN
 from planners.ilqr import ILQR
 from planners.latco import CROSSOVER, LatCo, faster_solver
 from planners.line_search import Shooting
+from planners.linearization import linearize_by_tape
+from planners.seeds import split_seed
+from planners.trajectories import rollout
 
 EAGER = {"jit_compile": False}
 

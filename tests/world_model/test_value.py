@@ -16,7 +16,6 @@ from test_optimizers import EAGER, HORIZON, SOLVED
 import agents
 import planning_agent
 from base_agent import BaseAgent
-from optimizers import objective_rewards, rollout
 from planners.cem import CEM
 from planners.discounting import LEAST_DISCOUNT, discounted, start_survival, strip_survival
 from planners.gd import GD
@@ -24,6 +23,7 @@ from planners.gn import GN
 from planners.ilqr import ILQR
 from planners.latco import LatCo
 from planners.residuals import objective_residuals, softplus_residual
+from planners.trajectories import objective_rewards, rollout
 from tools.config import load_config
 from tools.errors import UserError
 from training.logdir import open_logdir

@@ -14,6 +14,7 @@ import models
 from base_agent import BaseAgent
 from tests.test_agent import ACTION_SPACE, OBSERVATIONS, make_batch, make_noise
 from tools.errors import UserError
+from world_model.kl_loss import kl_loss
 from world_model.rewards import RewardTransform
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +80,7 @@ def test_kl_balance_splits_the_gradient(tiny_config):
             # One step only, as elsewhere posteriors reach priors through the recurrence.
             first = lambda state: {key: value[:, :1] for key, value in state.items()}
             cut = {key: value[:, :1] for key, value in batch.items()}
-            loss, _ = agent._kl_loss(first(post), first(prior), cut, noise[..., :0])
+            loss, _ = kl_loss(agent.config, agent.model.dynamics, first(post), first(prior), cut, noise[..., :0])
         return float(loss), tape.gradient(loss, variables)
 
     (plain, (prior, post)), (balanced, (prior_share, post_share)) = gradients(0.0), gradients(0.8)

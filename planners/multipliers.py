@@ -1,0 +1,32 @@
+"""Multipliers of constraints, and the violation of the action bounds. Conventions and shapes: optimizers.py."""
+
+import tensorflow as tf
+
+# Multipliers change by factors, so over hundreds of iterations they would leave float32's range (0.54^200 is 1e-54,
+# 2.4^200 is 1e76), and zero could never grow again. Below the lower bound the damping dominates (a step uses
+# lambda + damping), and shrinking further would only delay recovery. At the upper bound the constraint holds to
+# float32's precision, and the block-tridiagonal solver's float64 normal equations (condition about multiplier /
+# damping) can still be solved. The paper's ablation without relaxation starts from 1e8, well inside.
+MULTIPLIER_RANGE = (1e-6, 1e10)
+
+
+def scale_multipliers(multiplier: tf.Tensor, violation: tf.Tensor, eps: float, rate: float, eta: float) -> tf.Tensor:
+    """LatCo's dual update, ICML equation 10: multiplier + alpha log(violation / eps + eta) multiplier.
+
+    Args:
+        multiplier: any shape.
+        violation: squared violation of the same shape.
+        eps: the squared violation that counts as satisfied.
+        rate: alpha; 0 keeps the multipliers fixed.
+        eta: keeps the logarithm finite.
+
+    Returns:
+        the new multipliers, clipped to `MULTIPLIER_RANGE`.
+    """
+    updated = multiplier + rate * tf.math.log(violation / eps + eta) * multiplier
+    return tf.clip_by_value(updated, *MULTIPLIER_RANGE)
+
+
+def action_violation(actions: tf.Tensor, a_max: float) -> tf.Tensor:
+    """By how much actions exceed their bounds: max(0, |a| - a_max), [..., m]."""
+    return tf.nn.relu(tf.abs(actions) - a_max)

@@ -1,0 +1,24 @@
+"""Settings that contradict each other, whatever the planner."""
+
+from tools.config import Config, check_ranges
+from tools.errors import UserError
+
+
+def check_settings(c: Config) -> None:
+    """Raises UserError for settings that contradict each other or are out of range."""
+    check_ranges(c)
+    if c.overshooting >= c.batch_length:
+        raise UserError(
+            f"overshooting is {c.overshooting}: choose a number from 1 to batch_length - 1, {c.batch_length - 1}."
+        )
+    if c.value_head and c.discount >= 1.0 and not c.discount_head:
+        raise UserError(
+            "value_head needs a discount below 1 (ColloDreamer has 0.99) or discount_head: an undiscounted sum of all "
+            "future rewards grows without bound."
+        )
+    if c.value_head and c.strategy != "one":
+        raise UserError(f"value_head learns on one device, not with strategy {c.strategy}: use strategy one.")
+    if c.augmented_objective and not c.value_head:
+        raise UserError("augmented_objective compares the values of states: turn value_head on, too.")
+    if c.deterministic and c.strategy != "one":
+        raise UserError(f"deterministic is for one device, not for strategy {c.strategy}: use strategy one.")
