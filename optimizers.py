@@ -152,7 +152,7 @@ class Planner(abc.ABC):
     KEEPS_CONSTRAINTS = False
     AUGMENTS = False
     num_warm_starts = 1  # C of `Plan.warm_starts`
-    finish = 0  # how many of the last iterations improve a plan that already satisfies the bounds and the dynamics
+    finish_steps = 0  # how many of the last iterations improve a plan that already satisfies bounds and dynamics
 
     def __init__(
         self,

@@ -181,7 +181,7 @@ class PlanningAgent(TaughtAgent):
         batch = len(plan.actions.numpy())  # waits for the plan
         # Compilation would distort the time.
         seconds = time.perf_counter() - start if planner.traces == traces else np.nan
-        metrics = plan_metrics(plan, planner.finish)
+        metrics = plan_metrics(plan, planner.finish_steps)
         metrics["speed/plan_seconds"] = np.full(batch, seconds, np.float32)
         return PlanState.begin(plan, metrics, self.config.warm_start is True)
 

@@ -106,8 +106,8 @@ def measure(planner: Planner, z0: tf.Tensor, seed: int) -> tuple[dict[str, Any],
     for name in ("dynamics_violation", "action_violation"):
         if name in plan.curves:
             row[name] = float(np.mean(plan.curves[name][:, -1]))
-            if planner.finish:
-                row[f"search_{name}"] = float(np.mean(plan.curves[name][:, -1 - planner.finish]))
+            if planner.finish_steps:
+                row[f"search_{name}"] = float(np.mean(plan.curves[name][:, -1 - planner.finish_steps]))
     row = {key: value if value is None else float(f"{value:.4g}") for key, value in row.items()}
     row |= {
         "iterations": planner.iterations,

@@ -37,63 +37,80 @@ def discounted(problem: LatentProblem, discount: Callable) -> LatentProblem:
     Returns:
         a problem over states [..., n + 1] that offers what the given one does. Constraint and images are of z only.
     """
-    n = problem.state_size
+    over = _Survival(problem.state_size, discount)
+    ways = {
+        "step": over.transition, "sample_step": over.transition, "filter": over.transition,
+        "linearize": over.linearize, "linearize_moments": over.linearize_moments,
+        "reward": over.reward, "value": over.value, "log_prob": over.log_prob, "old_log_prob": over.log_prob,
+        "constraint": over.of_z, "decode": over.of_z, "policy": over.of_z,
+    }  # fmt: skip
+    functions = {name: getattr(problem, name) for name in ways}
+    changed = {name: function and ways[name](function) for name, function in functions.items()}
+    return dataclasses.replace(problem, state_size=problem.state_size + 1, **changed)
 
-    def log_discount(z):
-        return tf.math.log(tf.maximum(discount(z), LEAST_DISCOUNT))
 
-    def weight(c):
-        return tf.exp(-tf.nn.relu(-c))
+@dataclasses.dataclass(frozen=True)
+class _Survival:
+    """Turns functions of z into functions of x = (z, c), see `discounted`.
 
-    def value(x):
-        return problem.value(x[..., :n]) * weight(x[..., n] + log_discount(x[..., :n]))
+    Attributes:
+        n: size of z.
+        discount: z [..., n] -> [...].
+    """
 
-    def transition(function):
+    n: int
+    discount: Callable
+
+    def log_discount(self, z):
+        return tf.math.log(tf.maximum(self.discount(z), LEAST_DISCOUNT))
+
+    def of_z(self, function):
+        """A function that the survival does not change."""
+        return lambda x, *inputs: function(x[..., : self.n], *inputs)
+
+    def log_prob(self, function):
+        return lambda x, a, after: function(x[..., : self.n], a, after[..., : self.n])
+
+    def reward(self, function):
+        return lambda x: function(x[..., : self.n]) * _weight(x[..., self.n])
+
+    def value(self, function):
+        return lambda x: function(x[..., : self.n]) * _weight(x[..., self.n] + self.log_discount(x[..., : self.n]))
+
+    def transition(self, function):
         """A function of state and inputs that gives the next state."""
-        after = lambda x: x[..., n:] + log_discount(x[..., :n])[..., None]
-        return function and (lambda x, *inputs: tf.concat([function(x[..., :n], *inputs), after(x)], -1))
+        after = lambda x: x[..., self.n :] + self.log_discount(x[..., : self.n])[..., None]
+        return lambda x, *inputs: tf.concat([function(x[..., : self.n], *inputs), after(x)], -1)
 
-    def of_transition(function):
-        return function and (lambda x, a, after: function(x[..., :n], a, after[..., :n]))
+    def linearize(self, function):
+        def linearize(x, a):
+            mu, *jacobians = function(x[:, : self.n], a)
+            value, gradient = own_gradient(self.log_discount, x[:, : self.n])
+            return tf.concat([mu, x[:, self.n :] + value[:, None]], -1), *_bordered(*jacobians, gradient)
 
-    def of_z(function):
-        return function and (lambda x: function(x[..., :n]))
+        return linearize
 
-    def bordered(jac_z, jac_a, gradient):
-        """Jacobians [N, n + 1, n + 1], [N, n + 1, m] of (z, c) from those of z and dc'/dz [N, n]."""
-        rows = tf.concat([jac_z, gradient[:, None]], 1)
-        column = tf.pad(tf.ones_like(gradient[:, :1]), [[0, 0], [n, 0]])  # c moves c' alone
-        return tf.concat([rows, column[..., None]], -1), tf.pad(jac_a, [[0, 0], [0, 1], [0, 0]])
+    def linearize_moments(self, function):
+        def linearize_moments(x, a, noise):
+            mean, std, *jacobians = function(x[..., : self.n], a, noise)
+            value, gradient = own_gradient(self.log_discount, x[..., : self.n])
+            c = (x[..., self.n] + value)[..., None]
+            mean = tf.concat([mean, tf.reduce_mean(c, 1)], -1)
+            std = tf.concat([std, tf.math.reduce_std(c, 1)], -1)
+            return mean, std, *_bordered(*jacobians, tf.reduce_mean(gradient, 1))
 
-    def linearize(x, a):
-        mu, *jacobians = problem.linearize(x[:, :n], a)
-        value, gradient = own_gradient(log_discount, x[:, :n])
-        return tf.concat([mu, x[:, n:] + value[:, None]], -1), *bordered(*jacobians, gradient)
+        return linearize_moments
 
-    def linearize_moments(x, a, noise):
-        mean, std, *jacobians = problem.linearize_moments(x[..., :n], a, noise)
-        value, gradient = own_gradient(log_discount, x[..., :n])
-        c = (x[..., n] + value)[..., None]
-        mean = tf.concat([mean, tf.reduce_mean(c, 1)], -1)
-        std = tf.concat([std, tf.math.reduce_std(c, 1)], -1)
-        return mean, std, *bordered(*jacobians, tf.reduce_mean(gradient, 1))
 
-    return dataclasses.replace(
-        problem,
-        state_size=n + 1,
-        step=transition(problem.step),
-        sample_step=transition(problem.sample_step),
-        filter=transition(problem.filter),
-        reward=lambda x: problem.reward(x[..., :n]) * weight(x[..., n]),
-        value=problem.value and value,
-        linearize=problem.linearize and linearize,
-        linearize_moments=problem.linearize_moments and linearize_moments,
-        log_prob=of_transition(problem.log_prob),
-        old_log_prob=of_transition(problem.old_log_prob),
-        constraint=of_z(problem.constraint),
-        decode=of_z(problem.decode),
-        policy=problem.policy and (lambda x, noise=None: problem.policy(x[..., :n], noise)),
-    )
+def _weight(c):
+    return tf.exp(-tf.nn.relu(-c))
+
+
+def _bordered(jac_z, jac_a, gradient):
+    """Jacobians [N, n + 1, n + 1], [N, n + 1, m] of (z, c) from those of z and dc'/dz [N, n]."""
+    rows = tf.concat([jac_z, gradient[:, None]], 1)
+    column = tf.pad(tf.ones_like(gradient[:, :1]), [[0, 0], [gradient.shape[-1], 0]])  # c moves c' alone
+    return tf.concat([rows, column[..., None]], -1), tf.pad(jac_a, [[0, 0], [0, 1], [0, 0]])
 
 
 def start_survival(z0: tf.Tensor) -> tf.Tensor:

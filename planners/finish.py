@@ -41,10 +41,10 @@ class Finished(NamedTuple):
     damping: tf.Tensor
 
 
-def finish(
+def improve_executable(
     problem: LatentProblem, z0: tf.Tensor, actions: tf.Tensor, count: int, limit: tf.Tensor, residuals: Callable
 ) -> tuple[Finished, tf.Tensor]:
-    """Finish plans that start in z0 [B, n].
+    """Finishes plans that start in z0 [B, n]: clips and rolls them out, then improves them.
 
     Args:
         problem: the latent problem.
@@ -60,7 +60,7 @@ def finish(
     start = _feasible(problem, z0, actions, tf.fill([z0.shape[0]], tf.cast(DAMPING, z0.dtype)))
 
     def body(k, plan, history):
-        plan = _improve(problem, z0, plan, residuals)
+        plan = _projected_step(problem, z0, plan, residuals)
         return k + 1, plan, history.write(k, plan.score)
 
     history = tf.TensorArray(z0.dtype, count, element_shape=[z0.shape[0]])
@@ -79,7 +79,7 @@ def _feasible(problem, z0, actions, damping):
     return Finished(states, actions, tf.reduce_sum(objective_rewards(problem, states), -1), excess, damping)
 
 
-def _improve(problem, z0, plan, residuals):
+def _projected_step(problem, z0, plan, residuals):
     """One projected step with a line search. If no step size helps, the plan stays and its damping grows."""
     _, A, B = linearize(problem, z0, plan.states, plan.actions)
     rho, g = own_gradient(residuals, plan.states)

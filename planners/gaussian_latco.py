@@ -84,7 +84,7 @@ class GaussianLatCo(LatCo):
         mean, std, _ = tf.scan(step, inputs, start)
         return tf.transpose(mean, [1, 0, 2]), actions, tf.transpose(std, [1, 0, 2])
 
-    def _finish(self, z0, actions, noise, steps):
+    def _run_finish(self, z0, actions, noise, steps):
         del steps
         bound = self.problem.a_max
         plan = self._rollout(z0, tf.clip_by_value(actions, -bound, bound), noise)

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from optimizers import LatentProblem, Plan, Planner, random_actions, warm_actions
 from planners.augmented import augmented_residuals
-from planners.finish import finish
+from planners.finish import improve_executable
 from planners.least_squares import block_tridiagonal_step, condensed_step
 from planners.linearization import linearize, own_gradient
 from planners.multipliers import action_violation, scale_multipliers
@@ -110,7 +110,7 @@ class LatCo(Planner):
         super().__init__(
             problem, horizon, iterations + finish, jit_compile=jit_compile and self.solver in XLA_SOLVERS, **options
         )
-        self.finish = finish
+        self.finish_steps = finish
         self.damping, self.eta, self.reward_residual = damping, eta, reward_residual
         self.eps = {"lam": eps_dyn, "nu": eps_act, "kappa": eps_con}
         self.first_duals = {"lam": lam_init, "nu": nu_init, "kappa": kappa_init}
@@ -133,7 +133,7 @@ class LatCo(Planner):
             metrics=tf.zeros([z0.shape[0], len(self.CURVES)], z0.dtype),
             non_finite=tf.zeros([z0.shape[0]], tf.int32),
         )
-        search_limit = tf.minimum(limit, self.iterations - self.finish)
+        search_limit = tf.minimum(limit, self.iterations - self.finish_steps)
         search, history, count = self._loop(lambda k, s: self._iterate(k, z0, noise, s), search, search_limit)
         residuals = self._residuals(search.plan, self._predict(z0, search.plan, noise), noise)
         finite, search = self._after_step(count, residuals, search)
@@ -143,33 +143,33 @@ class LatCo(Planner):
         actions, states, rewards = best_finite(self.problem, z0, candidates)
         non_finite = search.non_finite + tf.cast(~finite, tf.int32)
         plan = Plan(actions, states, rewards, curves, count, non_finite, actions[:, None])
-        return self._finished(z0, plan, noise, limit) if self.finish else plan
+        return self._with_finish(z0, plan, noise, limit) if self.finish_steps else plan
 
-    def _finished(self, z0, plan, noise, limit):
+    def _with_finish(self, z0, plan, noise, limit):
         """The plan after its finish, or unchanged if `limit` ends the search before it."""
-        steps = tf.maximum(limit - (self.iterations - self.finish), 0)
-        end, scores = self._finish(z0, plan.actions, noise, steps)
+        steps = tf.maximum(limit - (self.iterations - self.finish_steps), 0)
+        end, scores = self._run_finish(z0, plan.actions, noise, steps)
         zero, held = tf.zeros_like(scores), tf.ones_like(scores)
         tails = {"reward": scores, "dynamics_violation": zero, "action_violation": zero}
         tails["constraint_violation"] = end.excess[:, None] * held
         curves = {}
         for name, curve in plan.curves.items():
             tail = tails.get(name, curve[:, -1:] * held)
-            curves[name] = tf.concat([curve[:, : -self.finish], tail], 1)
+            curves[name] = tf.concat([curve[:, : -self.finish_steps], tail], 1)
         rewards = self.problem.reward(rollout(self.problem.step, z0, end.actions))
         finished = (end.actions, end.states, rewards, curves, plan.iterations + steps, plan.non_finite)
         finished = Plan(*finished, warm_starts=end.actions[:, None])
         choose = lambda new, old: None if new is None else tf.where(steps > 0, new, old)
         return tf.nest.map_structure(choose, finished, plan)
 
-    def _finish(self, z0, actions, noise, steps):
-        """Finishes the plan with `actions` [B, H, m]; also returns its score after each step [B, finish]."""
+    def _run_finish(self, z0, actions, noise, steps):
+        """Finishes the plan with `actions` [B, H, m]; also returns its score after each step [B, finish_steps]."""
 
         def residuals(states):
             rewards, value = self.problem.reward(states), terminal_value(self.problem, states)
             return objective_residuals(self.problem, self.reward_residual, rewards, value)
 
-        return finish(self.problem, z0, actions, self.finish, steps, residuals)
+        return improve_executable(self.problem, z0, actions, self.finish_steps, steps, residuals)
 
     def _iterate(self, k, z0, noise, search):
         """Update the multipliers for the current plan, then take step k + 1 from it.

@@ -68,14 +68,14 @@ class PlanState(NamedTuple):
         return WarmStart(actions, np.where(is_first, 0, np.maximum(H - self.cursor, 0)).astype(np.int32))
 
 
-def plan_metrics(plan: Plan, finish: int) -> dict[str, np.ndarray]:
+def plan_metrics(plan: Plan, finish_steps: int) -> dict[str, np.ndarray]:
     """The end of the search for each plan [B], by the names of metrics.
 
     Args:
         plan: of B environments.
-        finish: as of the planner. A finish leaves no violation, so that violations are the last ones before it.
+        finish_steps: as of the planner. A finish leaves no violation, so that violations are the last ones before it.
     """
-    row = {name: -1 - finish for name in ("dynamics_violation", "action_violation")}
+    row = {name: -1 - finish_steps for name in ("dynamics_violation", "action_violation")}
     curves = {name: curve for name, curve in plan.curves.items() if name != "reward"}
     metrics = {f"plan/{name}": curve[:, row.get(name, -1)].numpy() for name, curve in curves.items()}
     if plan.value is not None:

@@ -7,7 +7,7 @@ from problems import SEED, curved, far, linear_quadratic, ridge, shifted_root
 from scipy.optimize import lsq_linear
 
 from optimizers import LatentProblem
-from planners.finish import finish
+from planners.finish import improve_executable
 from planners.gaussian_latco import GaussianLatCo
 from planners.latco import LatCo
 from planners.trajectories import rollout
@@ -40,7 +40,9 @@ def test_the_finish_ends_at_the_bounded_optimum():
     problem = bounded()
     # Both coordinates' errors as residuals: their squares sum to minus the return, so that the optima are the same.
     errors = lambda z: tf.constant(np.sqrt(WEIGHTS)) * (z - tf.constant(TARGET))
-    plan, scores = finish(problem, tf.constant(z0), tf.constant(np.full([2, H, 1], 3.0)), 30, tf.constant(30), errors)
+    plan, scores = improve_executable(
+        problem, tf.constant(z0), tf.constant(np.full([2, H, 1], 3.0)), 30, tf.constant(30), errors
+    )
     expected = np.stack([bounded_optimum(start, H) for start in z0])
     held = np.abs(expected) > BOUND - 1e-6
     assert held.any() and not held.all(), "some actions are at their bounds, some are not"
@@ -54,7 +56,7 @@ def test_the_finish_takes_as_many_steps_as_it_is_told():
     problem, z0 = bounded(), tf.zeros([1, 2], tf.float64)
     errors = lambda z: z - tf.constant(TARGET)
     start = tf.zeros([1, 6, 1], tf.float64)
-    ends = [finish(problem, z0, start, 5, tf.constant(limit), errors) for limit in (0, 2, 5)]
+    ends = [improve_executable(problem, z0, start, 5, tf.constant(limit), errors) for limit in (0, 2, 5)]
     np.testing.assert_array_equal(ends[0][0].actions, start)
     np.testing.assert_array_equal(ends[1][1][:, :2], ends[2][1][:, :2])
     np.testing.assert_array_equal(ends[1][1][:, 2:], np.repeat(ends[1][0].score[:, None], 3, 1))
@@ -69,7 +71,7 @@ def test_the_finish_does_not_break_a_state_constraint_further():
     errors = lambda z: z - tf.constant(TARGET)
     start = tf.fill([1, 8, 1], tf.constant(0.05, tf.float64))
     z0 = tf.zeros([1, 2], tf.float64)
-    kept, free = (finish(p, z0, start, 10, tf.constant(10), errors)[0] for p in (asked, problem))
+    kept, free = (improve_executable(p, z0, start, 10, tf.constant(10), errors)[0] for p in (asked, problem))
     assert np.all(free.states[..., 1].numpy().max() > 0.35)
     assert np.all(kept.states[..., 1] <= 0.3) and kept.excess == 0.0
 
