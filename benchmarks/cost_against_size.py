@@ -35,9 +35,10 @@ from evaluation.files import check_writable
 from optimizers import Planner
 from planners.cem import CEM
 from planners.latco import CROSSOVER, LatCo
-from tools.command_line import Parser, positive
+from tools.command_line import Parser, picture, positive
 from tools.errors import UserError
 from tools.files import append_json
+from tools.program import run_program
 from tools.revision import git_revision
 
 Line = dict[str, Any]
@@ -164,39 +165,43 @@ def read_lines(path: Path) -> list[Line]:
     raise UserError(f"{path} is not a file that this program wrote, or damaged: choose another --out.")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Prints one JSON line per measurement; exit code 2 for bad input."""
+def parse_options(argv: Sequence[str]) -> argparse.Namespace:
+    """The options of this program. Raises UserError."""
     parser = Parser(
         prog="python benchmarks/cost_against_size.py", description=__doc__, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="FILE", help="lines are appended to it, and found in it")
-    add("--figure", type=Path, metavar="FILE", help="the picture (.png, .pdf)")
+    add("--figure", type=picture, metavar="FILE", help="the picture (.png, .pdf)")
     add("--sweeps", nargs="+", choices=[*SWEEPS, "crossing"], default=list(SWEEPS), help="default: all but crossing")
     add("--sizes", nargs="+", type=positive, default=[32, 64, 128], metavar="N", help="state sizes of the crossing")
     add("--repeats", type=positive, default=5, metavar="N", help="default: 5")
     add("--limit", type=positive, default=10, metavar="S", help="seconds of an iteration, at most (default: 10)")
     add("--clock", choices=list(CLOCKS), default="wall", help="cpu: of this process, for one core")
-    try:
-        options = parser.parse_args(argv)
-        if options.figure and options.figure.suffix not in (".png", ".pdf"):
-            raise UserError(f"--figure {options.figure} is neither a .png nor a .pdf: choose one of these.")
-        if min(options.sizes) < 8:
-            raise UserError(f"--sizes {min(options.sizes)} is too small a state: give at least 8.")
-        for path in filter(None, (options.out, options.figure)):
-            check_writable(path)
-        lines = read_lines(options.out)
-        tail = {"peak_gflops": round(measure_peak() / 1e9), **git_revision()}
-        for line in measure(options, lines):
-            lines.append(line | tail)
-            append_json(options.out, lines[-1])
-            print(json.dumps(lines[-1]), flush=True)
-        if options.figure:
-            figures.save(draw(lines), options.figure)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    options = parser.parse_args(argv)
+    if min(options.sizes) < 8:
+        raise UserError(f"--sizes {min(options.sizes)} is too small a state: give at least 8.")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints one JSON line per measurement and returns the exit code, see `tools.program`."""
+    return run_program(_measure, argv, lambda: "the same command goes on after the last line of --out")
+
+
+def _measure(argv: Sequence[str]) -> int:
+    options = parse_options(argv)
+    for path in filter(None, (options.out, options.figure)):
+        check_writable(path)
+    lines = read_lines(options.out)
+    tail = {"peak_gflops": round(measure_peak() / 1e9), **git_revision()}
+    for line in measure(options, lines):
+        lines.append(line | tail)
+        append_json(options.out, lines[-1])
+        print(json.dumps(lines[-1]), flush=True)
+    if options.figure:
+        figures.save(draw(lines), options.figure)
     return 0
 
 

@@ -53,9 +53,10 @@ from benchmarks.plan_losses import Starts, rounded, start_states
 from benchmarks.planning import measure_peak
 from evaluation.episodes import episode_seeds
 from evaluation.files import check_writable
-from tools.command_line import Parser, count, positive
+from tools.command_line import Parser, count, picture, positive, seconds
 from tools.errors import UserError
 from tools.files import append_json
+from tools.program import run_program
 from tools.revision import git_revision
 from training.logdir import check_task
 
@@ -176,18 +177,7 @@ def best_settings(lines: Sequence[Line], planner: str) -> Settings:
     return max(scored, key=lambda line: line["score"])["settings"] if scored else {}
 
 
-def seconds(text: str) -> float:
-    """A number of seconds above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return value
-
-
-def parse_options(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of this program, and the words that override settings of the run. Raises UserError."""
     parser = Parser(
         prog="python benchmarks/leaderboard.py", description=__doc__, allow_abbrev=False,
@@ -207,7 +197,7 @@ def parse_options(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[
     add("--repeats", type=positive, default=3, metavar="N", help="of timings (default: 3)")
     add("--envs", type=positive, default=4, metavar="N", help="environments at a time (default: 4)")
     add("--task", metavar="NAME", help="which of the run's tasks (default: the first)")
-    add("--figure", type=Path, metavar="FILE", help="a picture of return against seconds (.png, .pdf)")
+    add("--figure", type=picture, metavar="FILE", help="a picture of return against seconds (.png, .pdf)")
     add("--table", type=Path, metavar="FILE", help="the table in Markdown")
     parser.add_argument_group("--KEY VALUE", "any setting of config.yaml that the weights do not depend on")
     options, overrides = parser.parse_known_args(argv)
@@ -216,26 +206,24 @@ def parse_options(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[
         agent_class(planner)  # refuses an unknown one
         if planner not in SPACES:
             raise UserError(f"{planner} does not search, so that no time can be given to it: leave it out.")
-    if options.figure and options.figure.suffix not in (".png", ".pdf"):
-        raise UserError(f"--figure {options.figure} is neither a .png nor a .pdf: choose one of these.")
     return options, overrides
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the lines that are new; exit code 2 for bad input."""
-    try:
-        options, overrides = parse_options(argv)
-        for path in filter(None, (options.out, options.figure, options.table)):
-            check_writable(path)
-        for board in compete(options, overrides):  # anew after each line: what was measured is not lost
-            results = board.results()
-            if results and options.figure:
-                figures.save(draw(results), options.figure)
-            if results and options.table:
-                figures.save_text(table(results), options.table)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Prints the lines that are new and returns the exit code, see `tools.program`."""
+    return run_program(_rank, argv, lambda: "the same command goes on after the last line of --out")
+
+
+def _rank(argv: Sequence[str]) -> int:
+    options, overrides = parse_options(argv)
+    for path in filter(None, (options.out, options.figure, options.table)):
+        check_writable(path)
+    for board in compete(options, overrides):  # anew after each line: what was measured is not lost
+        results = board.results()
+        if results and options.figure:
+            figures.save(draw(results), options.figure)
+        if results and options.table:
+            figures.save_text(table(results), options.table)
     return 0
 
 

@@ -44,9 +44,11 @@ from benchmarks.open_loop_data import Data, read_data
 from benchmarks.open_loop_errors import OpenLoop, Result, typical
 from benchmarks.open_loop_figure import draw_curves, draw_frames
 from episodes.replay import Replay
+from tools.command_line import Parser, count, positive, seconds
 from tools.config import Config, load_config
 from tools.errors import UserError
 from tools.files import append_json
+from tools.program import run_program
 from tools.revision import git_revision
 from world_model.open_loop import CONTEXT
 
@@ -178,26 +180,9 @@ def parse_data(words: Sequence[str]) -> dict[str, Path]:
     return folders
 
 
-def _at_least(smallest: int):
-    def number(text: str) -> int:
-        if not text.isdecimal() or not smallest <= int(text) < 2**31:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {smallest} on")
-        return int(text)
-
-    return number
-
-
-def _seconds(text: str) -> float:
-    if not float(text) > 0:  # NaN, too
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time in seconds")
-    return float(text)
-
-
-def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The options; what they do not know overrides settings of config.yaml for all variants."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+def parse_options(argv: Sequence[str]) -> argparse.Namespace:
+    """The options; what they do not know overrides settings of config.yaml for all variants. Raises UserError."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--data", action="append", required=True, metavar="NAME=FOLDER", help="may be given repeatedly")
     parser.add_argument("--out", type=Path, required=True, help="folder for open_loop.jsonl and the pictures")
     parser.add_argument("--preset", nargs="*", default=[], help="presets of config.yaml stacked on defaults")
@@ -208,18 +193,18 @@ def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME[='WORDS']",
         help=f"{', '.join(VARIANTS)}, or a name with the words of a command line that make it (default: all three)",
     )
-    parser.add_argument("--updates", type=_at_least(1), default=1000, help="of the world model, for each variant")
+    parser.add_argument("--updates", type=positive, default=1000, help="of the world model, for each variant")
     parser.add_argument(
         "--limit_seconds",
-        type=_seconds,
+        type=seconds,
         default=math.inf,
         help="stop the training of a variant after this time, its first update not counted; the variants may then have "
         "unequal numbers of updates",
     )
-    parser.add_argument("--horizon", type=_at_least(1), default=30, help="steps to predict")
-    parser.add_argument("--chunks", type=_at_least(1), default=60, help="held-out chunks at most")
-    parser.add_argument("--samples", type=_at_least(0), default=10, help="rollouts with noise")
-    parser.add_argument("--seed", type=_at_least(0), default=0, help="of the weights, the batches and the noise")
+    parser.add_argument("--horizon", type=positive, default=30, help="steps to predict")
+    parser.add_argument("--chunks", type=positive, default=60, help="held-out chunks at most")
+    parser.add_argument("--samples", type=count, default=10, help="rollouts with noise")
+    parser.add_argument("--seed", type=count, default=0, help="of the weights, the batches and the noise")
     args, overrides = parser.parse_known_args(argv)
     args.overrides = overrides
     args.variants, args.data = parse_variants(args.variants), parse_data(args.data)
@@ -227,28 +212,29 @@ def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints one JSON line for each data set and variant and writes the pictures; exit code 2 for bad input."""
-    try:
-        args = parse_options(argv)
-        shared = ["--configs", "defaults", *args.preset, *args.overrides]
-        configs = {
-            label: load_config([*shared, *words, "--seed", str(args.seed)]) for label, words in args.variants.items()
-        }
-        # All data are read first, so that bad data fail before any training.
-        first = next(iter(configs.values()))
-        sets = [read_data(name, path, first, args.horizon, args.chunks) for name, path in args.data.items()]
-        make_folder(args.out)
-        results: dict[str, list[Result]] = {}
-        for data in sets:
-            results[data.name] = []
-            for result, row in compare(data, configs, args):
-                results[data.name].append(result)
-                write(args.out, row)
-            draw_frames(data, results[data.name]).savefig(args.out / f"open_loop_{data.name}.png")
-        draw_curves(results).savefig(args.out / "open_loop.png")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Prints one JSON line for each data set and variant, writes the pictures and returns the exit code, see
+    `tools.program`."""
+    return run_program(_compare, argv, lambda: "the same command starts anew; lines that were printed are complete")
+
+
+def _compare(argv: Sequence[str]) -> int:
+    args = parse_options(argv)
+    shared = ["--configs", "defaults", *args.preset, *args.overrides]
+    configs = {
+        label: load_config([*shared, *words, "--seed", str(args.seed)]) for label, words in args.variants.items()
+    }
+    # All data are read first, so that bad data fail before any training.
+    first = next(iter(configs.values()))
+    sets = [read_data(name, path, first, args.horizon, args.chunks) for name, path in args.data.items()]
+    make_folder(args.out)
+    results: dict[str, list[Result]] = {}
+    for data in sets:
+        results[data.name] = []
+        for result, row in compare(data, configs, args):
+            results[data.name].append(result)
+            write(args.out, row)
+        draw_frames(data, results[data.name]).savefig(args.out / f"open_loop_{data.name}.png")
+    draw_curves(results).savefig(args.out / "open_loop.png")
     return 0
 
 

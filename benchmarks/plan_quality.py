@@ -65,9 +65,10 @@ from benchmarks.execution import play_scripted
 from benchmarks.plan_figure import draw
 from evaluation.episodes import episode_seeds
 from evaluation.files import check_writable
-from tools.command_line import Parser, count, positive
+from tools.command_line import Parser, count, picture, positive
 from tools.errors import UserError, unknown
 from tools.files import append_json
+from tools.program import run_program
 from tools.revision import git_revision
 from training.logdir import check_task
 
@@ -167,7 +168,7 @@ def executed(
         batch.close()
 
 
-def parse_options(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of this program, and the words that override settings of the run. Raises UserError."""
     parser = Parser(
         prog="python benchmarks/plan_quality.py",
@@ -192,35 +193,33 @@ def parse_options(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[
     add("--best_of", type=count, default=32, metavar="N", help="size of the search for the best plans (default: 32)")
     add("--envs", type=positive, default=4, metavar="N", help="environments at a time (default: 4)")
     add("--task", metavar="NAME", help="which of the run's tasks (default: the first)")
-    add("--figure", type=Path, metavar="FILE", help="draw the lines of --execute into this picture (.png, .pdf)")
+    add("--figure", type=picture, metavar="FILE", help="draw the lines of --execute into this picture (.png, .pdf)")
     parser.add_argument_group("--KEY VALUE", "any setting of config.yaml that the weights do not depend on")
     options, overrides = parser.parse_known_args(argv)
     if options.figure and not options.execute:
         raise UserError("--figure draws what --execute finds out: give both.")
-    if options.figure and options.figure.suffix not in (".png", ".pdf"):
-        raise UserError(f"--figure {options.figure} is neither a .png nor a .pdf: choose one of these.")
     return options, overrides
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints one JSON line for each variant; exit code 2 for bad input."""
-    try:
-        options, overrides = parse_options(argv)
-        variants = parse_variants(options, overrides)
-        for path in filter(None, (options.out, options.figure)):
-            check_writable(path)
-        rows, revision = [], git_revision()  # now: commits may be made meanwhile
-        for line in executed(options, variants, overrides) if options.execute else plans_only(options, variants):
-            row = line | revision
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-            if options.out:
-                append_json(options.out, row)
-            if options.figure:  # anew after each line: what was measured is not lost
-                figures.save(draw(rows), options.figure)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Prints one JSON line for each variant and returns the exit code, see `tools.program`."""
+    return run_program(_compare, argv, lambda: "the same command starts anew; lines that were printed are complete")
+
+
+def _compare(argv: Sequence[str]) -> int:
+    options, overrides = parse_options(argv)
+    variants = parse_variants(options, overrides)
+    for path in filter(None, (options.out, options.figure)):
+        check_writable(path)
+    rows, revision = [], git_revision()  # now: commits may be made meanwhile
+    for line in executed(options, variants, overrides) if options.execute else plans_only(options, variants):
+        row = line | revision
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+        if options.out:
+            append_json(options.out, row)
+        if options.figure:  # anew after each line: what was measured is not lost
+            figures.save(draw(rows), options.figure)
     return 0
 
 

@@ -1,9 +1,10 @@
-"""Command lines beside planning_agent.py's: options of the program itself, and kinds of numbers."""
+"""Command lines beside planning_agent.py's: options of the program itself, and kinds of values."""
 
 import argparse
 import contextlib
 import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from tools.errors import UserError
@@ -30,6 +31,24 @@ def positive(text: str) -> int:
     if not number:
         raise argparse.ArgumentTypeError("'0' is too few: give at least 1")
     return number
+
+
+def seconds(text: str) -> float:
+    """A number of seconds above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not number > 0.0:  # NaN, too
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return number
+
+
+def picture(text: str) -> Path:
+    """A file for a picture."""
+    if Path(text).suffix not in (".png", ".pdf"):
+        raise argparse.ArgumentTypeError(f"{text} is neither a .png nor a .pdf: choose one of these")
+    return Path(text)
 
 
 def print_to_stderr() -> None:
