@@ -26,7 +26,7 @@ from tools.errors import UserError
 from tools.files import writing
 from tools.program import run_program
 from tools.schema import read_schema
-from training.logdir import WEIGHTS
+from training.logdir import SETTINGS_FILE, WEIGHTS
 from training.weights import write_weights
 
 PLACES = ("init_from", "logdir", "offline_dir")  # settings that name folders of the machine
@@ -44,14 +44,14 @@ def ship(logdir: Path, out: Path, overrides: Sequence[str] = ()) -> dict[str, An
         UserError: see `agents.load_agent` and `training.weights.write_weights`; or `out` holds a run or a model
             already, or cannot be written.
     """
-    if (out / "config.yaml").exists() or (out / WEIGHTS).exists():
+    if (out / SETTINGS_FILE).exists() or (out / WEIGHTS).exists():
         raise UserError(f"{out} holds a run or a model already: move it away, or choose another --out.")
     agent = load_agent(logdir, overrides)
     settings = read_schema().settings
     with writing(out, "choose another --out"):
         out.mkdir(parents=True, exist_ok=True)
         file = write_weights(agent.checkpointed, out)
-        agent.config.replace(**{key: settings[key].default for key in PLACES}).save(out / "config.yaml")
+        agent.config.replace(**{key: settings[key].default for key in PLACES}).save(out / SETTINGS_FILE)
     return {
         "task": agent.config.task,
         "planner": agent.config.planner,

@@ -140,7 +140,10 @@ def _report(statuses: Sequence[Status], before: int) -> int:
     """Prints what failed and how many are done, and returns the exit code."""
     failed = [status for status in statuses if status.state == "failed"]
     for status in failed:
-        print(f"failed: {status.run.name}, {status.message} (see {status.run.folder / 'sweep.log'})", file=sys.stderr)
+        print(
+            f"failed: {status.run.name}, {status.message} (see {status.run.folder / supervisor.LOG_FILE})",
+            file=sys.stderr,
+        )
     done = sum(status.state == "done" for status in statuses)
     print(f"{done} of {len(statuses)} runs are done, {before} of them from before; {len(failed)} failed.")
     return 1 if failed else 0

@@ -13,7 +13,7 @@ from analysis import runs as logs
 from analysis.statistics import Estimate, over_seeds
 from tools.command_line import note
 from tools.errors import UserError
-from training.logdir import method_of, read_config
+from training.logdir import EVALUATIONS_FILE, SETTINGS_FILE, method_of, read_config
 
 
 class Row(NamedTuple):
@@ -47,9 +47,9 @@ def read_evaluations(sources: Sequence[Path]) -> list[dict[str, Any]]:
     """The lines of all files, as they follow each other, each file once. Raises UserError."""
     paths: dict[str, Path] = {}
     for source in sources:
-        found = [source] if source.is_file() else list(logs.find_files(source, logs.EVALUATIONS_FILE))
+        found = [source] if source.is_file() else list(logs.find_files(source, EVALUATIONS_FILE))
         if not found:
-            raise UserError(f"{source} holds no {logs.EVALUATIONS_FILE}: evaluate its runs first, by evaluate.py.")
+            raise UserError(f"{source} holds no {EVALUATIONS_FILE}: evaluate its runs first, by evaluate.py.")
         for path in found:
             paths.setdefault(os.path.realpath(path), path)
     lines = [
@@ -132,7 +132,7 @@ def _group(line: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
 def _model(line: Mapping[str, Any]) -> str:
     """The method of the run that an evaluation is of, which may lie on another machine."""
     logdir = Path(line["logdir"])
-    if os.path.isfile(logdir / "config.yaml"):
+    if os.path.isfile(logdir / SETTINGS_FILE):
         return logs.printable(method_of(logdir, read_config(logdir)))
     return logs.printable(logdir.parent.name) if logdir.name.isdecimal() else line["method"]
 

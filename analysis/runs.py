@@ -15,11 +15,9 @@ import numpy as np
 import envs
 from tools.command_line import note
 from tools.errors import UserError
-from tools.metric_names import own_name
+from tools.metric_names import METRICS_FILE, own_name
 from training.logdir import method_of, read_config
 
-METRICS_FILE = "metrics.jsonl"
-EVALUATIONS_FILE = "evaluations.jsonl"
 LARGEST = 1e100  # of what is drawn: squares of larger values leave the range of a float
 LAST_STEP = 2**53  # whole numbers beyond are no longer exact in figures
 

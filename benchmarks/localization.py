@@ -36,6 +36,7 @@ from tools.command_line import Parser, count
 from tools.errors import UserError
 from tools.program import run_program
 from tools.revision import git_revision
+from training.logdir import EPISODES
 
 HELD_OUT = 5  # every fifth episode is for the errors
 STEPS = (1, 2, 5, 10, 20, 30)
@@ -151,7 +152,7 @@ def _measure(argv: Sequence[str]) -> int:
     parser.add_argument("--near", type=float, default=0.1, metavar="M", help="distance to the goal that counts as near")
     args, overrides = parser.parse_known_args(argv)
     agent = load_agent(args.logdir, overrides)
-    folder = args.data or Path(args.logdir).expanduser() / "episodes"
+    folder = args.data or Path(args.logdir).expanduser() / EPISODES
     episodes = [read_episode(file) for file in episode_files(folder)]
     if len(episodes) < 2 * HELD_OUT or "state" not in episodes[0]:
         raise UserError(f"{folder} needs {2 * HELD_OUT} episodes with the simulator's state: give another --data.")

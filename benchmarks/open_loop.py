@@ -54,6 +54,7 @@ from world_model.open_loop import CONTEXT
 
 # label -> words that make it of the settings all variants share.
 VARIANTS = {name: ["--dynamics", name] for name in ("rssm", "ssm", "deterministic")}
+LINES_FILE = "open_loop.jsonl"
 HORIZONS = (1, 5, 10, 20, 30)  # steps whose errors are printed
 
 
@@ -138,7 +139,7 @@ def make_folder(out: Path) -> None:
     """Makes the folder for the results if need be. Raises UserError unless it can be written to."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "open_loop.jsonl").touch()
+        (out / LINES_FILE).touch()
     except OSError as error:
         raise UserError(f"{out} cannot be written to ({error.strerror}): choose another --out.") from error
 
@@ -146,7 +147,7 @@ def make_folder(out: Path) -> None:
 def write(out: Path, row: dict) -> None:
     """Prints a line of JSON and appends it to open_loop.jsonl."""
     print(json.dumps(row, allow_nan=False), flush=True)
-    append_json(out / "open_loop.jsonl", row)
+    append_json(out / LINES_FILE, row)
 
 
 def parse_variants(words: Sequence[str]) -> dict[str, list[str]]:

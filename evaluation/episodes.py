@@ -16,6 +16,7 @@ from tools.memory import enough_memory
 from tools.progress import ProgressLine
 from training.agent import Agent, Transition
 from training.driver import Driver, Episode, alike, play
+from training.logdir import EPISODES
 
 PLAN_EXTRAS = ("plan_start", "plan_states")
 
@@ -79,7 +80,7 @@ def run_episodes(
     """
     count = min(num_envs, len(seeds))
     # What the run's own episodes report is 0 where these report none.
-    folder = Path(agent.config.logdir).expanduser() / "episodes"
+    folder = Path(agent.config.logdir).expanduser() / EPISODES
     reported = reported_outcomes(folder if len(envs.split_tasks(agent.config.task)) == 1 else folder / task)
     driver = Driver(envs.make_vector_env(agent.config, count, agent.config.seed, task), reported)
     policy = EvaluationPolicy(agent, driver, keep_plans=bool(with_plans))

@@ -21,6 +21,7 @@ from tools.files import remove_empty, writing
 from tools.logger import write_video
 from training.agent import Agent
 from training.driver import Episode
+from training.logdir import EVALUATIONS_FILE
 
 # Columns of the table on the standard error output: names in a row, and headings.
 TABLE = {
@@ -32,7 +33,7 @@ LONGEST_NAME = 200  # bytes of a folder's name; file systems have 255, and a num
 
 
 FOLDER = "evaluations"  # of the pictures
-LINES = "evaluations.jsonl"
+TABLE_FILE = "episodes.csv"
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,14 @@ def find_places(logdir: Path, out: Path | None = None) -> Places:
     if out:
         check_writable(out, "choose another --out")
     try:
-        for file in (logdir / LINES, logdir / FOLDER / "episodes.csv"):
+        for file in (logdir / EVALUATIONS_FILE, logdir / FOLDER / TABLE_FILE):
             check_writable(file, "give --out FILE, and all files go there")
     except UserError:
         if not out:
             raise
         note(f"{logdir} cannot be written: all files go to {out.parent}")
         return Places((out,), out.parent / FOLDER)
-    own = (logdir / LINES,)
+    own = (logdir / EVALUATIONS_FILE,)
     return Places((*own, out) if out else own, logdir / FOLDER)
 
 
@@ -106,7 +107,7 @@ def write_files(
     show: Collection[int],
 ) -> None:
     """Writes everything that the head of evaluate.py lists; without `media` the table and the plans of `show`."""
-    with (folder / "episodes.csv").open("w", newline="", encoding="utf-8") as file:
+    with (folder / TABLE_FILE).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

@@ -10,6 +10,7 @@ from typing import Any
 
 from sweeps import supervisor
 from sweeps.experiment import Run
+from tools.metric_names import METRICS_FILE
 
 FINISHED = ("done", "failed")
 
@@ -63,7 +64,7 @@ class Status:
     metrics: Metrics = field(init=False)
 
     def __post_init__(self) -> None:
-        self.metrics = Metrics(self.run.folder / "metrics.jsonl")
+        self.metrics = Metrics(self.run.folder / METRICS_FILE)
 
     def started(self, attempt: int, node: str, node_id: str) -> None:
         """Takes the news that an attempt started; news of an earlier attempt is old."""

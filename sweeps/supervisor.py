@@ -27,6 +27,8 @@ from pathlib import Path
 from tools.files import replaced
 from tools.lock import INHERITED, FolderInUseError, locked
 
+LOG_FILE = "sweep.log"  # in the folder of a run: what its program printed
+DONE_FILE = "done.json"  # there, too, when it is complete
 GUARD = (sys.executable, "-E", "-S", "-m", "sweeps.supervisor")
 BAD_INPUT = 2  # exit code for errors that a retry cannot fix
 LOCK_SECONDS = 300.0  # how long a run waits for another process in its folder; NFS frees a dead node's locks after 90
@@ -79,7 +81,7 @@ def supervise(
         with locked(folder, lock_seconds, node) as lock:
             if is_done(folder, identity):
                 return Outcome(0)
-            (folder / "done.json").unlink(missing_ok=True)  # of another command, or of fewer steps
+            (folder / DONE_FILE).unlink(missing_ok=True)  # of another command, or of fewer steps
             started()
             return _run(command, folder, identity, node, environment or {}, lock)
     except FolderInUseError as error:
@@ -91,7 +93,7 @@ def supervise(
 def _run(
     command: Sequence[str], folder: Path, identity: Sequence[str], node: str, environment: Mapping[str, str], lock: int
 ) -> Outcome:
-    log = folder / "sweep.log"
+    log = folder / LOG_FILE
     with log.open("a", encoding="utf-8") as file:
         file.write(f"--- {_now()} on {node}: {' '.join(command)}\n")
     start = time.monotonic()
@@ -102,7 +104,7 @@ def _run(
 def is_done(folder: Path, identity: Sequence[str]) -> bool:
     """Whether the run in a folder is complete and was started by the same words."""
     try:
-        mark = json.loads((folder / "done.json").read_text(encoding="utf-8"))
+        mark = json.loads((folder / DONE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(mark, dict) and mark.get("exit_code") == 0 and mark.get("command") == list(identity)
@@ -161,7 +163,7 @@ def guard(folder: Path, mark: Mapping[str, object], lock: int, grace: float, com
     start = time.monotonic()
     # A scheduler that ends a job tells all of its processes, and the program then saves before it ends.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with open(folder / "sweep.log", "ab") as output:
+    with open(folder / LOG_FILE, "ab") as output:
         program = subprocess.Popen(
             command,
             cwd=Path(command[1]).parent,
@@ -185,7 +187,7 @@ def guard(folder: Path, mark: Mapping[str, object], lock: int, grace: float, com
     code = program.wait()
     if code == 0:
         found = {"exit_code": code, "seconds": round(time.monotonic() - start, 3), "time": _now()}
-        with replaced(folder / "done.json") as file:
+        with replaced(folder / DONE_FILE) as file:
             file.write(json.dumps({**mark, **found}, indent=2) + "\n")
     with contextlib.suppress(BrokenPipeError):  # the worker is gone
         print(code, flush=True)

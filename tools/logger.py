@@ -25,7 +25,7 @@ from tensorboard.plugins.image import metadata as image_metadata
 
 from tools.errors import UserError
 from tools.files import append_json, writing
-from tools.metric_names import own_name
+from tools.metric_names import METRICS_FILE, own_name
 from tools.progress import ProgressLine
 
 # What TensorBoard's "Custom Scalars" page shows, in this order: (group, chart, metrics drawn into the chart).
@@ -86,7 +86,7 @@ class Logger:
         unit: str = "steps",
     ) -> None:
         self.logdir = Path(logdir)
-        self._metrics = self.logdir / "metrics.jsonl"
+        self._metrics = self.logdir / METRICS_FILE
         try:
             self.logdir.mkdir(parents=True, exist_ok=True)
             _cut_half_line(self._metrics)

@@ -1,4 +1,6 @@
-"""The names of metrics, as the logger writes and tables and figures read them."""
+"""The names of metrics and of their file, as the logger writes and tables and figures read them."""
+
+METRICS_FILE = "metrics.jsonl"
 
 
 def own_name(name: str, task: str) -> str:

@@ -16,6 +16,7 @@ from tools.errors import UserError
 from tools.metric_names import own_name
 from training.agent import Agent
 from training.driver import Driver, Episode, Policy
+from training.logdir import EPISODES
 
 
 class Collector:
@@ -36,7 +37,7 @@ class Collector:
         self.config, self.task, self.only_task, self.seed = config, task, len(tasks) == 1, agent.worker_seed
         self.repeat = envs.action_repeat(config.replace(task=task))
         self.replay = Replay(
-            folder / "episodes" if self.only_task else folder / "episodes" / task,
+            folder / EPISODES if self.only_task else folder / EPISODES / task,
             agent.device_batch_size,
             config.batch_length,
             config.replay_capacity // len(tasks),

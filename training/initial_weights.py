@@ -11,7 +11,7 @@ from tools.config import Config, keys_of, load_config
 from tools.errors import UserError
 from training import checkpoint_files
 from training.agent import Agent
-from training.logdir import WEIGHTS, check_same, find_logdir, shipped_models
+from training.logdir import CHECKPOINTS, SETTINGS_FILE, WEIGHTS, check_same, find_logdir, shipped_models
 from training.weights import read_weights, saved_parts
 
 # The part of a checkpoint that holds what a policy learns from. Only a resumed run needs it.
@@ -38,7 +38,7 @@ def restore_newest(parts: Mapping[str, Any], logdir: Path) -> None:
     if (logdir / WEIGHTS).is_file():
         read_weights(parts, logdir)
         return
-    checkpoint, folder = tf.train.Checkpoint(**parts), logdir / "checkpoints"
+    checkpoint, folder = tf.train.Checkpoint(**parts), logdir / CHECKPOINTS
     # Not an older one: a figure must be of the newest weights.
     if checkpoint_files.restore_newest(checkpoint, folder, partial=True, or_older=False) is None:
         raise UserError(f"{logdir} has no checkpoint yet: wait until the run has made one, or choose another --logdir.")
@@ -57,9 +57,9 @@ def start_from(agent: Agent, logdir: Path) -> None:
     """
     if str(logdir) in shipped_models():
         logdir = find_logdir(logdir)
-    if not (logdir / "config.yaml").is_file():
+    if not (logdir / SETTINGS_FILE).is_file():
         raise UserError(f"init_from is {logdir}, which holds no run: give the log directory of one.")
-    before = load_config([], saved=Config.load(logdir / "config.yaml"))
+    before = load_config([], saved=Config.load(logdir / SETTINGS_FILE))
     check_same(before, agent.config, keys_of("transitions", "weights"), logdir)
     parts = {name: part for name, part in agent.checkpointed.items() if name not in ("step", "rewards")}
     saved = _saved_parts(logdir)
@@ -73,7 +73,7 @@ def _saved_parts(logdir: Path) -> set[str]:
     """The names of the parts of a shipped model or in a run's newest checkpoint; none where there is nothing whole."""
     if (logdir / WEIGHTS).is_file():
         return saved_parts(logdir)
-    paths = checkpoint_files.saved_checkpoints(logdir / "checkpoints")
+    paths = checkpoint_files.saved_checkpoints(logdir / CHECKPOINTS)
     if not paths:
         return set()
     try:

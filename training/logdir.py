@@ -11,19 +11,24 @@ import envs
 from tools.config import Config, keys_of, load_config
 from tools.errors import UserError
 from tools.files import append_json, writing
+from tools.metric_names import METRICS_FILE
 from tools.revision import git_revision
 from tools.schema import DEPENDENTS
 
 # What a run writes into its log directory.
-FILES = ("config.yaml", "runs.jsonl", "metrics.jsonl")
+SETTINGS_FILE = "config.yaml"
+STARTS_FILE = "runs.jsonl"
+FILES = (SETTINGS_FILE, STARTS_FILE, METRICS_FILE)
+CHECKPOINTS, EPISODES = "checkpoints", "episodes"
+FOLDERS = (CHECKPOINTS, EPISODES, "images", "skipped_updates", "videos")
 WEIGHTS = "weights.npz"  # what a shipped model has instead of checkpoints
+EVALUATIONS_FILE = "evaluations.jsonl"  # what evaluate.py adds
 SHIPPED = Path(__file__).parent.parent / "shipped"
-FOLDERS = ("checkpoints", "episodes", "images", "skipped_updates", "videos")
 
 
 def read_config(logdir: Path) -> Config:
     """The settings of a run. Raises UserError for a file that is missing, damaged or of another program."""
-    path = logdir / "config.yaml"
+    path = logdir / SETTINGS_FILE
     config = Config.load(path)
     for key, kind, words in (("task", str, "a name"), ("planner", str, "a name"), ("seed", int, "a whole number")):
         if key not in config:
@@ -51,7 +56,7 @@ def find_logdir(place: str | os.PathLike[str]) -> Path:
         UserError: there is neither.
     """
     path = Path(place).expanduser()
-    if (path / "config.yaml").is_file():
+    if (path / SETTINGS_FILE).is_file():
         return path
     if str(place) in shipped_models():
         return SHIPPED / str(place)
@@ -68,7 +73,7 @@ def check_logdir(config: Config) -> None:
         UserError: the directory holds a run whose episodes or weights do not fit this config.
     """
     logdir = Path(config.logdir).expanduser()
-    saved = logdir / "config.yaml"
+    saved = logdir / SETTINGS_FILE
     check_places(logdir)
     if not os.path.exists(saved):
         return
@@ -94,8 +99,8 @@ def open_logdir(config: Config, argv: Sequence[str]) -> Path:
     logdir = Path(config.logdir).expanduser()
     check_logdir(config)
     with writing(logdir, "choose another --logdir"):  # also a name that is too long, as of many tasks
-        config.save(logdir / "config.yaml")
-        append_json(logdir / "runs.jsonl", _describe_start(argv))
+        config.save(logdir / SETTINGS_FILE)
+        append_json(logdir / STARTS_FILE, _describe_start(argv))
     return logdir
 
 

@@ -19,7 +19,7 @@ from training.collector import Collector
 from training.driver import Policy
 from training.evaluator import Evaluator
 from training.initial_weights import start_from
-from training.logdir import check_places
+from training.logdir import CHECKPOINTS, check_places
 from training.media import EvaluationMedia
 from training.metrics import RunMetrics
 from training.schedules import Every, Schedule
@@ -59,7 +59,7 @@ class TrainingRun:
             replays = [collector.replay for collector in collectors]
             self.replay = MixedReplay(replays, agent.device_batch_size, agent.worker_seed + len(tasks))
         self._check_offline()
-        self.checkpoints = Checkpoints(agent, self.replay, collectors, logdir / "checkpoints")
+        self.checkpoints = Checkpoints(agent, self.replay, collectors, logdir / CHECKPOINTS)
         if not self.checkpoints.restore() and c.init_from:
             start_from(agent, Path(c.init_from).expanduser())
         self._check_rewards()
