@@ -75,22 +75,9 @@ class BaseAgent:
         if c.deterministic:
             tf.config.experimental.enable_op_determinism()
         self.action_size, self.observation_space = action_space.shape[0], observation_space
-        state_size = observation_space["state"].shape[0] if c.state_probe and "state" in observation_space.spaces else 0
-        if c.state_probe and not state_size:
-            raise UserError(
-                f"{c.task} provides no simulator state to regress (several tasks have none in common): turn "
-                "state_probe off."
-            )
-        if c.cost_head and not envs.reports_cost(c):
-            raise UserError(f"The task {c.task} reports no cost, so cost_head has nothing to learn: turn it off.")
         self.rewards = RewardTransform(c.reward_transform, c.reward_bound, c.reward_normalization)
         with self.strategy.scope(), models.layer_precision(c.precision):
-            self.model = models.WorldModel(
-                self.action_size, stoch=c.stoch, deter=c.deter, hidden=c.hidden, act=c.act, min_std=c.min_std,
-                cnn_depth=c.cnn_depth, cnn_act=c.cnn_act, reward_layers=c.reward_layers, reward_units=c.reward_units,
-                dynamics=c.dynamics, latent=c.latent, classes=c.classes, unimix=c.unimix,
-                discount_head=c.discount_head, cost_head=c.cost_head, state_size=state_size,
-            )  # fmt: skip
+            self.model = self._make_model()
             self.optimizer = models.make_adam(c.model_lr, c.adam_eps, c.precision)
             self.optimizer.build(self.model.trainable_variables)
             # Built last, so that the world model's initial weights do not depend on value_head.
@@ -110,6 +97,24 @@ class BaseAgent:
         self.train_step = tf.function(self._train_step, autograph=False)
         self.filter = tf.function(self._filter, autograph=False)
         self.open_loop = tf.function(self._open_loop, autograph=False)
+
+    def _make_model(self) -> models.WorldModel:
+        """A world model with the settings' heads. Raises UserError where the task gives a head nothing to learn."""
+        c, spaces = self.config, self.observation_space.spaces
+        state_size = spaces["state"].shape[0] if c.state_probe and "state" in spaces else 0
+        if c.state_probe and not state_size:
+            raise UserError(
+                f"{c.task} provides no simulator state to regress (several tasks have none in common): turn "
+                "state_probe off."
+            )
+        if c.cost_head and not envs.reports_cost(c):
+            raise UserError(f"The task {c.task} reports no cost, so cost_head has nothing to learn: turn it off.")
+        return models.WorldModel(
+            self.action_size, stoch=c.stoch, deter=c.deter, hidden=c.hidden, act=c.act, min_std=c.min_std,
+            cnn_depth=c.cnn_depth, cnn_act=c.cnn_act, reward_layers=c.reward_layers, reward_units=c.reward_units,
+            dynamics=c.dynamics, latent=c.latent, classes=c.classes, unimix=c.unimix,
+            discount_head=c.discount_head, cost_head=c.cost_head, state_size=state_size,
+        )  # fmt: skip
 
     # Learning
 

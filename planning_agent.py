@@ -10,6 +10,7 @@ if __name__ == "__main__":
 
 import tools.tensorflow_setup
 
+import dataclasses
 import sys
 import time
 from collections.abc import Sequence
@@ -42,6 +43,7 @@ from tools.lock import alone_in
 from tools.memory import check_batch
 from tools.program import run_program
 from training.logdir import check_logdir, open_logdir
+from world_model.latent_problem import latent_problem
 
 
 class PlanningAgent(TaughtAgent):
@@ -70,18 +72,8 @@ class PlanningAgent(TaughtAgent):
         (`planners.discounting.discounted`). `plan_from` strips it from the plans.
         """
         c, dynamics = self.config, self.model.dynamics
-        problem = optimizers.LatentProblem(
-            step=dynamics.mean_step,
-            reward=self.model.reward,
-            state_size=dynamics.feat_size,
-            action_size=self.action_size,
-            sample_step=dynamics.sample_step,
-            noise_size=dynamics.noise_size,
-            linearize=dynamics.linearize,
-            linearize_moments=dynamics.linearize_moments if dynamics.explicit_moments else None,
-            encode=self.model.encoder,
-            filter=dynamics.post_step,
-            decode=lambda z: tf.cast(self.model.decoder(z), tf.float32),
+        problem = dataclasses.replace(
+            latent_problem(self.model, self.action_size),
             constraint=(lambda z: self.model.cost(z)[..., None] - c.cost_limit) if c.cost_head else None,
             value=self.value,
             log_prob=None if self.old_dynamics is None else dynamics.log_prob,

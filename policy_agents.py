@@ -14,6 +14,7 @@ from planning_agent import PlanningAgent
 from policies.actor import Actor
 from policies.imagination import ActorCritic
 from tools.config import Config
+from world_model.latent_problem import latent_problem
 from world_model.value import ValueLearner
 
 
@@ -40,16 +41,13 @@ class DreamerAgent(ActorAgent):
 
     def make_actor(self) -> Actor:
         """The actor; also makes the critic, unless `value_head` has."""
-        c, dynamics = self.config, self.model.dynamics
+        c = self.config
         self.value_data = "imagination"
         if self.value is None:
             with models.layer_precision(c.precision):
-                self.value = ValueLearner(c, dynamics.feat_size)
+                self.value = ValueLearner(c, self.model.dynamics.feat_size)
         actor = self.new_actor(c.actor_lr)
-        problem = optimizers.LatentProblem(
-            dynamics.mean_step, self.model.reward, dynamics.feat_size, self.action_size,
-            sample_step=dynamics.sample_step, noise_size=dynamics.noise_size,
-        )  # fmt: skip
+        problem = latent_problem(self.model, self.action_size)
         self.behavior = ActorCritic(c, problem, self.imagined_discount, actor, self.value)
         self.sample_action = tf.function(actor.__call__, autograph=False)
         return actor

@@ -77,6 +77,12 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument_group("--KEY VALUE", "any setting of config.yaml for every run, and --configs with presets")
     options, settings = parser.parse_known_args(argv)
+    _check(options)
+    return options, settings
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raises UserError for options that contradict each other or are out of range."""
     by_product = bool(options.tasks and options.planners)
     if by_product == bool(options.experiment) or (options.experiment and (options.tasks or options.planners)):
         raise UserError("Say which runs: --tasks with --planners, or --experiment.")
@@ -88,7 +94,6 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         raise UserError("--gpus must be a whole number, or a part of 1.")
     if options.parallel == 0:
         raise UserError("--parallel must be at least 1.")
-    return options, settings
 
 
 def _amount(text: str) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from analysis import figures
@@ -184,10 +185,22 @@ def draw_aggregate(
     """Two figures: intervals at the last common step, and interquartile means over the steps. Returns the files."""
     matplotlib.use("Agg")  # rliable makes figures by pyplot
     from matplotlib import pyplot
-    from rliable import plot_utils
 
     style = figures.styles(list(last))
     colors = {method: style[method]["color"] for method in last}
+    bars = _draw_intervals(last, f"{label} at step {steps[-1]:,.0f}", colors, is_success(numbers["metric"]))
+    figure = _draw_curve(curve, steps, numbers["unit"], f"IQM of\n{label}", colors)
+    final = {name: value for name, value in numbers.items() if name != "curve"}
+    files = figures.save_all(bars, out / "aggregate", final, bbox_inches="tight", dpi=figures.DPI)
+    pyplot.close(bars)
+    general = {name: value for name, value in numbers.items() if name not in ("curve", "last", "step")}
+    return files + figures.save_all(figure, out / "sample_efficiency", general | numbers["curve"])
+
+
+def _draw_intervals(last: Mapping[str, np.ndarray], label: str, colors: Mapping[str, Any], shares: bool) -> Figure:
+    """A pyplot figure of the estimates of each method; shares are between 0 and 1."""
+    from rliable import plot_utils
+
     # Without an interval the bar has no width, and only the line of the value is seen.
     interval = {method: np.where(np.isnan(found[1:]), found[:1], found[1:]) for method, found in last.items()}
     bars, panels = plot_utils.plot_interval_estimates(
@@ -196,13 +209,22 @@ def draw_aggregate(
         metric_names=["IQM", "mean"],
         algorithms=sorted(last, reverse=True),
         colors=colors,
-        xlabel=f"{label} at step {steps[-1]:,.0f}",
+        xlabel=label,
         max_ticks=3,
         xlabel_y_coordinate=-1.5 / len(last),  # of the height, which rows of text do not share
     )
-    if is_success(numbers["metric"]):
+    if shares:
         for panel in panels:
             panel.set_xlim(0, 1)
+    return bars
+
+
+def _draw_curve(
+    curve: Mapping[str, np.ndarray], steps: np.ndarray, unit: str, label: str, colors: Mapping[str, Any]
+) -> Figure:
+    """A figure of the estimates of each method over the steps."""
+    from rliable import plot_utils
+
     figure, axes = figures.grid(1, 1, size=(5.6, 3.6))
     plot_utils.plot_sample_efficiency_curve(
         steps,
@@ -210,8 +232,8 @@ def draw_aggregate(
         {method: found[1:] for method, found in curve.items()},
         algorithms=sorted(curve),
         colors=colors,
-        xlabel=numbers["unit"],
-        ylabel=f"IQM of\n{label}",
+        xlabel=unit,
+        ylabel=label,
         ax=axes[0, 0],
         labelsize=11,
         ticklabelsize=9,
@@ -219,11 +241,7 @@ def draw_aggregate(
     )
     axes[0, 0].xaxis.set_major_formatter(EngFormatter(sep=""))
     figures.legend_below(figure, {method: {"color": colors[method]} for method in sorted(colors)})
-    final = {name: value for name, value in numbers.items() if name != "curve"}
-    files = figures.save_all(bars, out / "aggregate", final, bbox_inches="tight", dpi=figures.DPI)
-    pyplot.close(bars)
-    general = {name: value for name, value in numbers.items() if name not in ("curve", "last", "step")}
-    return files + figures.save_all(figure, out / "sample_efficiency", general | numbers["curve"])
+    return figure
 
 
 def aggregate_table(last: Mapping[str, np.ndarray], scores: Mapping[str, np.ndarray], label: str, step: float) -> str:

@@ -14,6 +14,7 @@ matrix product timed in the same run. Iterations are the papers' unless `--itera
 import checkout
 
 import argparse
+import dataclasses
 import json
 import time
 
@@ -32,6 +33,7 @@ from planners.icem import ICEM
 from planners.ilqr import ILQR
 from planners.image_collocation import ImageCollocation
 from planners.latco import SOLVERS, LatCo
+from world_model.latent_problem import latent_problem
 
 PEAK_SIZE = 2048
 
@@ -62,20 +64,10 @@ def make_problem(args: argparse.Namespace) -> optimizers.LatentProblem:
         args.actions, stoch=args.stoch, deter=args.deter, hidden=args.deter, act="relu", min_std=0.1, cnn_depth=32,
         cnn_act="relu", reward_layers=2, reward_units=args.deter,
     )  # fmt: skip
-    dynamics, explicit = model.dynamics, args.jacobian == "explicit"
-    return optimizers.LatentProblem(
-        dynamics.mean_step,
-        model.reward,
-        dynamics.feat_size,
-        args.actions,
-        sample_step=dynamics.sample_step,
-        noise_size=dynamics.noise_size,
-        linearize=dynamics.linearize if explicit else None,
-        linearize_moments=dynamics.linearize_moments if explicit else None,
-        encode=model.encoder,
-        filter=dynamics.post_step,
-        decode=model.decoder,
-    )
+    problem = latent_problem(model, args.actions)
+    if args.jacobian == "explicit":
+        return problem
+    return dataclasses.replace(problem, linearize=None, linearize_moments=None)
 
 
 def make_planners(args: argparse.Namespace, problem: optimizers.LatentProblem):
