@@ -15,8 +15,8 @@ from problems import (
     shifted_root,
 )
 
-import optimizers
 from optimizers import LatentProblem, WarmStart
+from planners import linearization
 from planners.cem import CEM, RandomShooting
 from planners.first_order_latco import FirstOrderLatCo
 from planners.gaussian_latco import GaussianLatCo
@@ -347,7 +347,7 @@ def test_plans_that_are_linearized_group_by_group_are_those_of_a_whole_batch(own
     inputs = [tf.constant(rng.normal(size=shape), tf.float32) for shape in ((6, 2), (6, 5, 2), (6, 5, 1))]
     compiled = lambda: tf.function(lambda *x: linearize(problem, *x), jit_compile=True)(*inputs)
     whole = compiled()
-    monkeypatch.setattr(optimizers, "CACHED", 2 * 5 * 2 * 3)  # two plans of 5 steps of [2, 2 + 1]
+    monkeypatch.setattr(linearization, "CACHED", 2 * 5 * 2 * 3)  # two plans of 5 steps of [2, 2 + 1]
     for grouped, at_once in zip(compiled(), whole, strict=True):
         assert grouped.shape == at_once.shape
         np.testing.assert_allclose(grouped, at_once, rtol=1e-6, atol=1e-7)
