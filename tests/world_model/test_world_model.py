@@ -12,7 +12,7 @@ from tensorflow import keras
 import agents
 import models
 from base_agent import BaseAgent
-from tests.test_agent import ACTION_SPACE, OBSERVATIONS, make_batch, make_noise
+from tests.tiny_agents import ACTION_SPACE, OBSERVATIONS, make_batch, make_noise
 from tools.errors import UserError
 from world_model.rewards import RewardTransform
 
@@ -229,9 +229,8 @@ import sys, numpy as np, tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
-sys.path.insert(0, "tests")
 from base_agent import BaseAgent
-from test_agent import ACTION_SPACE, OBSERVATIONS, make_batch
+from tests.tiny_agents import ACTION_SPACE, OBSERVATIONS, make_batch
 from tools.config import load_config
 
 words = ["--configs", "defaults", "debug", "--dynamics", "deterministic", "--discount_head", "true", "--grad_clip", "1"]
