@@ -109,6 +109,13 @@ def curved(linearize=None) -> LatentProblem:
     return with_images(LatentProblem(step, reward, 2, 1, sample_step=sample, noise_size=2, linearize=linearize))
 
 
+def breakable() -> LatentProblem:
+    """`curved`, with a reward that is not a number beyond 50. States that start far beyond stay there."""
+    problem = curved()
+    reward = lambda z: tf.where(tf.abs(z[..., 0]) > 50.0, tf.constant(np.nan, z.dtype), problem.reward(z))
+    return dataclasses.replace(problem, reward=reward)
+
+
 def far() -> LatentProblem:
     """A point on a line far from its goal at 5: the optimum is full speed, 0.1 a step."""
     step = lambda z, a: z + 0.1 * a

@@ -7,27 +7,33 @@ import tensorflow as tf
 
 from base_agent import BaseAgent
 from tests.tiny_agents import ACTION_SPACE, OBSERVATIONS, PlanlessAgent, make_batch, make_noise, with_cost
+from tools.config import load_config
 from tools.errors import UserError
 
 
-def test_an_update_changes_every_variable(tiny_config):
-    config = with_cost(tiny_config, discount_head=True, state_probe=True, free_nats=0.0)
-    agent = BaseAgent(config, OBSERVATIONS, ACTION_SPACE)
+@pytest.fixture(scope="module")
+def agent():
+    """An agent with every head, whose update is compiled once for all tests."""
+    config = load_config(["--configs", "defaults", "debug"])
+    config = with_cost(config, discount_head=True, state_probe=True, free_nats=0.0, model_lr=1e-2)
+    return BaseAgent(config, OBSERVATIONS, ACTION_SPACE)
+
+
+def test_an_update_changes_every_variable(agent):
     variables = agent.model.trainable_variables
     parts = {v.path.split("/")[0] for v in variables}
     assert len(variables) == len(agent.optimizer._trainable_variables)
-    before = [v.numpy() for v in variables]
+    before, updates = [v.numpy() for v in variables], int(agent.updates)
     # Several batches: a rectified unit may be silent on one of them.
     for seed in range(3):
-        agent.train_step(make_batch(config, seed))
+        agent.train_step(make_batch(agent.config, seed))
     unchanged = [v.path for v, old in zip(variables, before, strict=True) if np.array_equal(v.numpy(), old)]
     assert not unchanged, f"never trained: {unchanged} of {parts}"
-    assert int(agent.updates) == 3
+    assert int(agent.updates) == updates + 3
 
 
-def test_updates_lower_the_loss_of_a_batch(tiny_config):
-    agent = BaseAgent(tiny_config.replace(free_nats=0.0, model_lr=1e-2), OBSERVATIONS, ACTION_SPACE)
-    batch = make_batch(tiny_config)
+def test_updates_lower_the_loss_of_a_batch(agent):
+    batch = make_batch(agent.config)
     # Images of one colour, since noise cannot be learned in a few steps.
     batch["image"] = tf.fill(batch["image"].shape, tf.constant(200, tf.uint8))
     first = float(agent.train_step(batch)["loss"])
@@ -131,9 +137,8 @@ def test_probe_without_a_state_is_refused(tiny_config):
         BaseAgent(tiny_config.replace(state_probe=True), images, ACTION_SPACE)
 
 
-def test_a_step_without_finite_gradients_is_skipped_and_counted(tiny_config):
-    agent = BaseAgent(tiny_config, OBSERVATIONS, ACTION_SPACE)
-    batch = make_batch(tiny_config)
+def test_a_step_without_finite_gradients_is_skipped_and_counted(agent):
+    batch = make_batch(agent.config)
     before = [v.numpy() for v in agent.model.trainable_variables]
     metrics = agent.train_step(batch | {"reward": tf.fill(batch["reward"].shape, np.float32("nan"))})
     assert float(metrics["skipped_updates"]) == 1.0

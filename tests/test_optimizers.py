@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from problems import BUILDERS, EAGER, HORIZON, SEED, curved, far, linear_quadratic
+from problems import BUILDERS, EAGER, HORIZON, SEED, breakable, curved, far, linear_quadratic
 
 import optimizers
 from optimizers import (
@@ -58,13 +58,16 @@ def test_a_batch_gives_what_single_calls_give_on_sampled_states(name):
 @pytest.mark.parametrize("name", BUILDERS)
 def test_plans_say_what_they_are_and_are_traced_once(name):
     build, iterations = BUILDERS[name]
-    planner = build(curved(), HORIZON)  # as users get it, with XLA where it pays
+    planner = build(breakable(), HORIZON)  # as users get it, with XLA where it pays
     z0 = np.array([[0.1, 0.2], [1.0, -1.0]], np.float32)
     plan = planner(z0, SEED)
     for seed in ([1, 2], [5, 6]):
         planner(z0 + 0.1, seed)
     planner(z0, SEED, iterations=1)
+    broken = planner(np.array([z0[0], [90.0, 90.0]], np.float32), SEED)
     assert planner.traces == 1
+    assert broken.non_finite.numpy()[0] == 0 < broken.non_finite.numpy()[1] and np.all(np.isfinite(broken.actions))
+    np.testing.assert_allclose(broken.actions[0], plan.actions[0], rtol=1e-4, atol=1e-5)
     assert plan.actions.shape == (2, 4, 1) and plan.states.shape == (2, 4, 2) and plan.rewards.shape == (2, 4)
     assert plan.warm_starts.shape == (2, planner.num_warm_starts, 4, 1)
     assert np.abs(plan.actions).max() <= 1.0 and plan.non_finite.numpy().tolist() == [0, 0]
@@ -192,17 +195,10 @@ def test_an_early_stop_reports_its_iterations_and_spoils_no_plan(name):
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_a_plan_that_is_not_finite_is_counted_and_disturbs_no_other(name):
-    problem = curved()
-
-    def broken(z):
-        # States that start beyond 50 stay there: their reward is not a number.
-        return tf.where(tf.abs(z[..., 0]) > 50.0, tf.constant(np.nan, z.dtype), problem.reward(z))
-
-    fields = {field: getattr(problem, field) for field in problem.__dataclass_fields__}
     make, z0 = BUILDERS[name][0], np.array([[0.1, 0.2], [90.0, 90.0]])
     seeds = split_seed(tf.constant(SEED), 2)
-    plan = make(LatentProblem(**fields | {"reward": broken}), HORIZON, **EAGER)(z0, seeds)
-    healthy = make(problem, HORIZON, **EAGER)(z0, seeds)
+    plan = make(breakable(), HORIZON, **EAGER)(z0, seeds)
+    healthy = make(curved(), HORIZON, **EAGER)(z0, seeds)
     assert plan.non_finite.numpy()[0] == 0 and plan.non_finite.numpy()[1] > 0
     np.testing.assert_allclose(plan.actions[0], healthy.actions[0], rtol=1e-5, atol=1e-6)
     assert np.all(np.isfinite(plan.actions)) and np.all(np.isfinite(plan.states))

@@ -187,8 +187,9 @@ def test_feedback_corrects_for_the_distance_to_the_planned_state(tiny_config):
 
 def test_rewards_that_are_no_numbers_are_counted_and_survived(tiny_config):
     config = tiny_config.replace(planning_horizon=4, mpc_steps=4)
-    for name in ("cem", "latco"):  # the others: tests/test_optimizers.py
+    for name in ("cem", "latco"):  # the others, and compiled: tests/test_optimizers.py
         agent = agents.agent_class(name)(config, OBSERVATIONS, ACTION_SPACE)
+        agent.planner._compiled = agent.planner._traced
         agent.model.reward.out.bias.assign([np.nan])
         first = np.ones(2, bool)
         action, _, extras = agent.act(agent.model.dynamics.initial(2), first, None, ~first)
