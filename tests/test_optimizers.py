@@ -1,5 +1,7 @@
 """What planners share: batches, restarts, warm starts, early stops, broken problems, and the functions beside them."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -30,11 +32,17 @@ from planners.latco import LatCo
 from tools.errors import UserError
 
 
+@functools.cache
+def curved_planner(name):
+    """A planner of `curved` in few iterations, traced once for all tests; seeds are to be [B, 2]."""
+    return BUILDERS[name][0](curved(), HORIZON, **EAGER)
+
+
 @pytest.mark.parametrize("name", BUILDERS)
 def test_a_batch_gives_what_single_calls_give(name):
     # float64, because hundreds of steps amplify the rounding of differently grouped sums.
     z0 = np.array([[0.1, 0.2], [1.0, -1.0], [-0.5, 0.3]])
-    planner, seeds = BUILDERS[name][0](curved(), HORIZON, **EAGER), split_seed(tf.constant(SEED), 3)
+    planner, seeds = curved_planner(name), split_seed(tf.constant(SEED), 3)
     together = planner(z0, seeds)
     for row in range(3):
         alone = planner(z0[row : row + 1], seeds[row : row + 1])
@@ -84,13 +92,12 @@ def test_plans_say_what_they_are_and_are_traced_once(name):
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_fewer_iterations_are_the_beginning_of_more(name):
-    build, iterations = BUILDERS[name]
+    iterations, full = BUILDERS[name][1], curved_planner(name)
     if name in ("icem", "grasp"):
         pytest.skip("what they do depends on how many iterations there are in all")
-    z0 = np.array([[0.1, 0.2]])
-    full = build(curved(), HORIZON, **EAGER)
-    short = full(z0, SEED, iterations=2)
-    whole = full(z0, SEED)
+    z0, seeds = np.array([[0.1, 0.2]]), split_seed(tf.constant(SEED), 1)
+    short = full(z0, seeds, iterations=2)
+    whole = full(z0, seeds)
     assert short.iterations.numpy().tolist() == [2] and whole.iterations.numpy().tolist() == [iterations]
     for key, curve in short.curves.items():
         np.testing.assert_allclose(curve[0, :2], whole.curves[key][0, :2], rtol=1e-9)
@@ -101,11 +108,11 @@ def test_fewer_iterations_are_the_beginning_of_more(name):
 def test_no_iterations_give_the_warm_start(name):
     if name in ("icem", "random_shooting"):  # they return the best candidate, and know none yet
         pytest.skip("a population is needed")
-    planner = BUILDERS[name][0](curved(), HORIZON, **EAGER)
+    planner, seeds = curved_planner(name), split_seed(tf.constant(SEED), 2)
     z0, actions = np.array([[0.1, 0.2], [0.3, 0.1]]), np.array([0.5, -0.4, 0.3, -0.2])
     kept = np.tile(actions[:, None], [2, planner.num_warm_starts, 1, 1])
-    plan = planner(z0, SEED, WarmStart(kept, [4, 2]), iterations=0)
-    cold = planner(z0, SEED, iterations=0)
+    plan = planner(z0, seeds, WarmStart(kept, [4, 2]), iterations=0)
+    cold = planner(z0, seeds, iterations=0)
     np.testing.assert_allclose(plan.actions[0, :, 0], actions)
     np.testing.assert_allclose(plan.actions[1, :2, 0], actions[:2])
     np.testing.assert_allclose(plan.actions[1, 2:], cold.actions[1, 2:])  # the rest starts afresh
@@ -198,7 +205,7 @@ def test_a_plan_that_is_not_finite_is_counted_and_disturbs_no_other(name):
     make, z0 = BUILDERS[name][0], np.array([[0.1, 0.2], [90.0, 90.0]])
     seeds = split_seed(tf.constant(SEED), 2)
     plan = make(breakable(), HORIZON, **EAGER)(z0, seeds)
-    healthy = make(curved(), HORIZON, **EAGER)(z0, seeds)
+    healthy = curved_planner(name)(z0, seeds)
     assert plan.non_finite.numpy()[0] == 0 and plan.non_finite.numpy()[1] > 0
     np.testing.assert_allclose(plan.actions[0], healthy.actions[0], rtol=1e-5, atol=1e-6)
     assert np.all(np.isfinite(plan.actions)) and np.all(np.isfinite(plan.states))
