@@ -115,10 +115,8 @@ class Replay:
     def random_state(self) -> dict[str, Any]:
         """State of the sampling generator, ready for JSON.
 
-        After restoring it, `sample` continues exactly. So does `dataset(count)` after its last batch. An endless
-        `dataset` does not: the generator is ahead by the prefetched batches, which a resumed run skips, and the
-        episodes that a batch could draw from depend on thread timing. The distribution is the same, the batches are
-        not.
+        `sample` and `dataset(count)` continue from it exactly. An endless `dataset` does not: the generator is ahead by
+        the prefetched batches, which a resumed run skips.
         """
         with self._lock:
             return dict(self._rng.bit_generator.state)

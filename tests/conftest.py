@@ -1,6 +1,7 @@
 """Settings of the whole test suite. Pytest imports this before any test, hence before mujoco and tensorflow."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -23,3 +24,13 @@ hypothesis.settings.load_profile("repeatable")
 def tiny_config(tmp_path: Path) -> Config:
     """The smallest model and the shortest run, logging to a folder that goes away."""
     return load_config(["--configs", "defaults", "debug", "--logdir", str(tmp_path / "logdir")])
+
+
+@pytest.fixture
+def line_by_line() -> Iterator[None]:
+    """Nothing is compiled, where that would take longer than what a test computes."""
+    import tensorflow as tf  # seconds, which tests of figures and files alone do without
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)

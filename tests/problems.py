@@ -1,4 +1,4 @@
-"""Latent problems whose answer is known, and one builder of every planner, for the tests of the planners."""
+"""Latent problems whose answer is known, and builders of every planner, for the tests of the planners."""
 
 import dataclasses
 
@@ -109,6 +109,13 @@ def curved(linearize=None) -> LatentProblem:
     return with_images(LatentProblem(step, reward, 2, 1, sample_step=sample, noise_size=2, linearize=linearize))
 
 
+def breakable() -> LatentProblem:
+    """`curved`, with a reward that is not a number beyond 50. States that start far beyond stay there."""
+    problem = curved()
+    reward = lambda z: tf.where(tf.abs(z[..., 0]) > 50.0, tf.constant(np.nan, z.dtype), problem.reward(z))
+    return dataclasses.replace(problem, reward=reward)
+
+
 def far() -> LatentProblem:
     """A point on a line far from its goal at 5: the optimum is full speed, 0.1 a step."""
     step = lambda z, a: z + 0.1 * a
@@ -158,4 +165,26 @@ BUILDERS = {
     "latco_first_order": (lambda p, H, **o: FirstOrderLatCo(p, H, 12, **o), 12),
     "image_collocation": (lambda p, H, **o: ImageCollocation(p, H, 12, **o), 12),
     "grasp": (lambda p, H, **o: GRASP(p, H, 12, sync_every=5, sync_steps=3, **o), 12),
+}
+
+HORIZON = 4
+EAGER = {"jit_compile": False}  # of XLA only: compiling takes longer than these problems
+
+STRICT = {"reward_residual": shifted_root, "eps_dyn": 1e-10}
+
+# name -> (planner of a problem with enough iterations, error of the return that its iterations leave)
+SOLVED = {
+    "random_shooting": (lambda p: RandomShooting(p, HORIZON, 20, 2000, False, **EAGER), 2.0),
+    "cem": (lambda p: CEM(p, HORIZON, 30, 500, 50, False, **EAGER), 1e-3),
+    "mppi": (lambda p: CEM(p, HORIZON, 30, 500, 50, False, gamma=1.0, **EAGER), 1e-2),
+    "icem": (lambda p: ICEM(p, HORIZON, 8, 1000, 30, False, beta=0.5, std=0.1, **EAGER), 2e-2),
+    "gd": (lambda p: GD(p, HORIZON, 800, **EAGER), 1e-3),
+    "gn": (lambda p: GN(p, HORIZON, 50, reward_residual=shifted_root, **EAGER), 1e-3),
+    "ilqr": (lambda p: ILQR(p, HORIZON, 50, reward_residual=shifted_root, **EAGER), 1e-3),
+    "latco": (lambda p: LatCo(p, HORIZON, 150, "condensed", **STRICT, **EAGER), 1e-3),
+    "latco_block_tridiagonal": (lambda p: LatCo(p, HORIZON, 150, "block_tridiagonal", **STRICT, **EAGER), 1e-3),
+    "gaussian_latco": (lambda p: GaussianLatCo(p, HORIZON, 150, **STRICT, **EAGER), 1e-2),
+    "latco_first_order": (lambda p: FirstOrderLatCo(p, HORIZON, 3000, **EAGER), 5e-3),
+    "image_collocation": (lambda p: ImageCollocation(p, HORIZON, 5000), 5e-3),
+    "grasp": (lambda p: GRASP(p, HORIZON, 800, sync_steps=50, sync_lr=0.01, **EAGER), 2e-2),
 }

@@ -14,7 +14,8 @@ import planning_agent
 import policy_agents
 from planning_agent import PlanningAgent
 from policy_agents import ActorAgent
-from tests.test_agent import ACTION_SPACE, OBSERVATIONS
+from tests.tiny_agents import ACTION_SPACE, OBSERVATIONS
+from tools.errors import UserError
 from tools.schema import read_schema
 
 
@@ -46,3 +47,8 @@ def test_every_planner_that_searches_can_teach_a_policy():
 def test_listing_the_planners_imports_no_tensorflow():
     code = "import sys, agents; assert agents.PLANNERS and not {'tensorflow', 'planning_agent'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(agents.__file__).parent, check=True)
+
+
+def test_unknown_planner_names_the_nearest(tiny_config):
+    with pytest.raises(UserError, match="'latco'"):
+        agents.make_agent(tiny_config.replace(planner="laco"))

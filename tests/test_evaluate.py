@@ -1,4 +1,4 @@
-"""evaluate.py: one run of the whole program on an agent that was not trained, and refusals."""
+"""evaluate.py: one run of the whole program on a recorded run, and refusals."""
 
 import csv
 import json
@@ -16,6 +16,7 @@ import evaluate
 from envs.distance import goal_distance
 from evaluation import files
 from evaluation.episodes import episode_seeds
+from tests.recorded import STEPS, UPDATES, recorded_run
 from tools.config import load_config
 from tools.errors import UserError
 from training.logdir import open_logdir
@@ -25,19 +26,9 @@ DEBUG = ["--configs", "defaults", "pointmass", "debug"]
 EPISODES = 3
 
 
-def make_run(logdir, *words):
-    """An agent with its first weights in a log directory."""
-    argv = [*DEBUG, *words, "--logdir", str(logdir)]
-    config = load_config(argv).resolved()
-    run = TrainingRun(agents.make_agent(config), open_logdir(config, argv), quiet=True)
-    run.checkpoints.save()
-    run.close()
-    return logdir
-
-
 @pytest.fixture(scope="module")
 def logdir(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("runs") / "pointmass_obstacle" / "latco_small" / "0")
+    return recorded_run(tmp_path_factory.mktemp("runs") / "pointmass_obstacle" / "latco_small" / "0")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +39,7 @@ def evaluation(logdir):
     assert evaluate.main(["--logdir", str(logdir), *words, "--planning_horizon", "8", "--out", str(out)]) == 0
     assert out.read_text() == (logdir / "evaluations.jsonl").read_text()
     (line,) = map(json.loads, out.read_text().splitlines())
-    return line, logdir / "evaluations" / "latco_small_0_5"
+    return line, logdir / "evaluations" / f"latco_small_{STEPS}_5"
 
 
 def read_table(folder):
@@ -91,7 +82,7 @@ def test_line_says_what_was_evaluated(evaluation, logdir):
     line, folder = evaluation
     expected = {
         "task": "pointmass_obstacle", "planner": "latco", "method": "latco_small", "logdir": str(logdir),
-        "checkpoint_step": 0, "updates": 0, "seed": 5, "envs": 2, "episodes": EPISODES, "folder": str(folder),
+        "checkpoint_step": STEPS, "updates": UPDATES, "seed": 5, "envs": 2, "episodes": EPISODES, "folder": str(folder),
         "overrides": ["--configs", "latco_iclr", "--planning_horizon", "8"],
     }  # fmt: skip
     assert {key: line[key] for key in expected} == expected
@@ -125,7 +116,7 @@ def test_progress_and_table_leave_the_output_to_the_lines(evaluation, capsys):
 def test_nothing_is_replaced(evaluation, tmp_path):
     assert files.new_folder(tmp_path, "a b") == tmp_path / "a-b"
     assert files.new_folder(tmp_path, "a b") == tmp_path / "a-b_2"
-    assert files.new_folder(evaluation[1].parent, evaluation[1].name).name == "latco_small_0_5_2"
+    assert files.new_folder(evaluation[1].parent, evaluation[1].name).name == f"latco_small_{STEPS}_5_2"
 
 
 def test_method_is_named_like_the_folder_above_the_seeds(logdir, tmp_path):
@@ -210,7 +201,7 @@ def test_trying_whether_places_can_be_written_leaves_no_mark(tmp_path):
     assert (tmp_path / "old.jsonl").read_text() == "{}\n"
 
 
-def test_a_read_only_run_is_evaluated_elsewhere(logdir, tmp_path, capsys):
+def test_a_read_only_run_is_evaluated_elsewhere(logdir, tmp_path, capsys, line_by_line):
     readonly, out = tmp_path / "run", tmp_path / "mine" / "lines.jsonl"
     shutil.copytree(logdir, readonly, ignore=shutil.ignore_patterns("evaluations*"))
     (readonly / "evaluations.jsonl").mkdir()  # nobody can append to it, not even the superuser of a container
@@ -240,12 +231,22 @@ def test_another_planner_starts_from_the_same_states(evaluation, logdir, capsys)
     words = ["--episodes", "4", "--envs", "3", "--seed", "5", "--planner", "cem", "--media", "false"]
     assert evaluate.main(["--logdir", str(logdir), *words]) == 0
     line = json.loads(capsys.readouterr().out)
-    folder = logdir / "evaluations" / "cem_0_5"
+    folder = logdir / "evaluations" / f"cem_{STEPS}_5"
     assert (line["planner"], line["method"], line["folder"], line["envs"]) == ("cem", "cem", str(folder), 3)
     assert [path.name for path in folder.iterdir()] == ["episodes.csv"]
     assert column(folder, "distance")[:EPISODES].tolist() == column(evaluation[1], "distance").tolist()
     assert (column(folder, "return")[:EPISODES] != column(evaluation[1], "return")).all()
     assert len((logdir / "evaluations.jsonl").read_text().splitlines()) == 2
+
+
+def make_run(logdir, *words):
+    """An agent with its first weights in a log directory."""
+    argv = [*DEBUG, *words, "--logdir", str(logdir)]
+    config = load_config(argv).resolved()
+    run = TrainingRun(agents.make_agent(config), open_logdir(config, argv), quiet=True)
+    run.checkpoints.save()
+    run.close()
+    return logdir
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Reports on single plans of a run trained for seconds, and the agents that such a run leaves behind."""
+"""Reports on single plans of a recorded run, and the agent that is loaded of it."""
 
 import json
 import shutil
@@ -12,27 +12,23 @@ from PIL import Image
 import agents
 import plan_report
 from evaluation import plan_optimization
-from tools.config import Config, load_config
-from training.logdir import open_logdir
+from tests.recorded import STEPS, UPDATES, recorded_run
+from tools.config import Config
 
 HORIZON = 5  # of the preset debug
+pytestmark = pytest.mark.usefixtures("line_by_line")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """An agent that was trained with LatCo, and its log directory."""
-    logdir = tmp_path_factory.mktemp("runs") / "latco"
-    argv = ["--configs", "defaults", "pointmass", "debug", "--eval_every", "0", "--steps", "80"]
-    config = load_config([*argv, "--logdir", str(logdir)]).resolved()
-    agent = agents.make_agent(config)
-    agent.train(open_logdir(config, argv), quiet=True)
-    return agent, logdir
+def logdir(tmp_path_factory):
+    """The log directory of LatCo."""
+    return recorded_run(tmp_path_factory.mktemp("runs") / "latco")
 
 
 @pytest.fixture
-def copied(trained, tmp_path):
+def copied(logdir, tmp_path):
     """A copy of the log directory that a test may spoil."""
-    return shutil.copytree(trained[1], tmp_path / "copy", ignore=shutil.ignore_patterns("episodes"))
+    return shutil.copytree(logdir, tmp_path / "copy", ignore=shutil.ignore_patterns("reports"))
 
 
 def run(capsys, *argv):
@@ -53,15 +49,14 @@ def sizes(report):
     return [Image.open(path).size for path in report["files"]]
 
 
-def test_report_of_the_runs_own_planner(trained, capsys):
-    agent, logdir = trained
+def test_report_of_the_runs_own_planner(logdir, capsys):
     report = run(capsys, "--logdir", logdir)
     assert report["files"] == [str(logdir / "reports" / f"plan_latco_0_{name}.png") for name in ("curves", "frames")]
     # Three panels; the start, iterations 2, 4 and 6 (the last one, finished), the execution. Six columns.
     assert sizes(report) == [(960, 1116), (840, 696)]
     assert (report["task"], report["planner"], report["seed"]) == ("pointmass_obstacle", "latco", 0)
     assert (report["iterations"], report["horizon"], report["executed"]) == (6, HORIZON, HORIZON)
-    assert (report["step"], report["updates"]) == (int(agent.step), int(agent.updates))
+    assert (report["step"], report["updates"]) == (STEPS, UPDATES)
     assert report["violations"].keys() == {"dynamics_violation", "action_violation"}
     assert report["multipliers"].keys() == {"lam", "nu"}
     assert all(np.isfinite(report[f"return_{kind}"]) for kind in ("predicted", "planned", "achieved"))
@@ -71,8 +66,8 @@ def test_report_of_the_runs_own_planner(trained, capsys):
 
 
 @pytest.mark.slow
-def test_report_of_another_planner_is_the_same_again(trained, tmp_path, capsys):
-    argv = ["--logdir", trained[1], "--planner", "cem", "--out", tmp_path / "new" / "out", "--seed", "3"]
+def test_report_of_another_planner_is_the_same_again(logdir, tmp_path, capsys):
+    argv = ["--logdir", logdir, "--planner", "cem", "--out", tmp_path / "new" / "out", "--seed", "3"]
     report = run(capsys, *argv, "--rows", "0", "1", "1", "700", "--planning_horizon", "12")
     assert report["files"][1] == str(tmp_path / "new" / "out" / "plan_cem_3_frames.png")
     # One panel; the start, iterations 1 and 2, the execution. Eleven columns of the thirteen.
@@ -81,24 +76,13 @@ def test_report_of_another_planner_is_the_same_again(trained, tmp_path, capsys):
     assert run(capsys, *argv, "--planning_horizon=12", "--rows", "0")["return_achieved"] == report["return_achieved"]
 
 
-def test_agent_has_the_weights_that_training_ended_with(trained):
-    agent, logdir = trained
-    # With another seed no weight is right by itself.
-    loaded = agents.load_agent(logdir, ["--seed", "5", "--planner", "cem", "--cem_candidates", "7"])
-    assert isinstance(loaded, agents.agent_class("cem")) and loaded.config.cem_candidates == 7
-    assert loaded.config.latco_iterations == agent.config.latco_iterations == 4
-    for own, right in zip(loaded.model.trainable_variables, agent.model.trainable_variables, strict=True):
-        np.testing.assert_array_equal(own.numpy(), right.numpy(), err_msg=right.path)
-    assert (int(loaded.step), int(loaded.updates)) == (int(agent.step), int(agent.updates))
-    assert int(loaded.updates) > 0
-
-
-def test_run_older_than_a_setting_is_loaded_with_its_default(trained, copied):
-    saved = Config.load(copied / "config.yaml").as_dict()
+def test_run_older_than_a_setting_is_loaded_with_its_default(copied):
+    before = Config.load(copied / "config.yaml").as_dict()
+    saved = before | {"forgotten": 1}
     assert saved.pop("latco_iterations") == 4
-    Config(saved | {"forgotten": 1}).save(copied / "config.yaml")
+    Config(saved).save(copied / "config.yaml")
     config = agents.load_agent(copied).config
-    assert config == trained[0].config.as_dict() | {"latco_iterations": 200, "logdir": str(copied)}
+    assert config == before | {"latco_iterations": 200, "logdir": str(copied)}
 
 
 @pytest.mark.parametrize(
@@ -116,8 +100,8 @@ def test_run_older_than_a_setting_is_loaded_with_its_default(trained, copied):
         (["2"], ["'2' is out of place"]),
     ],
 )
-def test_bad_options_are_refused(trained, argv, words, capsys):
-    sentence = refusal(capsys, "--logdir", trained[1], *argv)
+def test_bad_options_are_refused(logdir, argv, words, capsys):
+    sentence = refusal(capsys, "--logdir", logdir, *argv)
     assert all(word in sentence for word in words), sentence
 
 
@@ -125,7 +109,9 @@ def test_bad_log_directories_are_refused(copied, tmp_path, capsys):
     assert "--logdir" in refusal(capsys)
     assert "nowhere" in refusal(capsys, "--logdir", tmp_path / "nowhere")
     (tmp_path / "file").touch()
-    assert "--out" in refusal(capsys, "--logdir", copied, "--rows", "0", "--out", tmp_path / "file")
+    assert "--out" in refusal(
+        capsys, "--logdir", copied, "--planner", "random_shooting", "--rows", "0", "--out", tmp_path / "file"
+    )
     config = Config.load(copied / "config.yaml")
     config.replace(stoch=5).save(copied / "config.yaml")
     assert "does not fit" in refusal(capsys, "--logdir", copied)

@@ -25,21 +25,33 @@ DEBUG = ["--configs", "defaults"]
 
 SUITES = ["dmc", "metaworld", "pointmass", "gym"]
 PLANNERS = sorted(agents.PLANNERS)
-# The others are slow. Below, point masses are trained on in other ways that are quick, and
-# training/test_several_tasks.py trains on DM Control and a Gymnasium environment with CEM.
-QUICK = [("metaworld", "latco"), ("pointmass", "dreamer")]
+# The others are slow. Dreamer is trained on a point mass below.
+QUICK = ("metaworld", "latco")
 PAIRS = [
-    pytest.param(suite, planner, marks=[] if (suite, planner) in QUICK else pytest.mark.slow)
+    pytest.param(suite, planner, marks=[] if (suite, planner) == QUICK else pytest.mark.slow)
     for suite in SUITES
     for planner in PLANNERS
 ]
 
 
-@pytest.mark.parametrize("suite, planner", PAIRS)
-def test_every_suite_trains_with_every_planner(suite, planner, tmp_path):
-    argv = [*DEBUG, suite, "debug", "--planner", planner, "--logdir", str(tmp_path)]
-    assert planning_agent.main(argv) == 0
-    rows = read_metrics(tmp_path)
+def train(argv):
+    """The agent that the program trains."""
+    made, make_agent = [], agents.make_agent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning_agent, "make_agent", lambda config: made.append(make_agent(config)) or made[-1])
+        assert planning_agent.main(argv) == 0
+    return made[0]
+
+
+def check_traces(agent):
+    """Asserts that the prefill, updates, evaluations and episodes of a run compiled everything once."""
+    counts = [f.experimental_get_tracing_count() for f in (agent.train_step, agent.filter, agent.open_loop)]
+    assert counts == [1, 1, 1] and agent.planner.traces == 1
+
+
+def check_run(logdir, planner):
+    """Asserts that a run made metrics of all kinds, videos, episodes and images."""
+    rows = read_metrics(logdir)
     names = set().union(*rows)
     assert {"train/return", "eval/return", "model/loss", "model/kl", "plan/predicted_return"} <= names
     assert rows[-1]["step"] >= 120
@@ -51,8 +63,51 @@ def test_every_suite_trains_with_every_planner(suite, planner, tmp_path):
         assert {"model/policy_loss", "model/policy_std"} <= names
     curves = {"latco": {"dynamics_violation", "lam", "nu"}, "gd": {"action_violation", "nu"}}.get(planner, set())
     assert {f"plan/{curve}" for curve in curves} <= names
-    assert list((tmp_path / "videos").glob("eval-episode*")) and list((tmp_path / "episodes").glob("*.npz"))
-    assert list((tmp_path / "images").glob("plan-*"))
+    assert list((logdir / "videos").glob("eval-episode*")) and list((logdir / "episodes").glob("*.npz"))
+    assert list((logdir / "images").glob("plan-*"))
+
+
+@pytest.mark.parametrize("suite, planner", PAIRS)
+def test_every_suite_trains_with_every_planner(suite, planner, tmp_path):
+    agent = train([*DEBUG, suite, "debug", "--planner", planner, "--logdir", str(tmp_path)])
+    check_run(tmp_path, planner)
+    if planner == "latco":
+        check_traces(agent)
+
+
+# With everything on that an update may compute.
+DREAMER = [*DEBUG, "pointmass", "debug", "--planner", "dreamer", "--discount_head", "true", "--state_probe", "true"]
+
+
+@pytest.fixture(scope="module")
+def dreamer(tmp_path_factory):
+    """The agent that the program trained with Dreamer on a point mass, and its log directory."""
+    logdir = tmp_path_factory.mktemp("dreamer")
+    return train([*DREAMER, "--logdir", str(logdir)]), logdir
+
+
+def test_agent_has_the_weights_that_training_ended_with(dreamer):
+    agent, logdir = dreamer
+    check_run(logdir, "dreamer")
+    # With another seed no weight is right by itself.
+    loaded = agents.load_agent(logdir, ["--seed", "5", "--planner", "cem", "--cem_candidates", "7"])
+    assert isinstance(loaded, agents.agent_class("cem")) and loaded.config.cem_candidates == 7
+    assert loaded.config.latco_iterations == agent.config.latco_iterations == 4
+    for own, right in zip(loaded.model.trainable_variables, agent.model.trainable_variables, strict=True):
+        np.testing.assert_array_equal(own.numpy(), right.numpy(), err_msg=right.path)
+    assert (int(loaded.step), int(loaded.updates)) == (int(agent.step), int(agent.updates))
+    assert int(loaded.updates) > 0
+
+
+def test_nothing_is_traced_again_after_the_first_episodes(dreamer):
+    agent, logdir = dreamer
+    check_traces(agent)
+    agent.step.assign(0)
+    run = TrainingRun(agent, logdir, quiet=True)
+    assert int(agent.step) == agent.config.steps
+    run.config = agent.config.replace(steps=agent.config.steps + 60)
+    run.run()
+    check_traces(agent)
 
 
 @pytest.mark.parametrize(
@@ -140,22 +195,6 @@ def test_planners_without_constraints_refuse_a_cost_head(tmp_path, capsys):
     assert planning_agent.main(argv) == 2
     error = capsys.readouterr().err
     assert "latco" in error and "cost_head" in error and not (tmp_path / "new").exists()
-
-
-def test_nothing_is_traced_again_after_the_first_episodes(tmp_path):
-    argv = [*DEBUG, "pointmass", "debug", "--logdir", str(tmp_path), "--discount_head", "true", "--state_probe", "true"]
-    config = load_config(argv).resolved()
-    agent = agents.make_agent(config)
-    agent.train(tmp_path, quiet=True)
-    counts = [f.experimental_get_tracing_count() for f in (agent.train_step, agent.filter, agent.open_loop)]
-    assert counts == [1, 1, 1] and agent.planner.traces == 1
-    TrainingRun(agent, tmp_path, quiet=True).close()
-    agent.step.assign(0)
-    run = TrainingRun(agent, tmp_path, quiet=True)
-    run.config = config.replace(steps=config.steps + 60)
-    run.run()
-    assert [f.experimental_get_tracing_count() for f in (agent.train_step, agent.filter, agent.open_loop)] == counts
-    assert agent.planner.traces == 1
 
 
 @pytest.mark.slow

@@ -95,9 +95,6 @@ class ProgressLine:
         return self._separator.join(parts)
 
     def _seconds_left(self, task: Task) -> float | None:
-        """By the mean speed since the start: the last minute may hold nothing but training, or nothing but collecting.
-
-        None where it cannot be known.
-        """
+        """By the mean speed since the start (the last minute may be training or collecting alone); None if unknown."""
         done = task.completed - self._start
         return max(0.0, task.remaining) * task.elapsed / done if done > 0 and task.elapsed else None

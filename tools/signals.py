@@ -33,8 +33,7 @@ class StopRequest:
     def armed(self) -> Iterator[None]:
         """Within the block, the first SIGTERM only makes the request.
 
-        A Ctrl-C that follows is the same wish once more and does nothing, the next one has its usual effect: where a
-        scheduler ends a whole job, a sweep interrupts runs that are saving already (sweeps/supervisor.py).
+        One Ctrl-C after it is ignored: a sweep whose job is ended interrupts its runs, too (sweeps/supervisor.py).
         """
         with _at_first_sigterm(self._request), _kept(signal.SIGINT):
             yield

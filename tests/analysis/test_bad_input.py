@@ -57,8 +57,9 @@ def test_any_name_of_a_folder_is_drawn(tmp_path, capsys):
     lines = [LINE | {"method": name, "logdir": f"somewhere/{name}/0", "overrides": []} for name in NAMES]
     write_lines(tmp_path / "lines.jsonl", *lines)
     shown = sorted(map(runs.printable, NAMES))
-    for command, source in (("curves", "runs"), ("aggregate", "runs"), ("table", "lines.jsonl")):
-        run(capsys, command, tmp_path / source, "--out", tmp_path / "plots")
+    run(capsys, "curves", tmp_path / "runs", "--out", tmp_path / "plots")
+    run(capsys, "aggregate", tmp_path / "runs", "--repetitions", 5, "--out", tmp_path / "plots")
+    run(capsys, "table", tmp_path / "lines.jsonl", "--out", tmp_path / "plots")
     assert sorted(drawn(tmp_path / "plots", "curves", "train/return", "metaworld_reach")) == shown
     assert sorted(row["method"] for row in drawn(tmp_path / "plots", "table")) == shown
     assert (tmp_path / "plots" / "table.md").read_text().count("\n|") == 1 + len(NAMES)
@@ -126,7 +127,7 @@ def test_largest_values_are_drawn(tmp_path, capsys):
     for seed in range(3):
         write_run(tmp_path / "m" / str(seed), returns((1, 1e100 * (-1) ** seed), (2, -1e100), (2**53, 1e100)))
     run(capsys, "curves", tmp_path, "--out", tmp_path / "plots")
-    run(capsys, "aggregate", tmp_path, "--out", tmp_path / "plots", "--normalize", "*=0,1e-100")
+    run(capsys, "aggregate", tmp_path, "--out", tmp_path / "plots", "--normalize", "*=0,1e-100", "--repetitions", 5)
 
 
 @pytest.mark.parametrize("content", ['{"step": ' + "[" * 100_000, '{"step": ' + "9" * 5000 + "}", "\xff\xfe"])

@@ -1,4 +1,6 @@
-"""Episodes, folders of them, and refusals, for the tests of data sets."""
+"""Episodes, folders of them, imports and refusals, for the tests of data sets."""
+
+import json
 
 import numpy as np
 
@@ -60,3 +62,9 @@ def refused(capsys, *argv):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     return error
+
+
+def import_folder(capsys, out, *words):
+    """What the program says of a data set of Minari that it imports."""
+    assert collect.main(["import", *words, "--out", str(out)]) == 0
+    return json.loads(capsys.readouterr().out.splitlines()[-1])

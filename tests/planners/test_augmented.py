@@ -15,7 +15,7 @@ from planners.cem import CEM
 from planners.discounting import discounted, start_survival
 from planners.latco import LatCo, Search
 from planners.residuals import softplus_residual
-from tests.test_agent import ACTION_SPACE, OBSERVATIONS
+from tests.tiny_agents import ACTION_SPACE, OBSERVATIONS
 from tools.errors import UserError
 from world_model.old_dynamics import OldDynamics
 

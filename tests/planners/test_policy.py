@@ -5,8 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
-from problems import BUILDERS, SEED, cliff_discount, curved, far
-from test_optimizers import EAGER, HORIZON
+from problems import BUILDERS, EAGER, HORIZON, SEED, cliff_discount, curved, far
 
 from planners.cem import CEM
 from planners.discounting import discounted, start_survival, strip_survival

@@ -74,7 +74,7 @@ def test_a_search_that_leaps_over_a_cliff_comes_back_and_goes_on(solver):
 def test_multipliers_that_start_at_1e8_do_not_relax_the_dynamics_at_first():
     step, reward = lambda z, a: z + 0.1 * a, lambda z: -tf.square(z[..., 0] - 5.0)
     problem = LatentProblem(step, reward, 1, 1)
-    strict, relaxed = (LatCo(problem, 5, 100, lam_init=x)(tf.zeros([1, 1]), SEED) for x in (1e8, 1.0))
+    strict, relaxed = (LatCo(problem, 5, 100, lam_init=x, **EAGER)(tf.zeros([1, 1]), SEED) for x in (1e8, 1.0))
     assert np.max(strict.curves["dynamics_violation"][0, :5]) < 1e-6 < 0.01 < relaxed.curves["dynamics_violation"][0, 0]
     np.testing.assert_allclose(strict.curves["lam"][0, 0], 1e8 * (1 + 0.1 * np.log(0.01)), rtol=1e-3)
     np.testing.assert_allclose(strict.actions[0, :, 0], 1.0, atol=0.05)

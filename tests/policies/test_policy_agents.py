@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from documentation import read_metrics
-from test_agent import ACTION_SPACE, ACTIONS, OBSERVATIONS, make_batch
 
 import agents
 import models
@@ -13,6 +12,7 @@ import planning_agent
 from base_agent import BaseAgent
 from planning_agent import CEMAgent, GDAgent, ICEMAgent
 from policy_agents import DreamerAgent, PolicyAgent
+from tests.tiny_agents import ACTION_SPACE, ACTIONS, OBSERVATIONS, make_batch
 from tools.config import load_config
 from tools.errors import UserError
 from training.initial_weights import PLAN_MEMORY

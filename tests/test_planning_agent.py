@@ -1,126 +1,18 @@
-"""BaseAgent and PlanningAgent: what is trained, what is padding, when a plan is made, what a log directory refuses."""
+"""PlanningAgent: what planners are asked, when a plan is made, warm starts, feedback, and what is logged of plans."""
 
 from pathlib import Path
 
-import gymnasium
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import agents
 import optimizers
-from base_agent import BaseAgent
 from planners.gaussian_latco import moments_by_tape
 from planners.linearization import linearize_by_tape
 from planning_agent import PlanningAgent
+from tests.tiny_agents import ACTION_SPACE, ACTIONS, OBSERVATIONS, PlanlessAgent, with_cost
 from tools.errors import UserError
-from training.logdir import open_logdir
-from training.schedules import Every
-
-ACTIONS = 2
-OBSERVATIONS = gymnasium.spaces.Dict(
-    {
-        "image": gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8),
-        "state": gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32),
-    }
-)
-ACTION_SPACE = gymnasium.spaces.Box(-1.0, 1.0, (ACTIONS,), np.float32)
-
-
-def make_batch(config, seed=0):
-    rng = np.random.default_rng(seed)
-    shape = [config.batch_size, config.batch_length]
-    batch = {
-        "image": rng.integers(0, 256, [*shape, 64, 64, 3], np.uint8),
-        "action": rng.uniform(-1, 1, [*shape, ACTIONS]).astype(np.float32),
-        "reward": rng.uniform(0, 1, shape).astype(np.float32),
-        "discount": np.ones(shape, np.float32),
-        "is_first": np.zeros(shape, bool),
-        "mask": np.ones(shape, np.float32),
-        "state": rng.normal(size=[*shape, 3]).astype(np.float32),
-        "cost": rng.uniform(0, 1, shape).astype(np.float32),
-    }
-    return {key: tf.constant(value) for key, value in batch.items()}
-
-
-def make_noise(config, seed=1):
-    noise_size = {"gaussian": config.stoch, "categorical": config.stoch}[config.latent]
-    noise_size = 0 if config.dynamics == "deterministic" else noise_size
-    shape = [config.batch_size, config.batch_length, config.overshooting * noise_size]
-    return tf.constant(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
-
-
-def with_cost(config, **changes):
-    """The config with a cost head, on the task that reports a cost."""
-    return config.replace(task="pointmass_obstacle", cost_head=True, **changes)
-
-
-def test_an_update_changes_every_variable(tiny_config):
-    config = with_cost(tiny_config, discount_head=True, state_probe=True, free_nats=0.0)
-    agent = BaseAgent(config, OBSERVATIONS, ACTION_SPACE)
-    variables = agent.model.trainable_variables
-    parts = {v.path.split("/")[0] for v in variables}
-    assert len(variables) == len(agent.optimizer._trainable_variables)
-    before = [v.numpy() for v in variables]
-    # Several batches: a rectified unit may be silent on one of them.
-    for seed in range(3):
-        agent.train_step(make_batch(config, seed))
-    unchanged = [v.path for v, old in zip(variables, before, strict=True) if np.array_equal(v.numpy(), old)]
-    assert not unchanged, f"never trained: {unchanged} of {parts}"
-    assert int(agent.updates) == 3
-
-
-def test_updates_lower_the_loss_of_a_batch(tiny_config):
-    agent = BaseAgent(tiny_config.replace(free_nats=0.0, model_lr=1e-2), OBSERVATIONS, ACTION_SPACE)
-    batch = make_batch(tiny_config)
-    # Images of one colour, since noise cannot be learned in a few steps.
-    batch["image"] = tf.fill(batch["image"].shape, tf.constant(200, tf.uint8))
-    first = float(agent.train_step(batch)["loss"])
-    for _ in range(20):
-        last = float(agent.train_step(batch)["loss"])
-    assert last < 0.8 * first
-
-
-def test_loss_is_what_it_says(tiny_config):
-    config = tiny_config.replace(free_nats=0.0, reward_scale=3.0, kl_scale=0.5)
-    agent = BaseAgent(config, OBSERVATIONS, ACTION_SPACE)
-    batch, noise = make_batch(config), make_noise(config)
-    loss, metrics, post = agent.loss(batch, noise)
-    feat = np.concatenate([post["stoch"], post["deter"]], -1)
-    decoded = agent.model.decode(tf.constant(feat)).numpy()
-    image = batch["image"].numpy() / 255.0 - 0.5
-    image_loss = 0.5 * ((decoded - image) ** 2).sum((2, 3, 4)).mean()
-    reward_loss = 0.5 * ((agent.model.reward(tf.constant(feat)).numpy() - batch["reward"].numpy()) ** 2).mean()
-    assert float(metrics["image_loss"]) == pytest.approx(image_loss, rel=1e-4)
-    assert float(metrics["reward_loss"]) == pytest.approx(reward_loss, rel=1e-4)
-    assert float(loss) == pytest.approx(image_loss + 3.0 * reward_loss + 0.5 * float(metrics["kl"]), rel=1e-4)
-
-
-def test_cost_loss_is_what_it_says_and_trains_the_features(tiny_config):
-    config = with_cost(tiny_config, free_nats=0.0, cost_scale=7.0)
-    agent = BaseAgent(config, OBSERVATIONS, ACTION_SPACE)
-    batch, noise = make_batch(config), make_noise(config)
-    mask = np.ones([config.batch_size, config.batch_length], np.float32)
-    mask[1, 5:] = 0.0
-    with tf.GradientTape(persistent=True) as tape:
-        loss, metrics, post = agent.loss(batch | {"mask": tf.constant(mask)}, noise)
-    predicted = agent.model.cost(tf.concat([post["stoch"], post["deter"]], -1)).numpy()
-    cost_loss = 0.5 * ((predicted - batch["cost"].numpy()) ** 2)[mask > 0].mean()
-    assert float(metrics["cost_loss"]) == pytest.approx(cost_loss, rel=1e-4)
-    others = float(metrics["image_loss"] + metrics["reward_loss"] + metrics["kl"])
-    assert float(loss) - others == pytest.approx(7.0 * cost_loss, rel=1e-3)
-    for part in (agent.model.cost, agent.model.dynamics, agent.model.encoder):
-        grads = tape.gradient(metrics["cost_loss"], part.trainable_variables)
-        assert any(grad is not None and np.any(grad) for grad in grads), part.name
-
-
-def test_without_a_cost_head_costs_change_nothing(tiny_config):
-    agent = PlanlessAgent(tiny_config, OBSERVATIONS, ACTION_SPACE)
-    batch, noise = make_batch(tiny_config), make_noise(tiny_config)
-    loss, metrics, _ = agent.loss(batch, noise)
-    del batch["cost"]
-    assert float(agent.loss(batch, noise)[0]) == float(loss) and "cost_loss" not in metrics
-    assert agent.model.cost is None and agent.latent_problem().constraint is None
 
 
 def test_planners_are_asked_to_keep_the_predicted_cost_below_its_limit(tiny_config):
@@ -178,84 +70,6 @@ def test_nobody_but_the_planner_sees_the_survival(tiny_config, name):
         assert plan.gains.shape == (2, 4, ACTIONS, n) and np.any(plan.gains)
     action, _, extras = agent.act(latent, np.zeros(2, bool), plan, idle)
     assert action.shape == (2, ACTIONS) and np.all(np.isfinite(action)) and not np.any(extras["planned"])
-
-
-@pytest.mark.parametrize("task", ["pointmass_lottery", "gym_InvertedPendulum-v5"])
-def test_cost_head_on_a_task_without_cost_is_refused(tiny_config, task):
-    with pytest.raises(UserError, match=f"{task} reports no cost.*turn it off"):
-        BaseAgent(tiny_config.replace(task=task, cost_head=True), OBSERVATIONS, ACTION_SPACE)
-
-
-class PlanlessAgent(PlanningAgent):
-    """An agent of which only the model and the latent problem matter."""
-
-    @classmethod
-    def make_planner(cls, c, problem):
-        return None
-
-
-def test_free_nats_are_free(tiny_config):
-    batch, noise = make_batch(tiny_config), make_noise(tiny_config)
-    agent = BaseAgent(tiny_config.replace(free_nats=1e6), OBSERVATIONS, ACTION_SPACE)
-    with tf.GradientTape() as tape:
-        loss, metrics, _ = agent.loss(batch, noise)
-    assert float(loss) == pytest.approx(1e6 + float(metrics["image_loss"] + metrics["reward_loss"]), rel=1e-6)
-    # Only the KL term trains the prior's output layer.
-    gradient = tape.gradient(loss, agent.model.dynamics.prior_out.kernel)
-    assert gradient is None or not np.any(gradient)
-
-
-def test_padding_counts_in_no_term(tiny_config):
-    config = with_cost(tiny_config, discount_head=True, state_probe=True)
-    agent = BaseAgent(config, OBSERVATIONS, ACTION_SPACE)
-    batch, other, noise = make_batch(config, 0), make_batch(config, 1), make_noise(config)
-    mask = np.ones([config.batch_size, config.batch_length], np.float32)
-    mask[1, 5:] = 0.0
-    padded = {
-        key: tf.where(tf.reshape(mask, [*mask.shape, *[1] * (value.ndim - 2)]) > 0, value, other[key])
-        for key, value in batch.items()
-    }
-    loss, metrics, _ = agent.loss(batch | {"mask": tf.constant(mask)}, noise)
-    padded_loss, padded_metrics, _ = agent.loss(padded | {"mask": tf.constant(mask)}, noise)
-    assert float(loss) == pytest.approx(float(padded_loss), rel=1e-5)
-    for name, value in metrics.items():
-        assert float(value) == pytest.approx(float(padded_metrics[name]), rel=1e-5), name
-
-
-def test_probe_changes_no_other_weight(tiny_config):
-    batch, noise = make_batch(tiny_config), make_noise(tiny_config)
-    grads = []
-    for probe in (False, True):
-        agent = BaseAgent(tiny_config.replace(state_probe=probe), OBSERVATIONS, ACTION_SPACE)
-        shared = [agent.model.encoder, agent.model.dynamics, agent.model.decoder, agent.model.reward]
-        with tf.GradientTape() as tape:
-            loss = agent.loss(batch, noise)[0]
-        grads.append(tape.gradient(loss, [v for part in shared for v in part.trainable_variables]))
-    for without, with_probe in zip(*grads, strict=True):
-        np.testing.assert_allclose(without, with_probe, rtol=1e-4, atol=1e-6)
-
-
-def test_probe_without_a_state_is_refused(tiny_config):
-    images = gymnasium.spaces.Dict({"image": OBSERVATIONS["image"]})
-    with pytest.raises(UserError, match="state_probe"):
-        BaseAgent(tiny_config.replace(state_probe=True), images, ACTION_SPACE)
-
-
-def test_a_step_without_finite_gradients_is_skipped_and_counted(tiny_config):
-    agent = BaseAgent(tiny_config, OBSERVATIONS, ACTION_SPACE)
-    batch = make_batch(tiny_config)
-    before = [v.numpy() for v in agent.model.trainable_variables]
-    metrics = agent.train_step(batch | {"reward": tf.fill(batch["reward"].shape, np.float32("nan"))})
-    assert float(metrics["skipped_updates"]) == 1.0
-    for old, variable in zip(before, agent.model.trainable_variables, strict=True):
-        np.testing.assert_array_equal(old, variable.numpy())
-    assert float(agent.train_step(batch)["skipped_updates"]) == 0.0
-
-
-def test_every_counts_passed_multiples():
-    every = Every(10, start=5)
-    assert [every(count) for count in (9, 10, 19, 45, 45, 50)] == [0, 1, 0, 3, 0, 1]
-    assert [Every(0)(count) for count in (0, 10)] == [0, 0]
 
 
 class CountingPlanner(optimizers.Planner):
@@ -375,8 +189,9 @@ def test_feedback_corrects_for_the_distance_to_the_planned_state(tiny_config):
 
 def test_rewards_that_are_no_numbers_are_counted_and_survived(tiny_config):
     config = tiny_config.replace(planning_horizon=4, mpc_steps=4)
-    for name in ("cem", "latco"):  # the others: tests/test_optimizers.py
+    for name in ("cem", "latco"):  # the others, and compiled: tests/test_optimizers.py
         agent = agents.agent_class(name)(config, OBSERVATIONS, ACTION_SPACE)
+        agent.planner._compiled = agent.planner._traced
         agent.model.reward.out.bias.assign([np.nan])
         first = np.ones(2, bool)
         action, _, extras = agent.act(agent.model.dynamics.initial(2), first, None, ~first)
@@ -419,46 +234,6 @@ def test_exploration_noise_is_added_and_clipped(tiny_config):
 def test_more_executed_steps_than_planned_ones_are_refused(tiny_config):
     with pytest.raises(UserError, match="mpc_steps"):
         CountingAgent(tiny_config.replace(planning_horizon=3, mpc_steps=4), OBSERVATIONS, ACTION_SPACE)
-
-
-def test_unknown_planner_names_the_nearest(tiny_config):
-    with pytest.raises(UserError, match="'latco'"):
-        agents.make_agent(tiny_config.replace(planner="laco"))
-
-
-def test_log_directory_of_another_model_is_refused_and_left_alone(tiny_config):
-    logdir = open_logdir(tiny_config, [])
-    saved = (logdir / "config.yaml").read_bytes()
-    with pytest.raises(UserError, match="deter = 8"):
-        open_logdir(tiny_config.replace(deter=16), [])
-    with pytest.raises(UserError, match="cost_head = False"):
-        open_logdir(tiny_config.replace(cost_head=True), [])
-    with pytest.raises(UserError, match="randomize = True"):
-        open_logdir(tiny_config.replace(randomize=False), [])
-    with pytest.raises(UserError, match="render_quality = fast"):
-        open_logdir(tiny_config.replace(render_quality="full"), [])
-    assert (logdir / "config.yaml").read_bytes() == saved
-    open_logdir(tiny_config.replace(steps=999), ["--steps", "999"])
-    assert len((logdir / "runs.jsonl").read_text().splitlines()) == 2
-
-
-@pytest.mark.parametrize("rho", [0.0, 0.9])
-def test_random_actions_are_uniform_with_the_given_correlation_and_start_anew(tiny_config, rho):
-    agent = BaseAgent(tiny_config.replace(prefill_correlation=rho), OBSERVATIONS, ACTION_SPACE)
-    batch, actions, state = 4000, [], None
-    for t in range(3):
-        is_first = np.full(batch, t == 0)
-        is_first[:2000] |= t == 2
-        action, state, _ = agent.random_policy({}, is_first, state)
-        actions.append(action[:, 0])
-    for action in actions:
-        np.testing.assert_allclose(np.quantile(action, [0.25, 0.5, 0.75]), [-0.5, 0.0, 0.5], atol=0.06)
-    correlation = lambda rows, t: np.corrcoef(actions[t - 1][rows], actions[t][rows])[0, 1]
-    # Correlation of uniform marginals: 6 / pi arcsin(rho / 2).
-    expected = 6.0 / np.pi * np.arcsin(rho / 2.0)
-    assert correlation(slice(None), 1) == pytest.approx(expected, abs=0.05)
-    assert correlation(slice(2000, None), 2) == pytest.approx(expected, abs=0.06)
-    assert correlation(slice(0, 2000), 2) == pytest.approx(0.0, abs=0.08)
 
 
 def test_the_planner_in_the_guide_for_contributors_works_as_it_stands():
