@@ -15,6 +15,8 @@ import checkout
 import argparse
 import json
 import resource
+import sys
+from collections.abc import Sequence
 
 import gymnasium
 import numpy as np
@@ -23,6 +25,7 @@ import tensorflow as tf
 from benchmarks.train_step import make_agent, make_batch, timed
 from policy_agents import DreamerAgent
 from tools.config import load_config
+from tools.program import run_program
 
 KEYS = ("batch_size", "batch_length", "stoch", "deter", "latent", "imagination_horizon", "reinforce_share")
 KEYS += ("policy_layers", "policy_units", "value_layers", "value_units")
@@ -52,16 +55,22 @@ def measure(config, actions: int, repeats: int) -> dict:
     return {"benchmark": "actor_critic"} | line | {"memory_gb": memory, "devices": devices, "actions": actions}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program and returns its exit code, see `tools.program`."""
+    return run_program(_print_line, argv, lambda: "start the same command again")
+
+
+def _print_line(argv: Sequence[str]) -> int:
     """Measures and prints the line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", nargs="*", default=[], help="presets of config.yaml stacked on defaults")
     parser.add_argument("--actions", type=int, default=4, help="size of the action vector")
     parser.add_argument("--repeats", type=int, default=5, help="timed updates")
-    args, words = parser.parse_known_args()
+    args, words = parser.parse_known_args(argv)
     config = load_config(["--configs", "defaults", *args.preset, *words]).replace(planner="dreamer")
     print(json.dumps(measure(config, args.actions, args.repeats) | {key: config[key] for key in KEYS}))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

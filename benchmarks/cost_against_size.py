@@ -38,6 +38,7 @@ from planners.latco import CROSSOVER, LatCo
 from tools.command_line import Parser, positive
 from tools.errors import UserError
 from tools.files import append_json
+from tools.program import run_program
 from tools.revision import git_revision
 
 Line = dict[str, Any]
@@ -165,7 +166,12 @@ def read_lines(path: Path) -> list[Line]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints one JSON line per measurement; exit code 2 for bad input."""
+    """Runs the program and returns its exit code, see `tools.program`."""
+    return run_program(_measure, argv, lambda: "what was measured is in --out, and the same command measures the rest")
+
+
+def _measure(argv: Sequence[str]) -> int:
+    """Prints one JSON line per measurement."""
     parser = Parser(
         prog="python benchmarks/cost_against_size.py", description=__doc__, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -178,25 +184,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--repeats", type=positive, default=5, metavar="N", help="default: 5")
     add("--limit", type=positive, default=10, metavar="S", help="seconds of an iteration, at most (default: 10)")
     add("--clock", choices=list(CLOCKS), default="wall", help="cpu: of this process, for one core")
-    try:
-        options = parser.parse_args(argv)
-        if options.figure and options.figure.suffix not in (".png", ".pdf"):
-            raise UserError(f"--figure {options.figure} is neither a .png nor a .pdf: choose one of these.")
-        if min(options.sizes) < 8:
-            raise UserError(f"--sizes {min(options.sizes)} is too small a state: give at least 8.")
-        for path in filter(None, (options.out, options.figure)):
-            check_writable(path)
-        lines = read_lines(options.out)
-        tail = {"peak_gflops": round(measure_peak() / 1e9), **git_revision()}
-        for line in measure(options, lines):
-            lines.append(line | tail)
-            append_json(options.out, lines[-1])
-            print(json.dumps(lines[-1]), flush=True)
-        if options.figure:
-            figures.save(draw(lines), options.figure)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    options = parser.parse_args(argv)
+    if options.figure and options.figure.suffix not in (".png", ".pdf"):
+        raise UserError(f"--figure {options.figure} is neither a .png nor a .pdf: choose one of these.")
+    if min(options.sizes) < 8:
+        raise UserError(f"--sizes {min(options.sizes)} is too small a state: give at least 8.")
+    for path in filter(None, (options.out, options.figure)):
+        check_writable(path)
+    lines = read_lines(options.out)
+    tail = {"peak_gflops": round(measure_peak() / 1e9), **git_revision()}
+    for line in measure(options, lines):
+        lines.append(line | tail)
+        append_json(options.out, lines[-1])
+        print(json.dumps(lines[-1]), flush=True)
+    if options.figure:
+        figures.save(draw(lines), options.figure)
     return 0
 
 

@@ -56,6 +56,7 @@ from evaluation.files import check_writable
 from tools.command_line import Parser, count, positive
 from tools.errors import UserError
 from tools.files import append_json
+from tools.program import run_program
 from tools.revision import git_revision
 from training.logdir import check_task
 
@@ -222,20 +223,21 @@ def parse_options(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the lines that are new; exit code 2 for bad input."""
-    try:
-        options, overrides = parse_options(argv)
-        for path in filter(None, (options.out, options.figure, options.table)):
-            check_writable(path)
-        for board in compete(options, overrides):  # anew after each line: what was measured is not lost
-            results = board.results()
-            if results and options.figure:
-                figures.save(draw(results), options.figure)
-            if results and options.table:
-                figures.save_text(table(results), options.table)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Runs the program and returns its exit code, see `tools.program`."""
+    return run_program(_compete, argv, lambda: "what was measured is in --out, and the same command measures the rest")
+
+
+def _compete(argv: Sequence[str]) -> int:
+    """Prints the lines that are new."""
+    options, overrides = parse_options(argv)
+    for path in filter(None, (options.out, options.figure, options.table)):
+        check_writable(path)
+    for board in compete(options, overrides):  # anew after each line: what was measured is not lost
+        results = board.results()
+        if results and options.figure:
+            figures.save(draw(results), options.figure)
+        if results and options.table:
+            figures.save_text(table(results), options.table)
     return 0
 
 

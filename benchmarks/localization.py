@@ -34,6 +34,7 @@ from envs.distance import goal_distance
 from episodes.episode import Episode, episode_files, read_episode
 from tools.command_line import Parser, count
 from tools.errors import UserError
+from tools.program import run_program
 from tools.revision import git_revision
 
 HELD_OUT = 5  # every fifth episode is for the errors
@@ -138,25 +139,26 @@ def _median(errors: Sequence[np.ndarray]) -> float | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints one JSON line; exit code 2 for bad input."""
+    """Runs the program and returns its exit code, see `tools.program`."""
+    return run_program(_localize, argv, lambda: "start the same command again")
+
+
+def _localize(argv: Sequence[str]) -> int:
+    """Prints one JSON line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--logdir", required=True, metavar="DIR", help="of a run of planning_agent.py")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of episodes (default: those of the run)")
     parser.add_argument("--entries", type=count, nargs="+", default=[0, 1, 2], metavar="N", help="of the state")
     parser.add_argument("--near", type=float, default=0.1, metavar="M", help="distance to the goal that counts as near")
-    try:
-        args, overrides = parser.parse_known_args(argv)
-        agent = load_agent(args.logdir, overrides)
-        folder = args.data or Path(args.logdir).expanduser() / "episodes"
-        episodes = [read_episode(file) for file in episode_files(folder)]
-        if len(episodes) < 2 * HELD_OUT or "state" not in episodes[0]:
-            raise UserError(f"{folder} needs {2 * HELD_OUT} episodes with the simulator's state: give another --data.")
-        if max(args.entries) >= episodes[0]["state"].shape[1]:
-            raise UserError(f"The state has {episodes[0]['state'].shape[1]} entries: choose --entries below that.")
-        row = measure(agent, episodes, args.entries, args.near)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    args, overrides = parser.parse_known_args(argv)
+    agent = load_agent(args.logdir, overrides)
+    folder = args.data or Path(args.logdir).expanduser() / "episodes"
+    episodes = [read_episode(file) for file in episode_files(folder)]
+    if len(episodes) < 2 * HELD_OUT or "state" not in episodes[0]:
+        raise UserError(f"{folder} needs {2 * HELD_OUT} episodes with the simulator's state: give another --data.")
+    if max(args.entries) >= episodes[0]["state"].shape[1]:
+        raise UserError(f"The state has {episodes[0]['state'].shape[1]} entries: choose --entries below that.")
+    row = measure(agent, episodes, args.entries, args.near)
     about = {"benchmark": "localization", "task": agent.config.task, "updates": int(agent.updates)}
     print(json.dumps(about | row | git_revision()), flush=True)
     return 0

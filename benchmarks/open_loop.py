@@ -47,6 +47,7 @@ from episodes.replay import Replay
 from tools.config import Config, load_config
 from tools.errors import UserError
 from tools.files import append_json
+from tools.program import run_program
 from tools.revision import git_revision
 from world_model.open_loop import CONTEXT
 
@@ -227,28 +228,29 @@ def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints one JSON line for each data set and variant and writes the pictures; exit code 2 for bad input."""
-    try:
-        args = parse_options(argv)
-        shared = ["--configs", "defaults", *args.preset, *args.overrides]
-        configs = {
-            label: load_config([*shared, *words, "--seed", str(args.seed)]) for label, words in args.variants.items()
-        }
-        # All data are read first, so that bad data fail before any training.
-        first = next(iter(configs.values()))
-        sets = [read_data(name, path, first, args.horizon, args.chunks) for name, path in args.data.items()]
-        make_folder(args.out)
-        results: dict[str, list[Result]] = {}
-        for data in sets:
-            results[data.name] = []
-            for result, row in compare(data, configs, args):
-                results[data.name].append(result)
-                write(args.out, row)
-            draw_frames(data, results[data.name]).savefig(args.out / f"open_loop_{data.name}.png")
-        draw_curves(results).savefig(args.out / "open_loop.png")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Runs the program and returns its exit code, see `tools.program`."""
+    return run_program(_compare, argv, lambda: "start the same command again")
+
+
+def _compare(argv: Sequence[str]) -> int:
+    """Prints one JSON line for each data set and variant and writes the pictures."""
+    args = parse_options(argv)
+    shared = ["--configs", "defaults", *args.preset, *args.overrides]
+    configs = {
+        label: load_config([*shared, *words, "--seed", str(args.seed)]) for label, words in args.variants.items()
+    }
+    # All data are read first, so that bad data fail before any training.
+    first = next(iter(configs.values()))
+    sets = [read_data(name, path, first, args.horizon, args.chunks) for name, path in args.data.items()]
+    make_folder(args.out)
+    results: dict[str, list[Result]] = {}
+    for data in sets:
+        results[data.name] = []
+        for result, row in compare(data, configs, args):
+            results[data.name].append(result)
+            write(args.out, row)
+        draw_frames(data, results[data.name]).savefig(args.out / f"open_loop_{data.name}.png")
+    draw_curves(results).savefig(args.out / "open_loop.png")
     return 0
 
 

@@ -68,6 +68,7 @@ from evaluation.files import check_writable
 from tools.command_line import Parser, count, positive
 from tools.errors import UserError, unknown
 from tools.files import append_json
+from tools.program import run_program
 from tools.revision import git_revision
 from training.logdir import check_task
 
@@ -201,24 +202,25 @@ def parse_options(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints one JSON line for each variant; exit code 2 for bad input."""
-    try:
-        options, overrides = parse_options(argv)
-        variants = parse_variants(options, overrides)
-        for path in filter(None, (options.out, options.figure)):
-            check_writable(path)
-        rows, revision = [], git_revision()  # now: commits may be made meanwhile
-        for line in executed(options, variants, overrides) if options.execute else plans_only(options, variants):
-            row = line | revision
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-            if options.out:
-                append_json(options.out, row)
-            if options.figure:  # anew after each line: what was measured is not lost
-                figures.save(draw(rows), options.figure)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Runs the program and returns its exit code, see `tools.program`."""
+    return run_program(_measure, argv, lambda: "start the same command again")
+
+
+def _measure(argv: Sequence[str]) -> int:
+    """Prints one JSON line for each variant."""
+    options, overrides = parse_options(argv)
+    variants = parse_variants(options, overrides)
+    for path in filter(None, (options.out, options.figure)):
+        check_writable(path)
+    rows, revision = [], git_revision()  # now: commits may be made meanwhile
+    for line in executed(options, variants, overrides) if options.execute else plans_only(options, variants):
+        row = line | revision
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+        if options.out:
+            append_json(options.out, row)
+        if options.figure:  # anew after each line: what was measured is not lost
+            figures.save(draw(rows), options.figure)
     return 0
 
 

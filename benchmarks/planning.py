@@ -15,7 +15,9 @@ import checkout
 
 import argparse
 import json
+import sys
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -32,6 +34,7 @@ from planners.icem import ICEM
 from planners.ilqr import ILQR
 from planners.image_collocation import ImageCollocation
 from planners.latco import SOLVERS, LatCo
+from tools.program import run_program
 
 PEAK_SIZE = 2048
 
@@ -127,7 +130,12 @@ def measure(planner: optimizers.Planner, batch: int, repeats: int, seed: int) ->
     return times, plan
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program and returns its exit code, see `tools.program`."""
+    return run_program(_measure, argv, lambda: "start the same command again")
+
+
+def _measure(argv: Sequence[str]) -> int:
     """Parses sizes and prints one JSON line per planner, solver, horizon and batch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--planners", nargs="+", default=["cem", "latco"], choices=list(PLANNERS))
@@ -141,7 +149,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, help="of every planner, instead of the papers'")
     for key, default in (("repeats", 5), ("stoch", 30), ("deter", 200), ("actions", 4), ("seed", 0)):
         parser.add_argument(f"--{key}", type=int, default=default)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     args.planners = list(PLANNERS) if args.all else args.planners
     problem, peak = make_problem(args), measure_peak()
     for batch in args.batches:
@@ -156,7 +164,8 @@ def main() -> None:
                 row |= {"iterations_to_final": iterations_to_final(plan, planner)}
             row |= {"state_size": problem.state_size, "jacobian": args.jacobian, "peak_gflops": round(peak / 1e9)}
             print(json.dumps(row), flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

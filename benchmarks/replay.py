@@ -15,20 +15,27 @@ import checkout
 import argparse
 import functools
 import json
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from episodes.episode import Episode
 from episodes.replay import Replay
+from tools.program import run_program
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program and returns its exit code, see `tools.program`."""
+    return run_program(_measure, argv, lambda: "start the same command again")
+
+
+def _measure(argv: Sequence[str]) -> int:
     """Measure with the sizes of the command line."""
-    options = parse_options()
+    options = parse_options(argv)
     with tempfile.TemporaryDirectory() as folder:
         replay = Replay(folder, options.batch_size, options.batch_length, capacity=10**9, seed=0)
         episodes = [make_episode(options, seed) for seed in range(options.episodes)]
@@ -44,9 +51,10 @@ def main() -> None:
         report(options, "dataset", [timed(lambda: next(iterator)) for _ in range(options.batches)], mean=True)
         report(options, "phase", [timed(lambda: list(replay.dataset(1))) for _ in range(options.batches)])
         report(options, "wait", [wait_for_batch(iterator, options.train_seconds) for _ in range(options.batches)])
+    return 0
 
 
-def parse_options() -> argparse.Namespace:
+def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     """Sizes; the defaults are those of the papers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch_size", type=int, default=50, help="chunks a batch")
@@ -57,7 +65,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--episode_length", type=int, default=150, help="transitions an episode")
     parser.add_argument("--batches", type=int, default=30, help="batches measured")
     parser.add_argument("--train_seconds", type=float, default=0.1, help="duration of the imitated train step")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def make_episode(options: argparse.Namespace, seed: int) -> Episode:
@@ -117,4 +125,4 @@ def report(options: argparse.Namespace, name: str, seconds: list[float], mean: b
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -25,7 +25,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import gymnasium
 import numpy as np
@@ -35,6 +35,7 @@ from tensorflow import keras
 from base_agent import BaseAgent
 from benchmarks.plain_update import PlainUpdate
 from tools.config import load_config
+from tools.program import run_program
 
 # The command line of each variant of the world model.
 VARIANTS = {
@@ -222,7 +223,12 @@ def profile(config, actions: int, folder: str) -> None:
         float(agent.train_step(batch)["loss"])
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program and returns its exit code, see `tools.program`."""
+    return run_program(_measure, argv, lambda: "start the same command again")
+
+
+def _measure(argv: Sequence[str]) -> int:
     """Parses sizes, measures, prints JSON lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -237,10 +243,10 @@ def main() -> None:
     parser.add_argument("--config", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     for key in SIZES:
         parser.add_argument(f"--{key}", type=int, help="overrides the preset")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.serve:
         serve(args.serve, load_config(args.config), args.actions)
-        return
+        return 0
     changes = [
         word for key in SIZES if getattr(args, key) is not None for word in (f"--{key}", str(getattr(args, key)))
     ]
@@ -253,7 +259,8 @@ def main() -> None:
             compare(words, [*PLAIN, *VARIANTS], size, args.actions, args.repeats)
     else:
         compare(words, args.variants, "+".join(args.preset) or "full", args.actions, args.repeats)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -16,7 +16,8 @@ from tools.errors import UserError
 from tools.program import run_program
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = ["planning_agent.py", "evaluate.py", "collect.py", "plot.py", "plan_report.py", "sweep.py"]
+PROGRAMS = sorted(path for path in ROOT.glob("*.py") if '__name__ == "__main__"' in path.read_text())
+BENCHMARKS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if '__name__ == "__main__"' in path.read_text())
 
 
 def end(capsys, body, argv=()):
@@ -261,9 +262,19 @@ def test_programs_that_are_imported_leave_signals_alone():
     assert done.stdout == "True\n"
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_every_program_has_the_frame_and_is_ready_for_ctrl_c_first(name):
-    body = ast.parse((ROOT / name).read_text()).body
-    assert ast.unparse(body[1]) == "if __name__ == '__main__':\n    import tools.startup"
+@pytest.mark.parametrize("path", [*PROGRAMS, *BENCHMARKS], ids=lambda path: path.name)
+def test_every_program_has_the_frame_and_is_ready_for_ctrl_c_first(path):
+    body = ast.parse(path.read_text()).body
+    first = "import checkout" if path in BENCHMARKS else "if __name__ == '__main__':\n    import tools.startup"
+    assert ast.unparse(body[1]) == first
     main = next(node for node in body if isinstance(node, ast.FunctionDef) and node.name == "main")
     assert "return run_program(" in ast.unparse(main)
+
+
+def test_ctrl_c_during_the_imports_of_a_benchmark_is_one_line(tmp_path):
+    """While it imports TensorFlow, for which a module that sends the signal stands here."""
+    (tmp_path / "tensorflow.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    command = [sys.executable, str(ROOT / "benchmarks" / "leaderboard.py")]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted: nothing was started yet\n")
