@@ -363,7 +363,7 @@ def _read_text(path: Path) -> str:
 def _parse_yaml(path: Path, text: str) -> dict[Any, Any]:
     try:
         content = make_yaml().load(text)
-    except (YAMLError, ValueError) as error:
+    except (RecursionError, YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f" in line {mark.line + 1}" if mark else ""
         raise UserError(f"{path} is not valid YAML{place}: {getattr(error, 'problem', None) or error}.") from None

@@ -133,6 +133,13 @@ def test_ctrl_c_has_its_usual_effect_after_a_request_to_stop(number):
         signal.signal(signal.SIGINT, before)
 
 
+def test_a_refusal_that_quotes_lines_is_one_line(capsys):
+    assert end(capsys, raising(UserError("It failed: here\r\n  is why\n\n: do that."))) == (
+        2,
+        "error: It failed: here is why : do that.\n",
+    )
+
+
 @pytest.mark.parametrize("length", [10, 899, 5000])
 def test_refusals_have_at_most_1000_characters(capsys, length):
     message = f"start {'x' * length} end"
