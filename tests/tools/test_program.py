@@ -46,6 +46,9 @@ def test_every_way_to_end_has_a_code_and_one_line(capsys):
     code, line = end(capsys, raising(PermissionError(errno.EACCES, "Permission denied", "/disk/file")))
     assert code == 2 and line.startswith("error: /disk/file cannot be used (Permission denied): ")
     assert "read and write" in line and line.count("\n") == 1
+    for words, said in (("", "memory: ask"), ("Unable to allocate 48 GiB", "memory (Unable to allocate 48 GiB): ask")):
+        code, line = end(capsys, raising(MemoryError(words)))
+        assert code == 2 and line.startswith("error: ") and said in line and line.count("\n") == 1
     with pytest.raises(ValueError, match="a mistake"):
         end(capsys, raising(ValueError("a mistake")))
     with pytest.raises(ConnectionError):
