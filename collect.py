@@ -32,7 +32,7 @@ from episodes.behavior import MixedPolicy
 from episodes.dataset import FILE, numbers, read_collection, reported_outcomes, settings, totals, write_collection
 from episodes.loading import EpisodeReader
 from episodes.replay import Replay
-from tools.command_line import Parser
+from tools.command_line import Parser, count
 from tools.config import BEFORE, Config, load_config
 from tools.errors import UserError
 from tools.lock import alone_in
@@ -222,7 +222,7 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _add_episodes_options(make: argparse.ArgumentParser) -> None:
     make.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the episodes")
-    make.add_argument("--episodes", type=int, default=100, metavar="N", help="total number of episodes in the folder")
+    make.add_argument("--episodes", type=count, default=100, metavar="N", help="total number of episodes in the folder")
     make.add_argument(
         "--success_rate",
         type=float,

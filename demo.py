@@ -55,6 +55,7 @@ def play(model: str, planner: str, overrides: Sequence[str], seed: int) -> Resul
     The same model and seed give the same episode, the same first state and the same random numbers to every planner.
     """
     agent = load_agent(model, [*overrides, "--planner", planner, "--seed", str(seed)])
+    print(f"{planner} plans ...", file=sys.stderr, flush=True)
     env = envs.make_vector_env(agent.config, 1, seed, envs.split_tasks(agent.config.task)[0])
     try:
         image = env.reset()[0]["image"].copy()
@@ -93,7 +94,6 @@ def demonstrate(model: str, overrides: Sequence[str], seed: int, out: Path) -> t
     check_writable(picture, "choose another --out")
     results = []
     for planner in PLANNERS:
-        print(f"{planner} plans ...", file=sys.stderr, flush=True)
         results.append(play(model, planner, overrides, seed))
     print("drawing ...", file=sys.stderr, flush=True)
     sides = [result.side for result in results]

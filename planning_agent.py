@@ -40,7 +40,7 @@ from taught_agent import TaughtAgent
 from tools.config import Config, load_config
 from tools.errors import UserError
 from tools.lock import alone_in
-from tools.memory import check_batch
+from tools.memory import check_memory
 from tools.program import run_program
 from training.logdir import check_logdir, open_logdir
 from world_model.latent_problem import latent_problem
@@ -330,7 +330,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(argv: Sequence[str]) -> int:
     config = load_config(argv).resolved()
-    check_batch(config)
+    check_memory(config)
     agent = make_agent(config)
     # With several hosts, the first one owns the log directory and the others use folders in it.
     logdir = Path(config.logdir).expanduser()

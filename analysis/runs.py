@@ -4,7 +4,6 @@ Nothing here imports TensorFlow or a simulator, so that tables and figures are m
 """
 
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -130,7 +129,7 @@ def read_metrics(path: Path) -> dict[str, Series]:
 
     A run that was killed and resumed went back to its last checkpoint: of what it logged twice the later line wins,
     and lines beyond the step to which it returned are not what the present run came from, so they are left out. Values
-    beyond `LARGEST` are left out too, with a note.
+    beyond `LARGEST` and those that are no numbers are left out too, with a note.
 
     Raises:
         UserError: the file cannot be read, or a line before the last one holds no metrics.
@@ -147,9 +146,12 @@ def read_metrics(path: Path) -> dict[str, Series]:
             rows.append(line)
     names = dict.fromkeys(name for row in rows for name in row if name not in ("step", "time"))
     points = {name: [(row["step"], float(row[name])) for row in rows if is_number(row.get(name))] for name in names}
-    large = [name for name in names if any(_is_large(row.get(name)) for row in rows)]
-    if large:
-        note(f"{path} has values beyond {LARGEST:g}, which are left out: {', '.join(map(printable, large))}.")
+    odd = [name for name in names if any(row.get(name) is not None and not is_number(row[name]) for row in rows)]
+    if odd:
+        note(
+            f"{path} has values that are no numbers or beyond {LARGEST:g}, which are left out: "
+            f"{', '.join(map(printable, odd))}."
+        )
     return {name: Series(*map(np.array, zip(*known, strict=True))) for name, known in points.items() if known}
 
 
@@ -186,10 +188,6 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 def is_number(value: Any) -> bool:
     """Whether a value from a file is a number that can be drawn, true and false among them."""
     return isinstance(value, int | float) and abs(value) <= LARGEST
-
-
-def _is_large(value: Any) -> bool:
-    return isinstance(value, int | float) and LARGEST < abs(value) < math.inf
 
 
 def metric_names(runs: Iterable[Run]) -> list[str]:

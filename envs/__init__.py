@@ -110,16 +110,18 @@ def make_vector_env(config: Any, num_envs: int, seed: int, task: str | None = No
     the mask is true and repeats the last observation elsewhere.
 
     Raises:
-        UserError: as `make_env`.
+        UserError: as `make_env`, or so many processes do not fit into the memory.
     """
     from envs.workers import WorkerEnvs
+    from tools.memory import check_processes
 
+    check_processes(num_envs)
     tasks = split_tasks(config.task)
     shared = spaces(config)
     settings = _single(_settings(config), task or tasks[0])
     make = make_env if len(tasks) == 1 else functools.partial(make_shared_env, action_size=shared[1].shape[0])
     seeds = [stream_seed(seed, index) for index in range(num_envs)]
-    batch = WorkerEnvs(functools.partial(make, settings), seeds, shared)
+    batch = WorkerEnvs(functools.partial(make, settings), seeds, shared, config.step_timeout)
     batch.action_space.seed(seed)
     return batch
 
@@ -133,7 +135,7 @@ def spaces(config: Any) -> tuple["gym.spaces.Dict", "gym.spaces.Box"]:
     Raises:
         UserError: as `make_env`.
     """
-    found, notes = _ask_new_process(_try_out, _values(config))
+    found, notes = _ask_new_process(_try_out, _values(config), config.step_timeout)
     for text in notes:
         _note(text)
     return copy.deepcopy(found)
@@ -145,7 +147,7 @@ def reports_cost(config: Any) -> bool:
     Raises:
         UserError: as `make_env`.
     """
-    return _ask_new_process(_play_for_cost, _values(config))
+    return _ask_new_process(_play_for_cost, _values(config), config.step_timeout)
 
 
 def scripted_policy(task: str) -> Callable[["np.ndarray"], "np.ndarray"]:
@@ -238,12 +240,12 @@ def _note(text: str) -> None:
 
 
 @functools.lru_cache
-def _ask_new_process(function: Callable, values: tuple) -> Any:
+def _ask_new_process(function: Callable, values: tuple, timeout: float) -> Any:
     """The answer of a function of the settings, which may make environments: it runs in another process, once."""
-    from envs.workers import STEP_TIMEOUT, in_new_process
+    from envs.workers import in_new_process
 
     settings = types.SimpleNamespace(**dict(zip(setting_keys(), values, strict=True)))
-    return in_new_process(function, settings, timeout=STEP_TIMEOUT)
+    return in_new_process(function, settings, timeout=timeout)
 
 
 def _try_out(config: Any) -> tuple[tuple["gym.spaces.Dict", "gym.spaces.Box"], list[str]]:

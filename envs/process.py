@@ -74,7 +74,7 @@ class Process:
             while not self._pipe.poll(min(1.0, timeout - self.waited)):
                 self.waited += 1.0
                 if self.waited >= timeout:
-                    raise Lost("did not answer in time")
+                    raise Lost("did not answer in time (step_timeout)")
                 if self.waited == PATIENCE:
                     note(f"{self._name} has not answered for {PATIENCE:.0f} s; the limit is {timeout:.0f} s.")
             done, answer = self._pipe.recv()

@@ -12,8 +12,6 @@ from envs.process import Lost, Process
 from tools.command_line import note
 from tools.errors import UserError
 
-# Seconds in which a worker has to answer: the first picture loads drivers, a step takes milliseconds.
-STEP_TIMEOUT = 300.0
 # Workers that are replaced before a batch of environments counts as broken.
 RESTARTS = 5
 
@@ -64,6 +62,7 @@ class WorkerEnvs(gym.vector.VectorEnv):
         make: a picklable function that makes an environment from a seed.
         seeds: of the environments.
         spaces: observation and action space of one environment.
+        timeout: seconds in which a worker has to answer. The first picture loads drivers, a step takes milliseconds.
     """
 
     def __init__(
@@ -71,7 +70,9 @@ class WorkerEnvs(gym.vector.VectorEnv):
         make: Callable[[int], gym.Env],
         seeds: Sequence[int],
         spaces: tuple[gym.spaces.Dict, gym.spaces.Box],
+        timeout: float = 300.0,
     ) -> None:
+        self.timeout = timeout
         self.num_envs, self._make, self._seeds = len(seeds), make, seeds
         self.single_observation_space, self.single_action_space = self._spaces = spaces
         self.observation_space, self.action_space = (batch_space(space, self.num_envs) for space in spaces)
@@ -132,7 +133,7 @@ class WorkerEnvs(gym.vector.VectorEnv):
 
     def _ask(self, calls: dict[int, tuple[str, dict[str, Any]]]) -> dict[int, Any]:
         """The answers of environments to calls, without those whose workers were lost and replaced."""
-        answers, lost, left = {}, {}, STEP_TIMEOUT
+        answers, lost, left = {}, {}, self.timeout
         self._busy = True  # stays so after an exception
         for index, (method, options) in calls.items():
             self.processes[index].send(method, **options)

@@ -113,6 +113,7 @@ def test_thousand_generated_commands_run_or_are_refused(check):
         (["--train_every", "-1"], "--train_every is -1: choose a number from 0 on"),
         (["--batch_length", "1000000000"], "GiB of memory at least"),
         (["--batch_size", "1000000000"], "GiB of memory at least"),
+        (["--envs", "100000000"], "the processes of 100000000 environments need"),
         (["--seed", str(2**63)], "--seed is too large"),
         (["--steps", "1e30"], "--steps is too large"),
     ],

@@ -1,5 +1,6 @@
 """Models without a log directory: written, found by name, loaded and refused; and the demonstration with one."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -155,6 +156,12 @@ def test_damaged_and_foreign_weights_are_refused(shipped, tmp_path):
     for damaged in (b"", b"no archive", whole[: len(whole) // 2]):
         (copy / WEIGHTS).write_bytes(damaged)
         assert "is damaged" in refused(agents.load_agent, copy)
+    with np.load(io.BytesIO(whole)) as saved:
+        arrays = dict(saved)
+    name = next(name for name in arrays if name.startswith("model/"))
+    for wrong in (np.full(arrays[name].shape, "1"), np.full(arrays[name].shape, np.nan), np.array([{}], object)):
+        np.savez(copy / WEIGHTS, **arrays | {name: wrong})
+        assert "is damaged" in refused(agents.load_agent, copy)
     np.savez(copy / WEIGHTS, **{"model/0/conv2d/kernel": np.array([{}], object)})  # a pickle
     assert "is damaged" in refused(agents.load_agent, copy)
     (copy / WEIGHTS).unlink()
@@ -210,7 +217,8 @@ def test_demonstration_refuses_what_it_cannot_do(by_name, tmp_path, capsys):
         (["--model", by_name, "--out", str(tmp_path / "file")], "--out"),
     ):
         assert demo.main(["--out", str(tmp_path / "out"), *words]) == 2
-        assert sentence in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert sentence in said and said.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

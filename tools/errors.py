@@ -11,11 +11,11 @@ class UserError(Exception):
     """Bad input. The message is one clear sentence: what is wrong and what to do.
 
     The entry points print the message without a traceback and exit with code 2. A message that quotes something very
-    long loses its middle: what is wrong stands at its start, what to do at its end.
+    long loses its middle: what is wrong stands at its start, what to do at its end. Lines of what it quotes are joined.
     """
 
     def __str__(self) -> str:
-        message = super().__str__()
+        message = " ".join(filter(None, map(str.strip, super().__str__().splitlines())))
         if len(message) <= LONGEST:
             return message
         half = (LONGEST - len(OMISSION)) // 2

@@ -12,15 +12,27 @@ from tools.errors import UserError
 BYTES = 64 * 64 * 3 * (6 + 2 * 4)
 
 
-def check_batch(config: Any) -> None:
-    """Raises UserError if a batch of an update surely does not fit into the memory of this machine."""
-    needed = config.batch_size * config.batch_length * BYTES
+# Of the process of an environment, at least: Python, NumPy and Gymnasium.
+PROCESS_BYTES = 32 * 2**20
+
+
+def check_memory(config: Any) -> None:
+    """Raises UserError if a batch of an update or the environments surely do not fit into this machine's memory."""
+    batch = f"batch_size {config.batch_size} times batch_length {config.batch_length} needs"
+    _check(config.batch_size * config.batch_length * BYTES, batch, "choose smaller ones")
+    check_processes(config.envs * len(config.task.split(",")))
+
+
+def check_processes(number: int) -> None:
+    """Raises UserError if the processes of so many environments surely do not fit into this machine's memory."""
+    _check(number * PROCESS_BYTES, f"the processes of {number} environments need", "lower envs")
+
+
+def _check(needed: int, words: str, advice: str) -> None:
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
-        raise UserError(
-            f"batch_size {config.batch_size} times batch_length {config.batch_length} needs {needed / 2**30:,.0f} GiB "
-            f"of memory at least, and this machine has {there / 2**30:,.0f}: choose smaller ones."
-        )
+        sizes = f"{needed / 2**30:,.0f} GiB of memory at least, and this machine has {there / 2**30:,.0f}"
+        raise UserError(f"{words} {sizes}: {advice}.")
 
 
 @contextlib.contextmanager

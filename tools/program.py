@@ -2,7 +2,7 @@
 
 0    done
 1    some runs of a sweep failed
-2    bad input, or a disk that is full or cannot be written
+2    bad input, a disk that is full or cannot be written, or too little memory
 130  ended by Ctrl-C
 143  ended by SIGTERM
 """
@@ -49,6 +49,9 @@ def run_program(body: Callable[[Sequence[str]], int], argv: Sequence[str] | None
             return code
         except UserError as error:
             return _end(2, f"error: {error}")
+        except MemoryError as error:
+            words = f" ({error})" if str(error) else ""
+            return _end(2, f"error: {UserError(f'There is not enough memory{words}: ask for less, or free some.')}")
         except OSError as error:
             if error.errno not in FILE_ERRORS:
                 raise

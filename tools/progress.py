@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, Task, TextColumn
 Item = TypeVar("Item")
 
 SPEED_SECONDS = 60.0  # over which the speed is measured; the time left counts from the start
+LONGEST = 1e9  # seconds, 30 years: what is longer is not shown
 LINE_SECONDS = 30.0  # between plain lines
 
 
@@ -95,6 +96,10 @@ class ProgressLine:
         return self._separator.join(parts)
 
     def _seconds_left(self, task: Task) -> float | None:
-        """By the mean speed since the start (the last minute may be training or collecting alone); None if unknown."""
+        """By the mean speed since the start (the last minute may be training or collecting alone).
+
+        None where it is unknown or beyond all measure.
+        """
         done = task.completed - self._start
-        return max(0.0, task.remaining) * task.elapsed / done if done > 0 and task.elapsed else None
+        left = max(0.0, task.remaining) * task.elapsed / done if done > 0 and task.elapsed else math.inf
+        return left if left < LONGEST else None

@@ -37,7 +37,7 @@ def parse_yaml(path: Path, text: str) -> dict[Any, Any]:
     """Returns the mapping that the text of a file stands for. Raises UserError, in which path says where."""
     try:
         content = make_yaml().load(text)
-    except (YAMLError, ValueError) as error:
+    except (RecursionError, YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f" in line {mark.line + 1}" if mark else ""
         raise UserError(f"{path} is not valid YAML{place}: {getattr(error, 'problem', None) or error}.") from None

@@ -9,6 +9,7 @@
 Without a usable index, the numbers say which checkpoint is the newest.
 """
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,15 @@ from tools.files import replaced
 INDEX = "checkpoint"
 _NUMBERED = re.compile(r"ckpt-(\d+)\.index")
 _NEWEST = re.compile(rb'^model_checkpoint_path: "(?:[^"]*/)?([^"/]+)"', re.MULTILINE)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not what TensorFlow says of a refused checkpoint when its variables are deleted, in a line for each."""
+    message = record.getMessage()
+    return "unrestored values" not in message and "could not be found in the restored object" not in message
+
+
+tf.get_logger().addFilter(_is_news)
 
 
 def saved_checkpoints(folder: Path) -> list[str]:

@@ -7,11 +7,11 @@ from typing import Any
 import tensorflow as tf
 
 from tools.command_line import note
-from tools.config import Config, keys_of, load_config
+from tools.config import keys_of, load_config
 from tools.errors import UserError
 from training import checkpoint_files
 from training.agent import Agent
-from training.logdir import CHECKPOINTS, SETTINGS_FILE, WEIGHTS, check_same, find_logdir, shipped_models
+from training.logdir import CHECKPOINTS, SETTINGS_FILE, WEIGHTS, check_same, find_logdir, read_config, shipped_models
 from training.weights import read_weights, saved_parts
 
 # The part of a checkpoint that holds what a policy learns from. Only a resumed run needs it.
@@ -59,8 +59,8 @@ def start_from(agent: Agent, logdir: Path) -> None:
         logdir = find_logdir(logdir)
     if not (logdir / SETTINGS_FILE).is_file():
         raise UserError(f"init_from is {logdir}, which holds no run: give the log directory of one.")
-    before = load_config([], saved=Config.load(logdir / SETTINGS_FILE))
-    check_same(before, agent.config, keys_of("transitions", "weights"), logdir)
+    before = load_config([], saved=read_config(logdir))
+    check_same(before, agent.config, keys_of("transitions", "weights"), logdir, "--init_from")
     parts = {name: part for name, part in agent.checkpointed.items() if name not in ("step", "rewards")}
     saved = _saved_parts(logdir)
     missing = [name for name in BEHAVIOR if saved and name in parts and name not in saved]

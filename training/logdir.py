@@ -29,7 +29,10 @@ SHIPPED = Path(__file__).parent.parent / "shipped"
 def read_config(logdir: Path) -> Config:
     """The settings of a run. Raises UserError for a file that is missing, damaged or of another program."""
     path = logdir / SETTINGS_FILE
-    config = Config.load(path)
+    try:
+        config = Config.load(path)
+    except UserError as error:
+        raise UserError(f"{str(error).rstrip('.')}: name the folder of a run, or repair the file.") from None
     for key, kind, words in (("task", str, "a name"), ("planner", str, "a name"), ("seed", int, "a whole number")):
         if key not in config:
             raise UserError(f"{path} has no {key}: it is not the config.yaml of a run.")
@@ -72,16 +75,17 @@ def check_logdir(config: Config) -> None:
     Raises:
         UserError: the directory holds a run whose episodes or weights do not fit this config.
     """
+    if not config.logdir:
+        raise UserError("--logdir is empty: name a folder.")
     logdir = Path(config.logdir).expanduser()
-    saved = logdir / SETTINGS_FILE
     check_places(logdir)
-    if not os.path.exists(saved):
+    if not os.path.exists(logdir / SETTINGS_FILE):
         return
     if os.path.exists(logdir / WEIGHTS):
         raise UserError(
             f"{logdir} holds a shipped model, which cannot go on: choose another --logdir, and --init_from {logdir}."
         )
-    before = load_config([], saved=Config.load(saved))
+    before = load_config([], saved=read_config(logdir))
     check_same(before, config, keys_of(*DEPENDENTS), logdir)
     if (before.steps == 0) != (config.steps == 0):
         raise UserError(
@@ -122,13 +126,16 @@ def check_task(config: Config, logdir: Path, task: str) -> str:
     return task
 
 
-def check_same(before: Config, config: Config, keys: Sequence[str], logdir: Path) -> None:
-    """Raises UserError unless these settings agree with those of the run in a log directory in some keys."""
+def check_same(before: Config, config: Config, keys: Sequence[str], logdir: Path, option: str = "--logdir") -> None:
+    """Raises UserError unless these settings agree with those of the run in a log directory in some keys.
+
+    `option` is what names the log directory on the command line.
+    """
     for key in keys:
         if before[key] != config[key]:
             raise UserError(
                 f"{logdir} holds a run with {key} = {before[key]}, this command says {config[key]}: "
-                f"choose another --logdir, or the same {key}."
+                f"choose another {option}, or the same {key}."
             )
 
 

@@ -5,8 +5,6 @@
 """
 
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
+from episodes.archive import read_arrays
 from tools.errors import UserError
 from tools.files import replaced
 from training.logdir import WEIGHTS
-
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
 def write_weights(parts: Mapping[str, Any], folder: Path) -> Path:
@@ -52,9 +49,9 @@ def read_weights(parts: Mapping[str, Any], folder: Path) -> None:
     """
     path, variables = folder / WEIGHTS, _variables(parts)
     try:
-        with np.load(path, allow_pickle=False) as saved:
-            arrays = {name: saved[name] for name in saved.files if name.split("/")[0] in parts}
-    except _UNREADABLE as error:
+        arrays = {name: array for name, array in read_arrays(path).items() if name.split("/")[0] in parts}
+        _check_numbers(arrays)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}): get it again, or choose another --logdir.") from None
     shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
     wrong = sorted(shapes.items() ^ {name: array.shape for name, array in arrays.items()}.items())
@@ -66,12 +63,18 @@ def read_weights(parts: Mapping[str, Any], folder: Path) -> None:
         variable.assign(arrays[name].astype(tf.as_dtype(variable.dtype).as_numpy_dtype))
 
 
+def _check_numbers(arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError unless all arrays hold finite numbers, as `write_weights` saves them."""
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
+            raise ValueError(f"{name} holds something else than finite numbers")
+
+
 def saved_parts(folder: Path) -> set[str]:
     """The names of the parts of an agent in the file; none if it is damaged."""
     try:
-        with np.load(folder / WEIGHTS, allow_pickle=False) as saved:
-            return {name.partition("/")[0] for name in saved.files}
-    except _UNREADABLE:
+        return {name.partition("/")[0] for name in read_arrays(folder / WEIGHTS)}
+    except (OSError, ValueError):
         return set()
 
 

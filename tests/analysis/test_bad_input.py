@@ -116,11 +116,11 @@ def test_line_whose_step_is_no_step_is_refused(tmp_path, capsys, step):
     assert "line 1" in (words := refusal(capsys, "curves", tmp_path)) and "has no step" in words
 
 
-@pytest.mark.parametrize("value", ["1e308", "-1e308", "1" + "0" * 400, "1e200"])
-def test_value_too_large_to_draw_is_left_out_with_a_note(tmp_path, capsys, value):
+@pytest.mark.parametrize("value", ["1e308", "-1e308", "1" + "0" * 400, "1e999", "NaN", '"text"', "[[1]]", "{}"])
+def test_value_that_cannot_be_drawn_is_left_out_with_a_note(tmp_path, capsys, value):
     write_run(tmp_path / "0", f'{{"step": 1, "train/return": 1.0}}\n{{"step": 2, "train/return": {value}}}\n')
     assert runs.read_metrics(tmp_path / "0" / "metrics.jsonl")["train/return"].steps.tolist() == [1]
-    assert "beyond 1e+100, which are left out: train/return" in capsys.readouterr().err
+    assert "no numbers or beyond 1e+100, which are left out: train/return" in capsys.readouterr().err
 
 
 def test_largest_values_are_drawn(tmp_path, capsys):

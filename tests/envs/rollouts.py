@@ -18,6 +18,7 @@ def make_config(task: str, **changes) -> types.SimpleNamespace:
         "reward": "sparse",
         "randomize": True,
         "starts": "near",
+        "step_timeout": 300,
     }
     return types.SimpleNamespace(**{**settings, **changes})
 

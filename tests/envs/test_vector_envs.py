@@ -59,6 +59,20 @@ def test_a_refusal_in_another_process_reaches_the_user():
         envs.make_vector_env(make_config("metaworld_reech"), 2, 0)
 
 
+def test_the_time_to_answer_is_a_setting():
+    """Of the process that tries a task out, and of those that play: 0.001 s is too short for any."""
+    with pytest.raises(UserError, match=r"tries out an environment did not answer in time \(step_timeout\), twice"):
+        envs.spaces(make_config("pointmass_lottery", step_timeout=0.001))
+    batch = envs.make_vector_env(make_config("pointmass_obstacle", step_timeout=77), 1, seed=0)
+    batch.close()
+    assert batch.timeout == 77
+
+
+def test_more_processes_than_fit_into_the_memory_are_refused_before_one_starts():
+    with pytest.raises(UserError, match="the processes of 100000000 environments need 3,125,000 GiB of memory"):
+        envs.make_vector_env(make_config("pointmass_obstacle"), 100_000_000, seed=0)
+
+
 def test_the_cost_passes_through_the_workers():
     batch = envs.make_vector_env(make_config("pointmass_obstacle"), 2, seed=0)
     try:
@@ -86,7 +100,8 @@ def test_agent_and_simulator_do_not_meet_in_one_process(tmp_path):
         import envs
         sys.modules["tensorflow"] = types.ModuleType("tensorflow")
         config = types.SimpleNamespace(task="dmc_cartpole_balance", action_repeat=8, time_limit=0, camera="",
-                                       render_quality="fast", reward="sparse", randomize=True, starts="near")
+                                       render_quality="fast", reward="sparse", randomize=True, starts="near",
+                                       step_timeout=300)
         batch = envs.make_vector_env(config, 1, 0)
         print(batch.reset()[0]["image"].shape, [name for name in ("mujoco", "dm_control") if name in sys.modules])
         batch.close()

@@ -16,7 +16,8 @@ from tools.errors import UserError
 from tools.program import run_program
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = ["planning_agent.py", "evaluate.py", "collect.py", "plot.py", "plan_report.py", "sweep.py"]
+PROGRAMS = sorted(path for path in ROOT.glob("*.py") if '__name__ == "__main__"' in path.read_text())
+BENCHMARKS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if '__name__ == "__main__"' in path.read_text())
 
 
 def end(capsys, body, argv=()):
@@ -45,6 +46,9 @@ def test_every_way_to_end_has_a_code_and_one_line(capsys):
     code, line = end(capsys, raising(PermissionError(errno.EACCES, "Permission denied", "/disk/file")))
     assert code == 2 and line.startswith("error: /disk/file cannot be used (Permission denied): ")
     assert "read and write" in line and line.count("\n") == 1
+    for words, said in (("", "memory: ask"), ("Unable to allocate 48 GiB", "memory (Unable to allocate 48 GiB): ask")):
+        code, line = end(capsys, raising(MemoryError(words)))
+        assert code == 2 and line.startswith("error: ") and said in line and line.count("\n") == 1
     with pytest.raises(ValueError, match="a mistake"):
         end(capsys, raising(ValueError("a mistake")))
     with pytest.raises(ConnectionError):
@@ -130,6 +134,13 @@ def test_ctrl_c_has_its_usual_effect_after_a_request_to_stop(number):
         assert signal.getsignal(signal.SIGINT) is number
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_refusal_that_quotes_lines_is_one_line(capsys):
+    assert end(capsys, raising(UserError("It failed: here\r\n  is why\n\n: do that."))) == (
+        2,
+        "error: It failed: here is why : do that.\n",
+    )
 
 
 @pytest.mark.parametrize("length", [10, 899, 5000])
@@ -261,9 +272,19 @@ def test_programs_that_are_imported_leave_signals_alone():
     assert done.stdout == "True\n"
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_every_program_has_the_frame_and_is_ready_for_ctrl_c_first(name):
-    body = ast.parse((ROOT / name).read_text()).body
-    assert ast.unparse(body[1]) == "if __name__ == '__main__':\n    import tools.startup"
+@pytest.mark.parametrize("path", [*PROGRAMS, *BENCHMARKS], ids=lambda path: path.name)
+def test_every_program_has_the_frame_and_is_ready_for_ctrl_c_first(path):
+    body = ast.parse(path.read_text()).body
+    first = "import checkout" if path in BENCHMARKS else "if __name__ == '__main__':\n    import tools.startup"
+    assert ast.unparse(body[1]) == first
     main = next(node for node in body if isinstance(node, ast.FunctionDef) and node.name == "main")
     assert "return run_program(" in ast.unparse(main)
+
+
+def test_ctrl_c_during_the_imports_of_a_benchmark_is_one_line(tmp_path):
+    """While it imports TensorFlow, for which a module that sends the signal stands here."""
+    (tmp_path / "tensorflow.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    command = [sys.executable, str(ROOT / "benchmarks" / "leaderboard.py")]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted: nothing was started yet\n")

@@ -81,3 +81,13 @@ def test_terminal_shows_a_live_bar(clock):
     last = screen.getvalue().splitlines()[-2]  # the very last shows the cursor again
     assert "600/1,000 steps · episodes 2 · return 7 · 50.0 steps/s · 0:00:08 left" in last
     assert "success" not in last and "━" in last
+
+
+def test_a_time_left_beyond_all_measure_is_not_shown(capsys, clock):
+    line = ProgressLine(2**70)
+    line.update(0)
+    clock.now += 60
+    line.update(1)
+    line.close()
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("1/1,180,591,620,717,411,303,424 steps") and "left" not in last

@@ -1,5 +1,6 @@
 """Checkpoints that are damaged or have lost their index, and odd files in the place of those of a run."""
 
+import gc
 import importlib
 import io
 import shutil
@@ -10,7 +11,7 @@ import tensorflow as tf
 
 from tests.training.fakes import FakeAgent, replace_simulators, short_run
 from tools.errors import UserError
-from training.checkpoint_files import saved_checkpoints
+from training.checkpoint_files import restore, saved_checkpoints
 from training.initial_weights import restore_newest
 from training.logdir import FILES, FOLDERS, check_places, open_logdir
 from training.run import TrainingRun
@@ -147,6 +148,17 @@ def test_nothing_goes_on_from_damaged_checkpoints_alone(config, logdir):
     with pytest.raises(UserError, match="ckpt-2 does not fit this configuration or is damaged"):
         resume(config, logdir)
     assert sorted((logdir / "checkpoints").rglob("*")) == before
+
+
+@pytest.mark.parametrize("shape", [(3,), (2,)], ids=["other shape", "other objects"])
+def test_a_refused_checkpoint_is_one_sentence(tmp_path, caplog, monkeypatch, shape):
+    """TensorFlow has a line for each variable that was not restored, when the variables are deleted."""
+    monkeypatch.setattr(tf.get_logger(), "propagate", True)  # to caplog
+    path = tf.train.Checkpoint(a=tf.Variable(tf.zeros([2])), b=tf.Variable(1.0)).write(str(tmp_path / "ckpt-1"))
+    with pytest.raises(UserError, match="does not fit this configuration"):
+        restore(tf.train.Checkpoint(a=tf.Variable(tf.zeros(shape)), c=tf.Variable(1.0)), path)
+    gc.collect()
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", b"\x93NUMPY", foreign_archive()])

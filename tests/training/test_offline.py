@@ -196,7 +196,10 @@ def test_a_run_starts_from_the_weights_of_another(offline_config, tmp_path, monk
 
 @pytest.mark.parametrize(
     "change, match",
-    [({"deter": 9}, "holds a run with deter"), ({"init_from": "nowhere"}, "init_from is nowhere, which holds no run")],
+    [
+        ({"deter": 9}, "holds a run with deter .* choose another --init_from, or the same deter"),
+        ({"init_from": "nowhere"}, "init_from is nowhere, which holds no run"),
+    ],
 )
 def test_weights_that_do_not_fit_are_refused(offline_config, tmp_path, change, match):
     base = offline_config.replace(logdir=str(tmp_path / "base"))
