@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from planners.initial import best_initial, correlated_actions
 from planners.seeds import fold_in, per_plan, split_seed
 from planners.stopping import iterate
 from planners.trajectories import policy_noise, policy_rollout, rollout, sampled_return
@@ -144,6 +145,9 @@ class Planner(abc.ABC):
         tolerance: stop a plan once its reward changed by less than this fraction in each of a few iterations in a row
             (`planners.stopping.PATIENCE`) and its constraints hold; 0 always runs all iterations.
         policy_start: start from what the problem's policy does, instead of from the warm start.
+        initial_candidates: start from the best of this many random action sequences under the mean dynamics. The warm
+            start and the policy's actions compete with them.
+        initial_correlation: correlation in time of those sequences (`planners.initial.correlated_actions`).
         keep_plans: K of `Plan.kept`, at most `restarts`; 0 keeps none.
         jit_compile: compile with XLA.
     """
@@ -164,6 +168,8 @@ class Planner(abc.ABC):
         restart_samples: int = 0,
         tolerance: float = 0.0,
         policy_start: bool = False,
+        initial_candidates: int = 1,
+        initial_correlation: float = 0.0,
         keep_plans: int = 0,
         jit_compile: bool = True,
     ):
@@ -180,6 +186,7 @@ class Planner(abc.ABC):
         self.problem, self.horizon, self.iterations = problem, horizon, iterations
         self.restarts, self.restart_samples, self.tolerance = restarts, restart_samples, tolerance
         self.policy_start, self.keep_plans = policy_start, keep_plans
+        self.initial_candidates, self.initial_correlation = initial_candidates, initial_correlation
         self.traces = 0
         self._compiled = tf.function(self._traced, jit_compile=jit_compile, autograph=False)
 
@@ -210,7 +217,7 @@ class Planner(abc.ABC):
             warm = self._from_policy(z0, seeds)
         if self.restarts > 1:
             return self._best_restart(z0, seeds, warm, limit)
-        plan = self._with_value(z0, self._optimize(z0, seeds, warm, limit))
+        plan = self._with_value(z0, self._plan_once(z0, seeds, warm, limit))
         if self.keep_plans:
             plan = plan._replace(kept=plan.actions[:, None], kept_scores=self._score(z0, plan, seeds)[:, None])
         return plan
@@ -223,6 +230,19 @@ class Planner(abc.ABC):
         noise *= tf.cast(tf.range(C) > 0, z0.dtype)[:, None, None]
         actions, _ = policy_rollout(problem, tf.repeat(z0[:, None], C, 1), noise)
         return WarmStart(actions, tf.fill([B], self.horizon))
+
+    def _plan_once(self, z0, seeds, warm, limit):
+        """Plans without restarts, from the best initial actions."""
+        if self.initial_candidates > 1 or self.initial_correlation > 0:
+            warm = self._best_initial(z0, seeds, warm)
+        return self._optimize(z0, seeds, warm, limit)
+
+    def _best_initial(self, z0, seeds, warm):
+        """A warm start for the whole horizon: the best of the random sequences and of `warm`."""
+        count, dtype = max(self.initial_candidates, self.num_warm_starts), z0.dtype
+        random = correlated_actions(self.problem, count, self.horizon, seeds, dtype, self.initial_correlation)
+        actions = best_initial(self.problem, z0, warm, random, self.num_warm_starts)
+        return WarmStart(actions, tf.fill([z0.shape[0]], self.horizon))
 
     def _with_value(self, z0, plan):
         """Adds the terminal value of a plan's actions, if the problem has one."""
@@ -238,7 +258,7 @@ class Planner(abc.ABC):
         if warm is not None:
             first = tf.tile(tf.one_hot(0, R, dtype=tf.int32), [B])
             warm = WarmStart(tf.repeat(warm.actions, R, 0), tf.repeat(warm.steps, R) * first)
-        plan = self._with_value(z0, self._optimize(z0, seeds, warm, limit))
+        plan = self._with_value(z0, self._plan_once(z0, seeds, warm, limit))
         score = tf.reshape(self._score(z0, plan, seeds), [B, R])
         best = tf.argmax(tf.where(tf.math.is_finite(score), score, score.dtype.min), 1, tf.int32)
         rows = tf.range(B) * R + best

@@ -97,6 +97,7 @@ class PlanningAgent(TaughtAgent):
     def planner_options(cls, c: Config, problem: optimizers.LatentProblem) -> dict:
         """The settings that all planners share."""
         options = {"restarts": c.n_parallel_plans, "restart_samples": c.restart_samples, "tolerance": c.plan_tolerance}
+        options |= {"initial_candidates": c.initial_candidates, "initial_correlation": c.initial_correlation}
         if c.warm_start == "policy":
             options["policy_start"] = True
         if problem.policy is not None:
@@ -271,6 +272,7 @@ class LatCoAgent(PlanningAgent):
         """Options that deterministic and Gaussian LatCo share."""
         options = cls.planner_options(c, problem)
         options |= {"solver": c.latco_solver, "damping": c.latco_damping, "finish": c.latco_finish}
+        options |= {"keep_start": c.latco_keep_start}
         options |= {"eps_act": c.eps_act, "eps_con": c.eps_con}
         options |= {"dual_lr": c.dual_lr, "eta": c.dual_eta, "dual_log": c.latco_dual_log}
         options |= {"lam_init": c.latco_lam_init, "nu_init": c.latco_nu_init, "kappa_init": c.latco_kappa_init}

@@ -73,6 +73,7 @@ class LatCo(Planner):
         kappa_init: initial multipliers of the state constraints.
         finish: additional steps at the end, on plans that satisfy the bounds and the dynamics (finish.py). With 0, the
             actions of the last iterate are only clipped.
+        keep_start: also finish the actions that the search started from, and keep the better plan under the model.
         reward_residual: r [...] -> residual [...]; maximizing the reward is minimizing its square.
         jit_compile: compile with XLA where the solver allows it.
         **options: those of `Planner`.
@@ -100,6 +101,7 @@ class LatCo(Planner):
         nu_init: float = 1.0,
         kappa_init: float = 1.0,
         finish: int = 0,
+        keep_start: bool = False,
         reward_residual: Callable = softplus_residual,
         jit_compile: bool = True,
         **options,
@@ -110,7 +112,7 @@ class LatCo(Planner):
         super().__init__(
             problem, horizon, iterations + finish, jit_compile=jit_compile and self.solver in XLA_SOLVERS, **options
         )
-        self.finish_steps = finish
+        self.finish_steps, self.keep_start = finish, keep_start
         self.damping, self.eta, self.reward_residual = damping, eta, reward_residual
         self.eps = {"lam": eps_dyn, "nu": eps_act, "kappa": eps_con}
         self.first_duals = {"lam": lam_init, "nu": nu_init, "kappa": kappa_init}
@@ -143,12 +145,18 @@ class LatCo(Planner):
         actions, states, rewards = best_finite(self.problem, z0, candidates)
         non_finite = search.non_finite + tf.cast(~finite, tf.int32)
         plan = Plan(actions, states, rewards, curves, count, non_finite, actions[:, None])
-        return self._with_finish(z0, plan, noise, limit) if self.finish_steps else plan
+        return self._with_finish(z0, plan, start[1], noise, limit) if self.finish_steps else plan
 
-    def _with_finish(self, z0, plan, noise, limit):
-        """The plan after its finish, or unchanged if `limit` ends the search before it."""
+    def _with_finish(self, z0, plan, start, noise, limit):
+        """The plan after its finish, or unchanged if `limit` ends the search before it.
+
+        `start` [B, H, m] are the actions that the search started from.
+        """
         steps = tf.maximum(limit - (self.iterations - self.finish_steps), 0)
-        end, scores = self._run_finish(z0, plan.actions, noise, steps)
+        if self.keep_start:
+            end, scores = self._better_finish(z0, plan.actions, start, noise, steps)
+        else:
+            end, scores = self._run_finish(z0, plan.actions, noise, steps)
         zero, held = tf.zeros_like(scores), tf.ones_like(scores)
         tails = {"reward": scores, "dynamics_violation": zero, "action_violation": zero}
         tails["constraint_violation"] = end.excess[:, None] * held
@@ -161,6 +169,16 @@ class LatCo(Planner):
         finished = Plan(*finished, warm_starts=end.actions[:, None])
         choose = lambda new, old: None if new is None else tf.where(steps > 0, new, old)
         return tf.nest.map_structure(choose, finished, plan)
+
+    def _better_finish(self, z0, actions, start, noise, steps):
+        """As `_run_finish`, for the better one of two plans. They are finished as one batch."""
+        B, twice = z0.shape[0], lambda x: tf.concat([x, x], 0)
+        both = tf.concat([actions, start], 0)
+        end, scores = self._run_finish(twice(z0), both, tf.nest.map_structure(twice, noise), steps)
+        worse = ~(end.score[:B] >= end.score[B:])  # true also where the search's plan has no finite score
+        if self.problem.constraint is not None:
+            worse = tf.where(end.excess[:B] == end.excess[B:], worse, end.excess[:B] > end.excess[B:])
+        return tf.nest.map_structure(lambda x: where_rows(worse, x[B:], x[:B]), (end, scores))
 
     def _run_finish(self, z0, actions, noise, steps):
         """Finishes the plan with `actions` [B, H, m]; also returns its score after each step [B, finish_steps]."""

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from optimizers import LatentProblem, Plan, Planner, warm_actions
-from planners.seeds import fold_in, per_plan
-from planners.trajectories import policy_noise, policy_rollout, rollout
+from planners.seeds import fold_in
+from planners.trajectories import candidate_returns, policy_noise, policy_rollout, rollout
 from tools.errors import UserError
 
 
@@ -70,25 +70,7 @@ class SamplingPlanner(Planner):
 
     def _returns(self, z0, actions, seeds):
         """Return of each candidate [B, J], the lowest number where not finite, for actions [B, J, H, m]."""
-        problem, (B, J) = self.problem, actions.shape[:2]
-        start = tf.repeat(z0, J, axis=0)  # [B J, n]
-        actions = tf.transpose(tf.reshape(actions, [B * J, *actions.shape[2:]]), [1, 0, 2])
-
-        def body(t, z, total):
-            if self.sample_states:
-                draw = lambda seed: tf.random.stateless_normal([J, problem.noise_size], seed, dtype=z0.dtype)
-                noise = tf.reshape(per_plan(draw, fold_in(seeds, t), z0.dtype), [B * J, problem.noise_size])
-                z = problem.sample_step(z, actions[t], noise)
-            else:
-                z = problem.step(z, actions[t])
-            return t + 1, z, total + problem.reward(z)
-
-        start = (0, start, tf.zeros(start.shape[:1], z0.dtype))
-        _, z, total = tf.while_loop(lambda t, *_: t < self.horizon, body, start, maximum_iterations=self.horizon)
-        if problem.value is not None:
-            total += problem.value(z)
-        total = tf.reshape(total, [B, J])
-        return tf.where(tf.math.is_finite(total), total, total.dtype.min)
+        return candidate_returns(self.problem, z0, actions, seeds if self.sample_states else None)
 
     def _policy_candidates(self, z0, seeds):
         """Samples [B, J', H, m] of the policy for a population of full size, or none."""

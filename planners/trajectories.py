@@ -71,6 +71,41 @@ def sampled_return(
     return tf.reduce_mean(tf.reduce_sum(objective_rewards(problem, states), -1), -1)
 
 
+def candidate_returns(
+    problem: "LatentProblem", z0: tf.Tensor, actions: tf.Tensor, seeds: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Return of many action sequences, terminal value included; it keeps no states.
+
+    Args:
+        problem: the latent problem.
+        z0: first states [B, n].
+        actions: [B, J, H, m].
+        seeds: one seed per plan, int32 [B, 2], for one sampled trajectory a sequence; None for the mean dynamics.
+
+    Returns:
+        [B, J], the lowest number where the return is not finite.
+    """
+    B, J, H = actions.shape[:3]
+    start = tf.repeat(z0, J, axis=0)  # [B J, n]
+    actions = tf.transpose(tf.reshape(actions, [B * J, *actions.shape[2:]]), [1, 0, 2])
+
+    def body(t, z, total):
+        if seeds is None:
+            z = problem.step(z, actions[t])
+        else:
+            draw = lambda seed: tf.random.stateless_normal([J, problem.noise_size], seed, dtype=z0.dtype)
+            noise = tf.reshape(per_plan(draw, fold_in(seeds, t), z0.dtype), [B * J, problem.noise_size])
+            z = problem.sample_step(z, actions[t], noise)
+        return t + 1, z, total + problem.reward(z)
+
+    first = (0, start, tf.zeros(start.shape[:1], z0.dtype))
+    _, z, total = tf.while_loop(lambda t, *_: t < H, body, first, maximum_iterations=H)
+    if problem.value is not None:
+        total += problem.value(z)
+    total = tf.reshape(total, [B, J])
+    return tf.where(tf.math.is_finite(total), total, total.dtype.min)
+
+
 def objective_rewards(problem: "LatentProblem", states: tf.Tensor) -> tf.Tensor:
     """The terms of the objective, [..., H]: rewards of states [..., H, n], the terminal value added to the last."""
     rewards = problem.reward(states)
