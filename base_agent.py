@@ -22,16 +22,10 @@ from tools.config import Config
 from tools.errors import UserError
 from tools.memory import enough_memory
 from training.contradictions import check_settings
-from training.data_parallel import (
-    device_seed,
-    devices,
-    make_strategy,
-    masked_mean,
-    place_among_workers,
-    total,
-)
+from training.data_parallel import make_strategy, place_among_workers
 from training.driver import correlated_actions
 from training.run import TrainingRun
+from world_model.device_shares import device_seed, devices, masked_mean, total
 from world_model.image_loss import chunked_image_error
 from world_model.kl_loss import kl_loss
 from world_model.old_dynamics import OldDynamics
@@ -140,7 +134,7 @@ class BaseAgent:
 
         Returns:
             the loss, metrics and the posterior states. On several devices, loss and metrics are this device's shares of
-            those of the whole batch (training/data_parallel.py).
+            those of the whole batch (world_model/device_shares.py).
         """
         c, model, mask = self.config, self.model, batch["mask"]
         size = model.dynamics.noise_size

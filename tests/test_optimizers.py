@@ -1,14 +1,13 @@
-"""What planners share: batches, restarts, warm starts, early stops, broken problems, and the functions beside them."""
+"""What planners share: batches, restarts, warm starts, early stops and broken problems."""
 
 import functools
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from problems import BUILDERS, EAGER, HORIZON, SEED, breakable, curved, far, linear_quadratic
+from problems import BUILDERS, EAGER, HORIZON, SEED, breakable, curved, far
 
 from optimizers import LatentProblem, WarmStart
-from planners import linearization
 from planners.cem import CEM
 from planners.gaussian_latco import GaussianLatCo
 from planners.gd import GD
@@ -17,10 +16,8 @@ from planners.icem import ICEM
 from planners.ilqr import ILQR
 from planners.image_collocation import ImageCollocation
 from planners.latco import LatCo
-from planners.linearization import linearize, linearize_by_tape, own_gradient, plans_at_once
-from planners.multipliers import MULTIPLIER_RANGE, scale_multipliers
 from planners.seeds import split_seed
-from planners.trajectories import rollout, sampled_return
+from planners.trajectories import rollout
 from tools.errors import UserError
 
 
@@ -130,22 +127,6 @@ def test_the_best_of_the_restarts_is_returned(name, samples):
         np.testing.assert_allclose(plan.curves["reward"][row], best.curves["reward"][0], rtol=1e-4, atol=1e-5)
 
 
-def test_sampled_returns_are_those_of_single_rollouts():
-    problem = linear_quadratic()
-    z0 = tf.constant([[0.1, 0.2, 0.0], [1.0, -1.0, 0.0]], tf.float64)
-    actions = tf.constant(np.random.default_rng(0).normal(size=(2, 4, 1)))
-    seeds = split_seed(tf.constant(SEED), 2)
-    found = sampled_return(problem, z0, actions, seeds, 3)
-    for row in range(2):
-        noise, total = tf.random.stateless_normal([3, 4, problem.noise_size], seeds[row], dtype=tf.float64), 0.0
-        for sample in range(3):
-            z = z0[row]
-            for t in range(4):
-                z = problem.sample_step(z, actions[row, t], noise[sample, t])
-                total += float(problem.reward(z)) / 3
-        assert float(found[row]) == pytest.approx(total, rel=1e-9)
-
-
 def test_sampled_returns_choose_the_plan_that_survives_noise():
     # In the mean a state of 1 pays most; its noise, which grows with the state, makes a state of 0.2 the better choice.
     sample = lambda z, a, noise: a + tf.nn.relu(a - 0.5) * 4.0 * noise
@@ -204,48 +185,6 @@ def test_a_plan_that_is_not_finite_is_counted_and_disturbs_no_other(name):
     assert plan.gains is None or np.all(np.isfinite(plan.gains))
 
 
-def test_multipliers_by_hand():
-    # log(2.99 + 0.01) = 1.0986; log(0.01) = -4.6052.
-    multiplier, violation = tf.constant([2.0, 2.0]), tf.constant([2.99e-4, 0.0])
-    found = scale_multipliers(multiplier, violation, 1e-4, 0.1, 0.01)
-    np.testing.assert_allclose(found, [2.2197, 1.0790], rtol=1e-4)
-    extreme = scale_multipliers(tf.constant([1e-6, 1e10]), tf.constant([0.0, 1e9]), 1e-4, 0.1, 0.01)
-    np.testing.assert_allclose(extreme, MULTIPLIER_RANGE)
-    np.testing.assert_array_equal(scale_multipliers(multiplier, violation, 1e-4, 0.0, 0.01), multiplier)
-
-
-def test_linearization_by_tape_equals_the_jacobian_by_hand():
-    z, a = np.array([[0.3, -0.4], [1.0, 2.0]]), np.array([[0.2], [-0.7]])
-    mu, jac_z, jac_a = linearize_by_tape(curved().step, tf.constant(z), tf.constant(a))
-    product = a[:, 0] * z[:, 0]
-    slope, slope_product = 1 - np.tanh(a[:, 0]) ** 2, 1 - np.tanh(product) ** 2
-    np.testing.assert_allclose(mu, 0.9 * z + 0.3 * np.tanh(np.stack([a[:, 0], product], -1)))
-    for row in range(2):
-        expected = [[0.9, 0.0], [0.3 * slope_product[row] * a[row, 0], 0.9]]
-        np.testing.assert_allclose(jac_z[row], expected)
-        np.testing.assert_allclose(jac_a[row, :, 0], [0.3 * slope[row], 0.3 * slope_product[row] * z[row, 0]])
-
-
-def test_gradients_of_single_states_by_hand():
-    states = np.random.default_rng(0).normal(size=[2, 3, 2])
-    value, gradient = own_gradient(lambda z: tf.reduce_sum(tf.square(z), -1), tf.constant(states))
-    np.testing.assert_allclose(value, np.sum(states**2, -1))
-    np.testing.assert_allclose(gradient, 2 * states)
-    both, gradients = own_gradient(lambda z: tf.stack([z[..., 0] * z[..., 1], z[..., 1]], -1), tf.constant(states))
-    np.testing.assert_allclose(both, np.stack([states[..., 0] * states[..., 1], states[..., 1]], -1))
-    np.testing.assert_allclose(gradients[:, :, 0], states[..., ::-1])
-    np.testing.assert_allclose(gradients[:, :, 1], np.broadcast_to([0.0, 1.0], states.shape))
-
-
-def test_rollout_equals_a_loop():
-    actions = np.random.default_rng(0).normal(size=[2, 3, 5, 1])
-    state = np.random.default_rng(1).normal(size=[2, 3, 2])
-    states, step = rollout(curved().step, tf.constant(state), tf.constant(actions)), curved().step
-    for t in range(5):
-        state = step(tf.constant(state), tf.constant(actions[:, :, t])).numpy()
-        np.testing.assert_allclose(states[:, :, t], state)
-
-
 def test_settings_that_do_not_go_together_are_refused():
     problem, bare = curved(), LatentProblem(lambda z, a: z, lambda z: z[..., 0], 1, 1, constraint=lambda z: z)
     refused = {
@@ -260,25 +199,3 @@ def test_settings_that_do_not_go_together_are_refused():
     for words, build in refused.items():
         with pytest.raises(UserError, match=words):
             build()
-
-
-@pytest.mark.parametrize("own", [linearize_by_tape, None])
-def test_plans_that_are_linearized_group_by_group_are_those_of_a_whole_batch(own, monkeypatch):
-    problem = curved(own and (lambda z, a: own(curved().step, z, a)))
-    rng = np.random.default_rng(0)
-    inputs = [tf.constant(rng.normal(size=shape), tf.float32) for shape in ((6, 2), (6, 5, 2), (6, 5, 1))]
-    compiled = lambda: tf.function(lambda *x: linearize(problem, *x), jit_compile=True)(*inputs)
-    whole = compiled()
-    monkeypatch.setattr(linearization, "CACHED", 2 * 5 * 2 * 3)  # two plans of 5 steps of [2, 2 + 1]
-    for grouped, at_once in zip(compiled(), whole, strict=True):
-        assert grouped.shape == at_once.shape
-        np.testing.assert_allclose(grouped, at_once, rtol=1e-6, atol=1e-7)
-
-
-def test_groups_divide_a_batch_and_stay_in_the_cache(monkeypatch):
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    cached = linearization.CACHED
-    assert [plans_at_once(12, cached // size) for size in (1, 3, 5, 12, 100)] == [1, 3, 4, 12, 12]
-    assert [plans_at_once(batch, 2 * cached) for batch in (1, 16)] == [1, 1] and plans_at_once(17, cached // 16) == 1
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
-    assert plans_at_once(12, cached) == 12

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from tools.config import Config
-from training.data_parallel import at_least, masked_mean, total
+from world_model.device_shares import at_least, masked_mean, total
 from world_model.ssm import SSM, State
 
 
