@@ -17,13 +17,13 @@ from tensorflow import keras
 
 import envs
 import models
+from episodes.behavior import correlated_actions
 from episodes.replay import MixedReplay, Replay
 from tools.config import Config
 from tools.errors import UserError
 from tools.memory import enough_memory
 from training.contradictions import check_settings
 from training.data_parallel import make_strategy, place_among_workers
-from training.driver import correlated_actions
 from training.run import TrainingRun
 from world_model.device_shares import device_seed, devices, masked_mean, total
 from world_model.image_loss import chunked_image_error

@@ -20,6 +20,7 @@ import gymnasium
 import numpy as np
 import tensorflow as tf
 
+import envs
 import models
 import optimizers
 from agents import make_agent
@@ -332,7 +333,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(argv: Sequence[str]) -> int:
     config = load_config(argv).resolved()
-    check_memory(config)
+    check_memory(config, envs.split_tasks(config.task))
     agent = make_agent(config)
     # With several hosts, the first one owns the log directory and the others use folders in it.
     logdir = Path(config.logdir).expanduser()

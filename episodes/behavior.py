@@ -4,10 +4,31 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-
-from training.driver import correlated_actions
+from scipy import special
 
 DETOUR_STEPS = 10  # mean length of a detour, in decisions
+
+
+def correlated_actions(
+    previous: np.ndarray | None, is_first: np.ndarray, size: int, correlation: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Uniform actions float32 [B, size] in [-1, 1], made from a Gaussian that is correlated over time.
+
+    Args:
+        previous: the Gaussian [B, size] of the last actions, None at the start.
+        is_first: bool [B], which environments start an episode and draw independently of the last actions.
+        size: length of an action.
+        correlation: between successive steps, from 0 (independent actions) to 1.
+        rng: random stream.
+
+    Returns:
+        the actions, and the Gaussian behind them.
+    """
+    gaussian = rng.standard_normal([len(is_first), size])
+    if previous is not None:
+        kept = correlation * previous + np.sqrt(1.0 - correlation**2) * gaussian
+        gaussian = np.where(is_first[:, None], gaussian, kept)
+    return (2.0 * special.ndtr(gaussian) - 1.0).astype(np.float32), gaussian
 
 
 class Detours:

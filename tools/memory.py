@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tools.errors import UserError
@@ -11,16 +11,20 @@ from tools.errors import UserError
 # the picture and its prediction as float32.
 BYTES = 64 * 64 * 3 * (6 + 2 * 4)
 
-
 # Of the process of an environment, at least: Python, NumPy and Gymnasium.
 PROCESS_BYTES = 32 * 2**20
 
 
-def check_memory(config: Any) -> None:
-    """Raises UserError if a batch of an update or the environments surely do not fit into this machine's memory."""
+def check_memory(config: Any, tasks: Sequence[str]) -> None:
+    """Raises UserError if a batch of an update or the environments surely do not fit into this machine's memory.
+
+    Args:
+        config: the settings.
+        tasks: the names of the config's tasks; each has `envs` environments.
+    """
     batch = f"batch_size {config.batch_size} times batch_length {config.batch_length} needs"
     _check(config.batch_size * config.batch_length * BYTES, batch, "choose smaller ones")
-    check_processes(config.envs * len(config.task.split(",")))
+    check_processes(config.envs * len(tasks))
 
 
 def check_processes(number: int) -> None:
