@@ -104,11 +104,24 @@ class BaseAgent:
         if c.cost_head and not envs.reports_cost(c):
             raise UserError(f"The task {c.task} reports no cost, so cost_head has nothing to learn: turn it off.")
         return models.WorldModel(
-            self.action_size, stoch=c.stoch, deter=c.deter, hidden=c.hidden, act=c.act, min_std=c.min_std,
-            cnn_depth=c.cnn_depth, cnn_act=c.cnn_act, reward_layers=c.reward_layers, reward_units=c.reward_units,
-            dynamics=c.dynamics, latent=c.latent, classes=c.classes, unimix=c.unimix,
-            discount_head=c.discount_head, cost_head=c.cost_head, state_size=state_size,
-        )  # fmt: skip
+            self.action_size,
+            stoch=c.stoch,
+            deter=c.deter,
+            hidden=c.hidden,
+            act=c.act,
+            min_std=c.min_std,
+            cnn_depth=c.cnn_depth,
+            cnn_act=c.cnn_act,
+            reward_layers=c.reward_layers,
+            reward_units=c.reward_units,
+            dynamics=c.dynamics,
+            latent=c.latent,
+            classes=c.classes,
+            unimix=c.unimix,
+            discount_head=c.discount_head,
+            cost_head=c.cost_head,
+            state_size=state_size,
+        )
 
     # Learning
 
@@ -176,12 +189,8 @@ class BaseAgent:
     @property
     def checkpointed(self) -> dict[str, Any]:
         """The parts of the agent that are saved, by their names in a checkpoint."""
-        parts = {
-            "model": self.model, "optimizer": self.optimizer, "rewards": self.rewards, "step": self.step,
-            "updates": self.updates,
-        }  # fmt: skip
-        optional = {"value": self.value, "old_dynamics": self.old_dynamics}
-        return parts | {name: part for name, part in optional.items() if part is not None}
+        names = ("model", "optimizer", "rewards", "step", "updates", "value", "old_dynamics")
+        return {name: part for name in names if (part := getattr(self, name)) is not None}
 
     @property
     def device_batch_size(self) -> int:

@@ -114,9 +114,11 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--model", default="metaworld_reach", metavar="NAME",
+        "--model",
+        default="metaworld_reach",
+        metavar="NAME",
         help="a shipped model, or the log directory of a trained agent (default: metaworld_reach)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--seed", type=count, default=0, metavar="N", help="of the episode and of the planners (default: 0)"
     )

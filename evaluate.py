@@ -151,9 +151,12 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--logdir", type=Path, required=True, metavar="DIR",
+        "--logdir",
+        type=Path,
+        required=True,
+        metavar="DIR",
         help="log directory of a trained agent, or the name of a shipped model",
-    )  # fmt: skip
+    )
     parser.add_argument("--episodes", type=positive, default=20, metavar="N", help="episodes of a task (default: 20)")
     parser.add_argument("--envs", type=positive, default=4, metavar="N", help="environments at a time (default: 4)")
     parser.add_argument(

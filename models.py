@@ -192,17 +192,41 @@ class WorldModel(keras.Model):
     """
 
     def __init__(
-        self, action_size: int, *, stoch: int, deter: int, hidden: int, act: str, min_std: float, cnn_depth: int,
-        cnn_act: str, reward_layers: int, reward_units: int, dynamics: str = "rssm", latent: str = "gaussian",
-        classes: int = 32, unimix: float = 0.0, discount_head: bool = False, cost_head: bool = False,
+        self,
+        action_size: int,
+        *,
+        stoch: int,
+        deter: int,
+        hidden: int,
+        act: str,
+        min_std: float,
+        cnn_depth: int,
+        cnn_act: str,
+        reward_layers: int,
+        reward_units: int,
+        dynamics: str = "rssm",
+        latent: str = "gaussian",
+        classes: int = 32,
+        unimix: float = 0.0,
+        discount_head: bool = False,
+        cost_head: bool = False,
         state_size: int = 0,
-    ):  # fmt: skip
+    ):
         super().__init__(name="world_model")
         self.encoder = Encoder(cnn_depth, cnn_act)
         self.dynamics = make_dynamics(
-            dynamics, latent, action_size, self.encoder.embed_size, stoch=stoch, deter=deter, hidden=hidden, act=act,
-            min_std=min_std, classes=classes, unimix=unimix,
-        )  # fmt: skip
+            dynamics,
+            latent,
+            action_size,
+            self.encoder.embed_size,
+            stoch=stoch,
+            deter=deter,
+            hidden=hidden,
+            act=act,
+            min_std=min_std,
+            classes=classes,
+            unimix=unimix,
+        )
         feat_size = self.dynamics.feat_size
         self.decoder = Decoder(feat_size, cnn_depth, cnn_act)
         head: dict[str, Any] = {"layers": reward_layers, "units": reward_units, "act": act}

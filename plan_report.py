@@ -152,9 +152,12 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--logdir", type=Path, required=True, metavar="DIR",
+        "--logdir",
+        type=Path,
+        required=True,
+        metavar="DIR",
         help="log directory of a trained agent, or the name of a shipped model",
-    )  # fmt: skip
+    )
     parser.add_argument("--task", metavar="NAME", help="which of the run's tasks (default: the first)")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder for the pictures (default: reports/ in --logdir)"

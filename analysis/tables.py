@@ -50,13 +50,19 @@ def table_text(rows: Sequence[Row]) -> str:
     ]
     cells = [
         [
-            row.task, row.model, row.method if row.method not in (row.model, row.planner) else "", row.planner,
-            row.settings, with_interval(row.score),
+            row.task,
+            row.model,
+            row.method if row.method not in (row.model, row.planner) else "",
+            row.planner,
+            row.settings,
+            with_interval(row.score),
             with_interval(row.success, percent) if row.success else "",
-            str(row.seeds), str(row.episodes), "" if math.isnan(row.seconds) else number(row.seconds),
+            str(row.seeds),
+            str(row.episodes),
+            "" if math.isnan(row.seconds) else number(row.seconds),
         ]
         for row in rows
-    ]  # fmt: skip
+    ]
     filled = [
         column for column, name in enumerate(head) if name in ("task", "planner") or any(row[column] for row in cells)
     ]

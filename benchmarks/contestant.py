@@ -103,9 +103,14 @@ def trial(contestant: Contestant, budget: float, tuned: Tuned, z0: tf.Tensor, se
 
 
 def result(
-    contestant: Contestant, budget: float, tuned: Tuned, known: dict[int, float], starts: Starts, episodes: bool,
+    contestant: Contestant,
+    budget: float,
+    tuned: Tuned,
+    known: dict[int, float],
+    starts: Starts,
+    episodes: bool,
     num_envs: int,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """The fields of a line about a planner at a budget of seconds a plan.
 
     Args:

@@ -148,9 +148,10 @@ def draw(lines: Sequence[Mapping[str, Any]]) -> Figure:
         figures.tidy(axis)
     axes[0, 0].set_ylabel("seconds of an iteration")
     figures.legend_below(
-        figure, {method.replace("_", "-"): style for method, style in styles.items()},
+        figure,
+        {method.replace("_", "-"): style for method, style in styles.items()},
         f"LatCo's two solvers, and CEM with {CANDIDATES} candidates; world models with random weights.",
-    )  # fmt: skip
+    )
     return figure
 
 
@@ -168,9 +169,11 @@ def read_lines(path: Path) -> list[Line]:
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     """The options of this program. Raises UserError."""
     parser = Parser(
-        prog="python benchmarks/cost_against_size.py", description=__doc__, allow_abbrev=False,
+        prog="python benchmarks/cost_against_size.py",
+        description=__doc__,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="FILE", help="lines are appended to it, and found in it")
     add("--figure", type=picture, metavar="FILE", help="the picture (.png, .pdf)")

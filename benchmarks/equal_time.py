@@ -47,9 +47,15 @@ SPACES = {
     "cem": Space("cem_candidates", 100, _SAMPLING),
     "mppi": Space("mppi_candidates", 100, _SAMPLING | {"mppi_gamma": (1.0, 10.0, 100.0)}),
     "icem": Space(
-        "icem_candidates", 100,
-        {"icem_iterations": (3, 5, 8), "icem_beta": (0.5, 1.5, 2.5), "icem_std": (0.3, 0.5, 0.8),
-         "elites": (0.01, 0.03, 0.1), "sample_states": (True, False)},
+        "icem_candidates",
+        100,
+        {
+            "icem_iterations": (3, 5, 8),
+            "icem_beta": (0.5, 1.5, 2.5),
+            "icem_std": (0.3, 0.5, 0.8),
+            "elites": (0.01, 0.03, 0.1),
+            "sample_states": (True, False),
+        },
     ),
     "gd": Space("gd_iterations", 10, {"gd_lr": (0.01, 0.03, 0.05, 0.1, 0.2), "n_parallel_plans": (1, 4, 16)}),
     "gn": Space("gn_iterations", 10, {"gn_damping": (1e-4, 1e-3, 1e-2, 1e-1), "n_parallel_plans": _FEW}),
@@ -57,18 +63,24 @@ SPACES = {
     "latco": Space("latco_iterations", 10, _DAMPING),
     "gaussian_latco": Space("gaussian_iterations", 4, _DAMPING | {"gaussian_samples": (10, 20, 50)}),
     "latco_first_order": Space(
-        "first_order_iterations", 50,
+        "first_order_iterations",
+        50,
         {"first_order_lr": (0.01, 0.03, 0.05, 0.1), "first_order_dual_lr": (0.5, 1.5, 5.0)},
     ),
     "image_collocation": Space(
         "first_order_iterations", 2, {"image_lr": (0.005, 0.02, 0.05, 0.1), "first_order_dual_lr": (0.5, 1.5, 5.0)}
     ),
     "grasp": Space(
-        "grasp_iterations", 20,
-        {"grasp_lr": (0.02, 0.05, 0.1), "grasp_lam": (2.0, 8.0, 32.0), "grasp_noise": (0.0, 0.1, 0.3),
-         "grasp_sync_steps": (5, 20)},
+        "grasp_iterations",
+        20,
+        {
+            "grasp_lr": (0.02, 0.05, 0.1),
+            "grasp_lam": (2.0, 8.0, 32.0),
+            "grasp_noise": (0.0, 0.1, 0.3),
+            "grasp_sync_steps": (5, 20),
+        },
     ),
-}  # fmt: skip
+}
 
 
 def trials(planner: str, count: int, seed: int) -> list[Settings]:

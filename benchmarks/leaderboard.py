@@ -117,7 +117,7 @@ def read_lines(path: Path) -> list[Line]:
 def compete(options: argparse.Namespace, overrides: Sequence[str]) -> Iterator[Board]:
     """The board, after each new line."""
     words = ["--seed", str(options.start_seed), *overrides]
-    make = lambda planner: Contestant(options.model, planner, words, options.repeats)  # noqa: E731
+    make = lambda planner: Contestant(options.model, planner, words, options.repeats)
     first = make(options.planners[0])
     agent = first.agent
     task = check_task(agent.config, options.model, options.task or envs.split_tasks(agent.config.task)[0])
@@ -180,9 +180,11 @@ def best_settings(lines: Sequence[Line], planner: str) -> Settings:
 def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of this program, and the words that override settings of the run. Raises UserError."""
     parser = Parser(
-        prog="python benchmarks/leaderboard.py", description=__doc__, allow_abbrev=False,
+        prog="python benchmarks/leaderboard.py",
+        description=__doc__,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("--model", required=True, metavar="NAME_OR_LOGDIR", help="as planning_agent's load_agent takes it")
     add("--out", type=Path, required=True, metavar="FILE", help="lines are appended to it, and found in it")

@@ -21,15 +21,27 @@ PANELS = {
     "return_sampled": "the same, sampled dynamics",
 }
 COLUMNS = {
-    "seconds": number, "return_mean": number, "return_sampled": number, "return_blind": number,
-    "success_blind": percent, "return": number, "success": percent, "plans_per_second_1": number,
+    "seconds": number,
+    "return_mean": number,
+    "return_sampled": number,
+    "return_blind": number,
+    "success_blind": percent,
+    "return": number,
+    "success": percent,
+    "plans_per_second_1": number,
     "plans_per_second_16": number,
-}  # fmt: skip
+}
 HEADS = {
-    "seconds": "seconds", "return_mean": "mean", "return_sampled": "sampled", "return_blind": "blind",
-    "success_blind": "blind success, %", "return": "episode", "success": "success, %",
-    "plans_per_second_1": "plans/s, 1", "plans_per_second_16": "plans/s, 16",
-}  # fmt: skip
+    "seconds": "seconds",
+    "return_mean": "mean",
+    "return_sampled": "sampled",
+    "return_blind": "blind",
+    "success_blind": "blind success, %",
+    "return": "episode",
+    "success": "success, %",
+    "plans_per_second_1": "plans/s, 1",
+    "plans_per_second_16": "plans/s, 16",
+}
 
 
 def estimate(row: Row, key: str) -> Estimate:
@@ -53,10 +65,11 @@ def draw(rows: Sequence[Row]) -> Figure:
         figures.tidy(axis)
     first = rows[0]
     figures.legend_below(
-        figure, {planner: style | {"marker": "o", "markersize": 4} for planner, style in lines.items()},
+        figure,
+        {planner: style | {"marker": "o", "markersize": 4} for planner, style in lines.items()},
         f"{first['task']}, {first['starts']} starts, H = {first['horizon']}, model after {first['updates']:,} updates. "
         "Bars: 95% intervals over the starts.",
-    )  # fmt: skip
+    )
     return figure
 
 

@@ -23,10 +23,16 @@ class PlainModel(keras.Model):
         self.encoder = keras.Sequential(
             [Conv2D(depth * 2**i, 4, 2, **relu) for i in range(4)] + [keras.layers.Flatten()]
         )
-        self.decoder = keras.Sequential([
-            Dense(32 * depth), keras.layers.Reshape([1, 1, 32 * depth]), Conv2DTranspose(4 * depth, 5, 2, **relu),
-            Conv2DTranspose(2 * depth, 5, 2, **relu), Conv2DTranspose(depth, 6, 2, **relu), Conv2DTranspose(3, 6, 2),
-        ])  # fmt: skip
+        self.decoder = keras.Sequential(
+            [
+                Dense(32 * depth),
+                keras.layers.Reshape([1, 1, 32 * depth]),
+                Conv2DTranspose(4 * depth, 5, 2, **relu),
+                Conv2DTranspose(2 * depth, 5, 2, **relu),
+                Conv2DTranspose(depth, 6, 2, **relu),
+                Conv2DTranspose(3, 6, 2),
+            ]
+        )
         self.reward = keras.Sequential([*(Dense(c.reward_units, **relu) for _ in range(c.reward_layers)), Dense(1)])
         self.inputs_layer, self.cell = Dense(c.hidden, **relu), keras.layers.GRUCell(c.deter)
         self.prior, self.post = [keras.Sequential([Dense(c.hidden, **relu), Dense(2 * c.stoch)]) for _ in range(2)]

@@ -191,9 +191,13 @@ def losses(plans: Plans, best: Plans, sampled: np.ndarray, came: np.ndarray) -> 
 
 
 def blind(
-    agent: PlanningAgent, starts: Starts, plans: Plans, best: tuple[Plans, list[str]], sampled: np.ndarray,
+    agent: PlanningAgent,
+    starts: Starts,
+    plans: Plans,
+    best: tuple[Plans, list[str]],
+    sampled: np.ndarray,
     played: Played,
-) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fields of a line about the first plans, and its values for each start."""
     came = achieved(agent, played)
     line = losses(plans, best[0], sampled, came)

@@ -36,9 +36,15 @@ def pool(agent: PlanningAgent, best_of: int) -> dict[str, list[str]]:
     if not c.cost_head:  # only collocation keeps state constraints
         words[f"gd x {half}"] = ["--planner", "gd", "--n_parallel_plans", str(half)]
         words[f"cem, {times} x candidates"] = [
-            "--planner", "cem", "--cem_candidates", str(times * c.cem_candidates), "--sample_states", "false",
-            "--n_parallel_plans", "1",
-        ]  # fmt: skip
+            "--planner",
+            "cem",
+            "--cem_candidates",
+            str(times * c.cem_candidates),
+            "--sample_states",
+            "false",
+            "--n_parallel_plans",
+            "1",
+        ]
     shared = ["--planning_horizon", str(c.planning_horizon), "--discount", repr(c.discount), "--mpc_steps", "1"]
     shared += ["--restart_samples", "0"]
     return {label: [*chosen, *shared] for label, chosen in words.items()}
@@ -68,9 +74,11 @@ def settings(agent: PlanningAgent) -> dict[str, Any]:
     c = agent.config
     names = ("planner", "mpc_steps", "warm_start", "n_parallel_plans", "restart_samples", "discount")
     return {
-        "step": int(agent.step), "updates": int(agent.updates), "horizon": c.planning_horizon,
+        "step": int(agent.step),
+        "updates": int(agent.updates),
+        "horizon": c.planning_horizon,
         **{name: c[name] for name in names},
-    }  # fmt: skip
+    }
 
 
 def objective(agent: PlanningAgent) -> tuple[int, float]:
@@ -115,9 +123,13 @@ def reference(label: str, agent: PlanningAgent, starts: Starts, plans: Plans) ->
 
 
 def gauge(
-    logdir: str, agents: Mapping[str, tuple[Sequence[str], PlanningAgent]], starts: Starts, best_of: int,
-    overrides: Sequence[str], num_envs: int,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
+    logdir: str,
+    agents: Mapping[str, tuple[Sequence[str], PlanningAgent]],
+    starts: Starts,
+    best_of: int,
+    overrides: Sequence[str],
+    num_envs: int,
+) -> Iterator[dict[str, Any]]:
     """Yields the line of every variant, after those of the scripted actions, of no actions and of the best plans known.
 
     Args:

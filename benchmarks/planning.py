@@ -65,9 +65,17 @@ def make_problem(args: argparse.Namespace) -> optimizers.LatentProblem:
     """The latent problem of a freshly initialized world model."""
     tf.keras.utils.set_random_seed(args.seed)
     model = models.WorldModel(
-        args.actions, stoch=args.stoch, deter=args.deter, hidden=args.deter, act="relu", min_std=0.1, cnn_depth=32,
-        cnn_act="relu", reward_layers=2, reward_units=args.deter,
-    )  # fmt: skip
+        args.actions,
+        stoch=args.stoch,
+        deter=args.deter,
+        hidden=args.deter,
+        act="relu",
+        min_std=0.1,
+        cnn_depth=32,
+        cnn_act="relu",
+        reward_layers=2,
+        reward_units=args.deter,
+    )
     problem = latent_problem(model, args.actions)
     if args.jacobian == "explicit":
         return problem

@@ -25,9 +25,16 @@ from training.logdir import EVALUATIONS_FILE
 
 # Columns of the table on the standard error output: names in a row, and headings.
 TABLE = {
-    "episode": "episode", "return": "return", "success": "success", "success_final": "at the end", "cost": "cost",
-    "length": "length", "predicted_return": "predicted", "distance": "distance", "dynamics_violation": "violation",
-}  # fmt: skip
+    "episode": "episode",
+    "return": "return",
+    "success": "success",
+    "success_final": "at the end",
+    "cost": "cost",
+    "length": "length",
+    "predicted_return": "predicted",
+    "distance": "distance",
+    "dynamics_violation": "violation",
+}
 
 LONGEST_NAME = 200  # bytes of a folder's name; file systems have 255, and a number may follow
 

@@ -39,11 +39,19 @@ def discounted(problem: LatentProblem, discount: Callable) -> LatentProblem:
     """
     over = _Survival(problem.state_size, discount)
     ways = {
-        "step": over.transition, "sample_step": over.transition, "filter": over.transition,
-        "linearize": over.linearize, "linearize_moments": over.linearize_moments,
-        "reward": over.reward, "value": over.value, "log_prob": over.log_prob, "old_log_prob": over.log_prob,
-        "constraint": over.of_z, "decode": over.of_z, "policy": over.of_z,
-    }  # fmt: skip
+        "step": over.transition,
+        "sample_step": over.transition,
+        "filter": over.transition,
+        "linearize": over.linearize,
+        "linearize_moments": over.linearize_moments,
+        "reward": over.reward,
+        "value": over.value,
+        "log_prob": over.log_prob,
+        "old_log_prob": over.log_prob,
+        "constraint": over.of_z,
+        "decode": over.of_z,
+        "policy": over.of_z,
+    }
     functions = {name: getattr(problem, name) for name in ways}
     changed = {name: function and ways[name](function) for name, function in functions.items()}
     return dataclasses.replace(problem, state_size=problem.state_size + 1, **changed)

@@ -49,9 +49,14 @@ def test_the_crossing_of_known_curves_is_found(timed, tmp_path, capsys):
 
 
 def test_curves_that_do_not_cross():
-    line = lambda method, H, seconds: {  # noqa: E731
-        "method": method, "horizon": H, "state_size": 10, "batch": 1, "clock": "wall", "seconds": seconds,
-    }  # fmt: skip
+    line = lambda method, H, seconds: {
+        "method": method,
+        "horizon": H,
+        "state_size": 10,
+        "batch": 1,
+        "clock": "wall",
+        "seconds": seconds,
+    }
     slower = [
         line(method, H, H * (1 + (method == "condensed"))) for method in cost_against_size.SOLVERS for H in (20, 40)
     ]

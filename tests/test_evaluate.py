@@ -81,10 +81,18 @@ def test_line_and_table_say_the_same(evaluation):
 def test_line_says_what_was_evaluated(evaluation, logdir):
     line, folder = evaluation
     expected = {
-        "task": "pointmass_obstacle", "planner": "latco", "method": "latco_small", "logdir": str(logdir),
-        "checkpoint_step": STEPS, "updates": UPDATES, "seed": 5, "envs": 2, "episodes": EPISODES, "folder": str(folder),
+        "task": "pointmass_obstacle",
+        "planner": "latco",
+        "method": "latco_small",
+        "logdir": str(logdir),
+        "checkpoint_step": STEPS,
+        "updates": UPDATES,
+        "seed": 5,
+        "envs": 2,
+        "episodes": EPISODES,
+        "folder": str(folder),
         "overrides": ["--configs", "latco_iclr", "--planning_horizon", "8"],
-    }  # fmt: skip
+    }
     assert {key: line[key] for key in expected} == expected
     assert 0.0 < line["plan_seconds"] < 60.0 and len(line["commit"]) in (0, 40) and line["modified"] in (True, False)
 

@@ -31,28 +31,17 @@ def test_latco_learns_to_approach_the_goal_of_the_obstacle_task(tmp_path):
 # Predicting the means over these episodes leaves a squared image error of 161 (summed over the picture) and a squared
 # reward error of 0.0114. Half and a quarter of that take knowing where the walker is.
 EPISODES, UPDATES, IMAGE_BOUND, REWARD_BOUND = 5, 800, 80.0, 0.003
-RECORDED = [
-    "--configs", "defaults", "dmc", "small", "--task", "dmc_walker_walk", "--time_limit", "60", "--batch_size", "5",
-    "--cnn_depth", "8", "--deter", "50", "--hidden", "50", "--free_nats", "0", "--model_lr", "3e-3",
-]  # fmt: skip
+RECORDED = (
+    "--configs defaults dmc small --task dmc_walker_walk --time_limit 60 --batch_size 5 --cnn_depth 8 --deter 50 "
+    "--hidden 50 --free_nats 0 --model_lr 3e-3"
+).split()
 OVERFIT = {
     "rssm": [],
     "ssm": ["--dynamics", "ssm"],
     "deterministic": ["--dynamics", "deterministic"],
     "categorical": ["--latent", "categorical", "--stoch", "8", "--classes", "8", "--kl_balance", "0.8"],
     # Without the balance the posterior collapses to the prior and learns nothing in this time.
-    "ssm_categorical": [
-        "--dynamics",
-        "ssm",
-        "--latent",
-        "categorical",
-        "--stoch",
-        "16",
-        "--classes",
-        "16",
-        "--kl_balance",
-        "0.8",
-    ],
+    "ssm_categorical": "--dynamics ssm --latent categorical --stoch 16 --classes 16 --kl_balance 0.8".split(),
     "overshooting": ["--overshooting", "5"],
     "normalized_rewards": ["--reward_normalization", "true"],
     "bfloat16": ["--precision", "bfloat16"],

@@ -25,9 +25,17 @@ def test_first_decoder_layer_is_the_transposed_convolution_of_one_pixel():
 
 def test_image_shapes_and_ranges():
     model = models.WorldModel(
-        ACTIONS, stoch=STOCH, deter=DETER, hidden=HIDDEN, act="relu", min_std=0.1, cnn_depth=2, cnn_act="relu",
-        reward_layers=1, reward_units=4,
-    )  # fmt: skip
+        ACTIONS,
+        stoch=STOCH,
+        deter=DETER,
+        hidden=HIDDEN,
+        act="relu",
+        min_std=0.1,
+        cnn_depth=2,
+        cnn_act="relu",
+        reward_layers=1,
+        reward_units=4,
+    )
     image = np.random.default_rng(0).integers(0, 256, [2, 3, 64, 64, 3], np.uint8)
     assert model.embed(tf.constant(image)).shape == (2, 3, model.encoder.embed_size)
     assert model.decode(tf.zeros([2, 3, STOCH + DETER])).shape == (2, 3, 64, 64, 3)

@@ -25,9 +25,19 @@ DYNAMICS = {
 
 
 def make_dynamics(
-    kind: str, latent: str, action_size: int, embed_size: int, *, stoch: int, deter: int, hidden: int, act: str,
-    min_std: float, classes: int, unimix: float,
-) -> SSM:  # fmt: skip
+    kind: str,
+    latent: str,
+    action_size: int,
+    embed_size: int,
+    *,
+    stoch: int,
+    deter: int,
+    hidden: int,
+    act: str,
+    min_std: float,
+    classes: int,
+    unimix: float,
+) -> SSM:
     """The dynamics of a name (top of this file).
 
     Raises:

@@ -21,9 +21,18 @@ class OldDynamics(tf.Module):
         c = config
         self._new, self.every = dynamics, c.augmented_target_every
         self.net = make_dynamics(
-            c.dynamics, c.latent, action_size, embed_size, stoch=c.stoch, deter=c.deter, hidden=c.hidden, act=c.act,
-            min_std=c.min_std, classes=c.classes, unimix=c.unimix,
-        )  # fmt: skip
+            c.dynamics,
+            c.latent,
+            action_size,
+            embed_size,
+            stoch=c.stoch,
+            deter=c.deter,
+            hidden=c.hidden,
+            act=c.act,
+            min_std=c.min_std,
+            classes=c.classes,
+            unimix=c.unimix,
+        )
         # For checkpoints, as in `value.ValueLearner`.
         self.weights = list(self.net.weights)
         self.copy()

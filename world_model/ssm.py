@@ -103,9 +103,14 @@ class SSM(keras.Model):
         self.post_out = keras.layers.Dense(latent.raw_size)
         context = hidden if context is None else context
         for layer, inputs in (
-            (self.stoch_in, latent.size), (self.action_in, action_size), (self.prior_in, context),
-            (self.prior_out, hidden), (self.post_in, context), (self.embed_in, embed_size), (self.post_out, hidden),
-        ):  # fmt: skip
+            (self.stoch_in, latent.size),
+            (self.action_in, action_size),
+            (self.prior_in, context),
+            (self.prior_out, hidden),
+            (self.post_in, context),
+            (self.embed_in, embed_size),
+            (self.post_out, hidden),
+        ):
             layer.build((None, inputs))
         self.built = True
 

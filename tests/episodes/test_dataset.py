@@ -18,9 +18,15 @@ def test_a_data_set_sums_up_its_episodes_and_goes_on_where_it_stopped(tmp_path):
     known = read_collection(tmp_path)
     assert known == data.summary()
     assert known["settings"] == {
-        "task": "pointmass_obstacle", "reward": "sparse", "camera": "", "action_repeat": 1,
-        "time_limit": 30, "randomize": True, "starts": "paper", "render_quality": "full",
-    }  # fmt: skip
+        "task": "pointmass_obstacle",
+        "reward": "sparse",
+        "camera": "",
+        "action_repeat": 1,
+        "time_limit": 30,
+        "randomize": True,
+        "starts": "paper",
+        "render_quality": "full",
+    }
     counts = {"episodes": 2, "transitions": 6, "successes": 1, "success_rate": 0.5, "mean_return": 106.5}
     assert known.items() >= counts.items() and known["scripted_episodes"] == 1
     again = DataSet(tmp_path, make_config())

@@ -58,7 +58,8 @@ def test_success_under_another_name_is_imported(tmp_path, store, capsys):
     folder = make_folder(tmp_path / "there", [make_episode(0, success=1)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(minari_export, "OUTCOMES", {"is_success": ()})
-        renamed = lambda episode: original({"is_success" if key == "success" else key: v for key, v in episode.items()})  # noqa: E501
+        name_of = lambda key: "is_success" if key == "success" else key
+        renamed = lambda episode: original({name_of(key): value for key, value in episode.items()})
         original = minari_export._buffer
         patch.setattr(minari_export, "_buffer", renamed)
         assert collect.main(["export", str(folder), "sb3-v0"]) == 0

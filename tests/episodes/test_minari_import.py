@@ -155,12 +155,17 @@ def test_data_sets_that_do_not_fit_are_refused(tmp_path, store, capsys):
         ("unbounded", buffers(PICTURES), PICTURE, spaces.Box(-np.inf, np.inf, (2,)), "finite bounds"),
         ("state", buffers(np.zeros((4, 2))), STATE, None, "--replay"),
         ("gray", buffers(PICTURES[..., :1]), spaces.Box(0, 255, (64, 64, 1), np.uint8), None, "no pictures"),
-        ("beyond", buffers(PICTURES, lambda: np.float32([[0, 0], [0, 1.5], [0, 0]])), PICTURE, None,
-         "(episode 0, step 1, entry 1: 1.5)"),
+        (
+            "beyond",
+            buffers(PICTURES, lambda: np.float32([[0, 0], [0, 1.5], [0, 0]])),
+            PICTURE,
+            None,
+            "(episode 0, step 1, entry 1: 1.5)",
+        ),
         ("nan", buffers(PICTURES, lambda: np.full((3, 2), np.nan, np.float32)), PICTURE, None, "out of its bounds"),
         ("short", buffers(PICTURES[:3]), PICTURE, None, "numbers of entries differ"),
         ("empty", [], PICTURE, None, "has no episodes"),
-    ]  # fmt: skip
+    ]
     for name, episodes, observation_space, action_space, words in cases:
         make_dataset(f"{name}-v0", episodes, observation_space, action_space)
         assert words in refused(capsys, "import", f"{name}-v0", "--out", out)

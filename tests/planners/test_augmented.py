@@ -177,9 +177,17 @@ def test_planners_without_a_lagrangian_and_agents_without_a_value_refuse(tiny_co
 def test_old_dynamics_are_copied_every_so_many_updates(tiny_config):
     config = tiny_config.replace(augmented_target_every=3)
     model = models.WorldModel(
-        2, stoch=4, deter=8, hidden=8, act="relu", min_std=0.1, cnn_depth=2, cnn_act="relu", reward_layers=1,
+        2,
+        stoch=4,
+        deter=8,
+        hidden=8,
+        act="relu",
+        min_std=0.1,
+        cnn_depth=2,
+        cnn_act="relu",
+        reward_layers=1,
         reward_units=8,
-    )  # fmt: skip
+    )
     old = OldDynamics(config, model.dynamics, 2, model.encoder.embed_size)
     rng = np.random.default_rng(0)
     z, after = (tf.constant(rng.standard_normal([5, 12]), tf.float32) for _ in range(2))

@@ -205,9 +205,17 @@ def learned(config, A, B, updates, **changes):
     """Actor and critic after so many updates, the last half of them at a tenth of the learning rate."""
     keras.utils.set_random_seed(1)
     settings = {
-        "policy_layers": 0, "value_layers": 2, "value_units": 64, "value_lr": 1e-2, "value_target_every": 5,
-        "act": "elu", "adam_eps": 1e-8, "imagination_horizon": 8, "imagination_discount": GAMMA, "value_lambda": 0.95,
-    }  # fmt: skip
+        "policy_layers": 0,
+        "value_layers": 2,
+        "value_units": 64,
+        "value_lr": 1e-2,
+        "value_target_every": 5,
+        "act": "elu",
+        "adam_eps": 1e-8,
+        "imagination_horizon": 8,
+        "imagination_discount": GAMMA,
+        "value_lambda": 0.95,
+    }
     config = config.replace(**settings | changes)
     problem = quadratic(A, B)
     actor, value = Actor(config, problem.state_size, 1, lr=3e-3), ValueLearner(config, problem.state_size)

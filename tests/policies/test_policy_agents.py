@@ -185,8 +185,8 @@ def test_a_trained_policy_is_restored_and_used_by_other_planners(planner, tmp_pa
         np.testing.assert_allclose(plan.actions[:, 0], agent.actor(feat), atol=1e-5)
     assert agents.load_agent(tmp_path / "run", ["--planner", "gd"]).actor is None
     # A new run starts with it, and another resumes.
-    new, _ = train([*words, "--init_from", str(tmp_path / "run"), "--steps", "0", "--offline_dir",
-                    str(tmp_path / "run" / "episodes"), "--pretrain", "1"], tmp_path / "new")  # fmt: skip
+    start = ["--init_from", str(tmp_path / "run"), "--offline_dir", str(tmp_path / "run" / "episodes")]
+    new, _ = train([*words, *start, "--steps", "0", "--pretrain", "1"], tmp_path / "new")
     assert int(new.actor.updates) >= int(agent.actor.updates) > 0
     resumed, _ = train([*words, "--steps", "160"], tmp_path / "run")
     assert int(resumed.actor.updates) > int(agent.actor.updates)

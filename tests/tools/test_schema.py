@@ -121,8 +121,12 @@ def test_a_word_can_stand_beside_true_and_false(tmp_path: Path, small_file: Path
         load(words, small_file).warm for words in ("", "--warm yes", "--warm policy", "--configs late", "--warm 0")
     ]
     assert [(type(value), value) for value in found] == [
-        (bool, False), (bool, True), (str, "policy"), (str, "policy"), (bool, False),
-    ]  # fmt: skip
+        (bool, False),
+        (bool, True),
+        (str, "policy"),
+        (str, "policy"),
+        (bool, False),
+    ]
     for saved in (True, "policy"):
         Config({"warm": saved}).save(tmp_path / "config.yaml")
         assert load_config([], small_file, Config.load(tmp_path / "config.yaml")).warm == saved

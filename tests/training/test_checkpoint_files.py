@@ -88,8 +88,10 @@ def test_a_checkpoint_that_a_kill_left_beside_the_index_is_put_away(config, logd
     assert names(logdir) == ["ckpt-2", "ckpt-7", "ckpt-1"]
     assert resume(config, logdir) == 4
     assert sorted(path.name for path in (folder / "unnamed").iterdir()) == [
-        "ckpt-7.data-00000-of-00001", "ckpt-7.index", "ckpt-7.npz",
-    ]  # fmt: skip
+        "ckpt-7.data-00000-of-00001",
+        "ckpt-7.index",
+        "ckpt-7.npz",
+    ]
     (folder / "checkpoint").unlink()
     assert resume(config, logdir, steps=35) == 6 and not (folder / "damaged").exists()
     assert "so ckpt-3 is taken as the newest" in capsys.readouterr().err

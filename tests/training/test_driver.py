@@ -128,9 +128,13 @@ def test_later_episodes_have_every_outcome_that_one_before_reported():
     seen = [(e.env, {key: e.data[key].tolist() for key in ("success", "cost") if key in e.data}) for e in episodes]
     none, second = [0.0] * 4, [0.0, 0.0, 1.0, 0.0]
     assert seen == [
-        (0, {}), (1, {}), (0, {"success": second}), (1, {"success": none}),
-        (0, {"success": none, "cost": [0.0, 0.5, 0.0, 0.0]}), (1, {"success": none, "cost": none}),
-    ]  # fmt: skip
+        (0, {}),
+        (1, {}),
+        (0, {"success": second}),
+        (1, {"success": none}),
+        (0, {"success": none, "cost": [0.0, 0.5, 0.0, 0.0]}),
+        (1, {"success": none, "cost": none}),
+    ]
     known = {"cost"}
     (episode,) = play_shy(3, {(0, 1): {"success": 0.0}}, reported=known)
     assert episode.data["cost"].tolist() == none and known == {"success", "cost"}

@@ -24,9 +24,13 @@ def test_a_run_that_is_killed_at_20_moments_loses_nothing_that_was_stored(tmp_pa
     rng, known, steps = random.Random(7), {}, 0
     environment = os.environ | {"VICTIM": str(os.getpid())}
     victim = subprocess.Popen(
-        [sys.executable, "-m", "tests.training.victim", str(tmp_path)], cwd=ROOT, env=environment, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, "-m", "tests.training.victim", str(tmp_path)],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     with victim:
         for number in range(KILLS):
             kind = KINDS[number % len(KINDS)]

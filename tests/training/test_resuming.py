@@ -177,9 +177,11 @@ def test_a_run_that_sigterm_ends_goes_on_as_if_it_had_not(dice, config, tmp_path
     once.run()
     stopped = make_run(config, tmp_path / "stopped", Prefetching)
     name, number = {
-        "prefill": ("random_policy", 7), "pretraining": ("train_step", 2), "updates": ("train_step", 6),
+        "prefill": ("random_policy", 7),
+        "pretraining": ("train_step", 2),
+        "updates": ("train_step", 6),
         "evaluation": ("policy", 15),
-    }[phase]  # fmt: skip
+    }[phase]
     function, calls = getattr(stopped.agent, name), itertools.count(1)
 
     def end(*args, **options):

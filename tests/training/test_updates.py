@@ -85,13 +85,15 @@ def test_batches_do_not_fill_the_disk(tmp_path, capsys):
 
 def offline(config, folder, size=SIZE, reward=1.0):
     replay = Replay(folder, 1, 1, 100, 0)
-    replay.add({
-        "image": np.zeros([6, size, size, 3], np.uint8),
-        "action": np.zeros([6, ACTION_SIZE], np.float32),
-        "reward": np.full(6, reward, np.float32),
-        "discount": np.ones(6, np.float32),
-        "is_first": np.arange(6) == 0,
-    })  # fmt: skip
+    replay.add(
+        {
+            "image": np.zeros([6, size, size, 3], np.uint8),
+            "action": np.zeros([6, ACTION_SIZE], np.float32),
+            "reward": np.full(6, reward, np.float32),
+            "discount": np.ones(6, np.float32),
+            "is_first": np.arange(6) == 0,
+        }
+    )
     return config.replace(offline_dir=str(folder), steps=0)
 
 

@@ -27,10 +27,18 @@ def randomize(model, seed=0):
 def make_model(act="relu"):
     return randomize(
         models.WorldModel(
-            2, stoch=3, deter=FEAT - 3, hidden=4, act="relu", min_std=0.1, cnn_depth=DEPTH, cnn_act=act,
-            reward_layers=1, reward_units=4,
+            2,
+            stoch=3,
+            deter=FEAT - 3,
+            hidden=4,
+            act="relu",
+            min_std=0.1,
+            cnn_depth=DEPTH,
+            cnn_act=act,
+            reward_layers=1,
+            reward_units=4,
         )
-    )  # fmt: skip
+    )
 
 
 def plain_encoder(encoder, image):
