@@ -26,9 +26,9 @@ import envs
 from agents import load_agent
 from analysis.figures import save
 from evaluation.files import check_writable
+from evaluation.plan_optimization import execute
 from evaluation.side_by_side import Side, draw_picture, draw_video, make_side
 from optimizers import Plan
-from plan_report import execute
 from tools.command_line import Parser, count
 from tools.files import writing
 from tools.logger import write_video

@@ -27,13 +27,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import tensorflow as tf
 
 import envs
 from agents import load_agent
 from analysis.figures import save
-from evaluation.plan_optimization import MULTIPLIERS, VIOLATIONS, Execution, draw_curves, draw_frames
+from evaluation.plan_optimization import MULTIPLIERS, VIOLATIONS, Execution, draw_curves, draw_frames, execute
 from optimizers import Plan
 from tools.command_line import Parser, count
 from tools.program import run_program
@@ -95,23 +94,6 @@ def plans_after(agent: "PlanningAgent", z0: tf.Tensor, rows: Sequence[int]) -> l
     last = int(finished.iterations[0])
     plans = [(row, agent.plan_from(z0, seed, iterations=row)) for row in sorted(set(rows)) if row < last]
     return [*plans, (last, finished)]
-
-
-def execute(env: Any, image: np.ndarray, actions: np.ndarray) -> Execution:
-    """Executes actions [H, m] without feedback; `image` is the environment's first one."""
-    frames, rewards, successes, costs = [image], [], [], []
-    for action in actions:
-        obs, reward, terminated, truncated, info = env.step(action[None])
-        frames.append(obs["image"][0].copy())
-        rewards.append(float(reward[0]))
-        if "success" in info:
-            successes.append(bool(info["success"][0]))
-        if "cost" in info:
-            costs.append(float(info["cost"][0]))
-        if terminated[0] or truncated[0]:
-            break
-    success, cost = any(successes) if successes else None, max(costs, default=None)
-    return Execution(np.stack(frames), np.array(rewards), success, cost)
 
 
 def numbers(agent: "PlanningAgent", plan: Plan, executed: Execution) -> dict[str, Any]:

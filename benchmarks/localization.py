@@ -32,6 +32,7 @@ from agents import load_agent
 from base_agent import BaseAgent
 from envs.distance import goal_distance
 from episodes.episode import Episode, episode_files, read_episode
+from planners.trajectories import rollout
 from tools.command_line import Parser, count
 from tools.errors import UserError
 from tools.program import run_program
@@ -100,11 +101,8 @@ def open_loop_features(agent: BaseAgent, feat: np.ndarray, action: np.ndarray) -
     """
     horizon = max(STEPS)
     starts = np.arange(0, len(feat) - horizon, OPEN_LOOP_EVERY)
-    z, predicted = tf.constant(feat[starts]), []
-    for step in range(1, horizon + 1):
-        z = agent.model.dynamics.mean_step(z, tf.constant(action[starts + step]))
-        predicted.append(z.numpy())
-    return np.stack(predicted, 1), starts
+    actions = tf.constant(action[starts[:, None] + np.arange(1, horizon + 1)])
+    return rollout(agent.model.dynamics.mean_step, tf.constant(feat[starts]), actions).numpy(), starts
 
 
 def measure(agent: BaseAgent, episodes: Sequence[Episode], entries: Sequence[int], near: float) -> dict:

@@ -20,31 +20,18 @@ import numpy as np
 import envs
 from agents import load_agent
 from base_agent import BaseAgent
-from evaluation.episodes import EvaluationPolicy
+from evaluation.episodes import run_episodes
 from tools.command_line import Parser
 from tools.errors import UserError
 from tools.program import run_program
 from tools.revision import git_revision
-from training.driver import Driver, Episode, play
-
-
-def run_episodes(agent: BaseAgent, count: int, seed: int) -> list[Episode]:
-    """The first episode of each of `count` environments."""
-    driver = Driver(envs.make_vector_env(agent.config, count, seed))
-    episodes: dict[int, Episode] = {}
-    try:
-        for episode in play(driver, EvaluationPolicy(agent, driver, keep_plans=False)):
-            episodes.setdefault(episode.env, episode)
-            if len(episodes) == count:
-                break
-    finally:
-        driver.close()
-    return list(episodes.values())
 
 
 def measure(agent: BaseAgent, count: int, seed: int) -> dict[str, Any]:
     """The fields of a line about an agent."""
-    episodes = run_episodes(agent, count, seed)
+    task = envs.split_tasks(agent.config.task)[0]
+    starts = [envs.stream_seed(seed, number) for number in range(count)]
+    episodes, _ = run_episodes(agent, task, starts, num_envs=count)
     cost = np.array([episode.data["cost"] for episode in episodes])
     row: dict[str, Any] = {"cost_limit": agent.config.cost_limit, "episodes": len(episodes)}
     row |= {"cost_max": round(float(cost.max(1).mean()), 3), "cost_sum": round(float(cost.sum(1).mean()), 3)}

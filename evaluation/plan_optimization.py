@@ -1,6 +1,6 @@
 """How a plan was optimized: its numbers and its frames over the iterations (LatCo ICML figures 1, 6 and 11)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -38,6 +38,23 @@ class Execution(NamedTuple):
     rewards: np.ndarray
     success: bool | None
     cost: float | None
+
+
+def execute(env: Any, image: np.ndarray, actions: np.ndarray) -> Execution:
+    """Executes actions [H, m] without feedback; `image` is the environment's first one."""
+    frames, rewards, successes, costs = [image], [], [], []
+    for action in actions:
+        obs, reward, terminated, truncated, info = env.step(action[None])
+        frames.append(obs["image"][0].copy())
+        rewards.append(float(reward[0]))
+        if "success" in info:
+            successes.append(bool(info["success"][0]))
+        if "cost" in info:
+            costs.append(float(info["cost"][0]))
+        if terminated[0] or truncated[0]:
+            break
+    success, cost = any(successes) if successes else None, max(costs, default=None)
+    return Execution(np.stack(frames), np.array(rewards), success, cost)
 
 
 def draw_curves(plan: Plan, iterations: int, executed: Execution, title: str) -> Figure:

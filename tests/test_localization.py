@@ -1,14 +1,11 @@
 """The localization benchmark on features whose errors are known."""
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 from benchmarks import localization
 
 RNG = np.random.default_rng(0)

@@ -154,7 +154,7 @@ class Countdown:
 
 def test_execution_ends_with_the_episode():
     env, actions = Countdown(), np.arange(10.0).reshape(5, 2)
-    executed = plan_report.execute(env, np.zeros([64, 64, 3], np.uint8), actions)
+    executed = plan_optimization.execute(env, np.zeros([64, 64, 3], np.uint8), actions)
     np.testing.assert_array_equal(np.concatenate(env.actions), actions[:3])
     np.testing.assert_array_equal(executed.frames[:, 0, 0, 0], [0, 1, 2, 3])
     assert executed.rewards.sum() == 1.5 and executed.success is True
