@@ -58,7 +58,7 @@ gpu: install ## Add TensorFlow's CUDA libraries to .venv
 	$(PYTHON) -m pip install --constraint requirements.lock --editable '.[dev]'
 	@touch $@
 
-# The check itself says what is wrong; as root on Debian this mends it.
+# The check says what is wrong. As root on Debian, this rule then installs what is missing.
 rendering: .venv/.installed
 	@$(PYTHON) -m envs.rendering >.venv/.rendering && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

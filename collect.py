@@ -35,7 +35,7 @@ from episodes.replay import Replay
 from tools.command_line import Parser, count
 from tools.config import BEFORE, Config, load_config
 from tools.errors import UserError
-from tools.lock import alone_in
+from tools.lock import exclusive_folder
 from tools.program import run_program
 from tools.progress import ProgressLine
 from tools.revision import git_revision
@@ -286,7 +286,7 @@ def _play(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
     if len(envs.split_tasks(config.task)) > 1:
         raise UserError(f"{config.task} are several tasks: collect the episodes of one at a time.")
     out = options.out.expanduser()
-    with alone_in(out, "--out"):
+    with exclusive_folder(out, "--out"):
         return collect(config, out, options.episodes, options.success_rate, options.noise, options.detours)
 
 
@@ -303,7 +303,7 @@ def _import(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]
 
     out = options.out.expanduser()
     # An environment that is played again may print.
-    with alone_in(out, "--out"), contextlib.redirect_stdout(sys.stderr):
+    with exclusive_folder(out, "--out"), contextlib.redirect_stdout(sys.stderr):
         return import_dataset(options.dataset, out, options.task, options.image, options.replay)
 
 

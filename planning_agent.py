@@ -40,7 +40,7 @@ from planners.plan_state import PlanState, cold_start, plan_metrics
 from taught_agent import TaughtAgent
 from tools.config import Config, load_config
 from tools.errors import UserError
-from tools.lock import alone_in
+from tools.lock import exclusive_folder
 from tools.memory import check_memory
 from tools.program import run_program
 from training.logdir import check_logdir, open_logdir
@@ -337,7 +337,7 @@ def _train(argv: Sequence[str]) -> int:
     agent = make_agent(config)
     # With several hosts, the first one owns the log directory and the others use folders in it.
     logdir = Path(config.logdir).expanduser()
-    with alone_in(logdir / f"worker-{agent.worker}" if agent.worker else logdir, "--logdir"):
+    with exclusive_folder(logdir / f"worker-{agent.worker}" if agent.worker else logdir, "--logdir"):
         if not agent.worker:
             check_logdir(config)
         agent.train(logdir, begin=lambda: agent.worker or open_logdir(config, argv))

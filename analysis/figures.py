@@ -102,7 +102,7 @@ def tidy(axis: Axes) -> None:
 
 
 def make_logarithmic(axis: Axes) -> None:
-    """A logarithmic y axis, without what is not positive; its numbers are plain, since `$` is no formula here."""
+    """A logarithmic y axis, without what is not positive; no formula starts at a `$` here."""
     axis.set_yscale("log", nonpositive="mask")
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.yaxis.set_minor_formatter(NullFormatter())
@@ -133,18 +133,18 @@ def save_text(text: str, path: Path) -> str:
 def save_all(figure: Figure, stem: Path, numbers: Any, **options: Any) -> list[str]:
     """Writes <stem>.png, <stem>.pdf and the numbers that are drawn as <stem>.json; returns the three paths."""
     pictures = [save(figure, stem.with_name(f"{stem.name}.{kind}"), **options) for kind in ("png", "pdf")]
-    text = json.dumps(plain(numbers), allow_nan=False, indent=1) + "\n"
+    text = json.dumps(json_value(numbers), allow_nan=False, indent=1) + "\n"
     return [*pictures, save_text(text, stem.with_name(f"{stem.name}.json"))]
 
 
-def plain(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """A value as JSON knows it: arrays as lists, what is not finite as null, paths as texts."""
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): json_value(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
+        return json_value(value.tolist())
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [json_value(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return str(value) if isinstance(value, Path) else value

@@ -129,7 +129,7 @@ def read_metrics(path: Path) -> dict[str, Series]:
 
     A run that was killed and resumed went back to its last checkpoint: of what it logged twice the later line wins,
     and lines beyond the step to which it returned are not what the present run came from, so they are left out. Values
-    beyond `LARGEST` and those that are no numbers are left out too, with a note.
+    beyond `LARGEST` and those that are not numbers are left out too, with a note.
 
     Raises:
         UserError: the file cannot be read, or a line before the last one holds no metrics.
@@ -149,7 +149,7 @@ def read_metrics(path: Path) -> dict[str, Series]:
     odd = [name for name in names if any(row.get(name) is not None and not is_number(row[name]) for row in rows)]
     if odd:
         note(
-            f"{path} has values that are no numbers or beyond {LARGEST:g}, which are left out: "
+            f"{path} has values that are not numbers or beyond {LARGEST:g}, which are left out: "
             f"{', '.join(map(printable, odd))}."
         )
     return {name: Series(*map(np.array, zip(*known, strict=True))) for name, known in points.items() if known}
@@ -159,7 +159,7 @@ def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """The lines of a file of JSON objects with their numbers from 1 on. A last one that is cut off is left out.
 
     Raises:
-        UserError: the file cannot be read, or another line is no JSON object.
+        UserError: the file cannot be read, or another line is not a JSON object.
     """
     if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would wait
         raise UserError(f"{path} is not a file: give what a run or evaluate.py has written.")

@@ -101,7 +101,7 @@ def bootstrap(
 
 @contextlib.contextmanager
 def _seeded() -> Iterator[None]:
-    """Same numbers every time: rliable 1.2 draws from numpy's global generator, whatever it is told."""
+    """Makes rliable reproducible: version 1.2 draws from numpy's global generator and ignores the one it is given."""
     state = np.random.get_state()
     np.random.seed(0)
     try:

@@ -22,7 +22,7 @@ def table(sources: Sequence[Path], out: Path) -> tuple[str, list[str]]:
         the text of table.md, and the paths of all files.
 
     Raises:
-        UserError: there are no evaluations, a line is none, or a file cannot be written.
+        UserError: there are no evaluations, a line is not one, or a file cannot be written.
     """
     rows = table_rows(newest(read_evaluations(sources)))
     text = table_text(rows)

@@ -36,11 +36,11 @@ def measure(config, actions: int, repeats: int) -> dict:
     """The line."""
     images = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)})
     dreamer = DreamerAgent(config, images, gymnasium.spaces.Box(-1.0, 1.0, (actions,), np.float32))
-    plain, batch = make_agent(config, actions), make_batch(config, actions)
+    base, batch = make_agent(config, actions), make_batch(config, actions)
     number = config.batch_size * config.batch_length
-    start = tf.random.stateless_normal([number, plain.model.dynamics.feat_size], [0, 1])
+    start = tf.random.stateless_normal([number, base.model.dynamics.feat_size], [0, 1])
     updates = {
-        "world_model": lambda: float(plain.train_step(batch)["loss"]),
+        "world_model": lambda: float(base.train_step(batch)["loss"]),
         "actor_critic": lambda: float(dreamer.behavior.learn(start, tf.ones([number]))["value_loss"]),
     }
     line = {f"{name}_first_call": round(timed(update)[0], 1) for name, update in updates.items()}

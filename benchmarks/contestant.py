@@ -27,7 +27,7 @@ class Contestant:
         model: as `load_agent` takes it.
         planner: its name.
         words: that override settings of the run.
-        repeats: plans of which the median time counts where a size is looked for, and batches that are timed.
+        repeats: how many plans give the median time of a size, and how many batches are timed.
     """
 
     def __init__(self, model: str, planner: str, words: Sequence[str], repeats: int):

@@ -115,7 +115,7 @@ def measure(options: argparse.Namespace, lines: list[Line]) -> Iterator[Line]:
 
 
 def crossing(lines: Sequence[Line], state_size: int, clock: str) -> Line:
-    """The horizon in state sizes from which on the block-tridiagonal solver is faster, None if it is not up to the end.
+    """The horizon in state sizes above which the block-tridiagonal solver is faster, None if it never is.
 
     If it is always, the smallest multiple that was measured.
     """

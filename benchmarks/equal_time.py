@@ -38,7 +38,7 @@ class Space(NamedTuple):
 
 
 _SAMPLING = {"sampling_iterations": (3, 5, 10, 20), "elites": (0.03, 0.1, 0.3), "sample_states": (True, False)}
-_FEW = (1, 2, 4)  # restarts of planners whose iterations are dear
+_FEW = (1, 2, 4)  # restarts of planners whose iterations are expensive
 _DAMPING = {"n_parallel_plans": _FEW, "latco_damping": (1e-6, 1e-5, 1e-4, 1e-3), "latco_lam_init": (0.1, 1.0, 10.0)}
 SPACES = {
     "random_shooting": Space(

@@ -22,7 +22,7 @@ One JSON line for each trial ("kind": "trial"), then one for each planner and bu
 `return_mean`, `return_sampled`: of the plans, under the mean dynamics and under sampled ones (20 rollouts a plan);
 `return_blind`, `success_blind`: all actions of the plan in the environment, without feedback;
 `return`, `success`, `predicted`: whole episodes in closed loop with the run's `mpc_steps`, `warm_start` and so on, and
-    what plans promised of them (not with --execution blind). `envs` environments plan together;
+    what plans predicted for them (not with --execution blind). `envs` environments plan together;
 `seconds`: one plan after the compilation; `plans_per_second_1`, `plans_per_second_16`: one by one, 16 in a call;
 `model_steps`, `model_jacobians`: what a plan asks of the dynamics, counted as `model_counter.py` says.
 

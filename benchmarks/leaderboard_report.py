@@ -13,7 +13,7 @@ from analysis.statistics import Estimate
 
 Row = Mapping[str, Any]
 
-# Entry of a line -> how the picture calls it; those that a board does not have are left out.
+# Entry of a line -> its title in the picture. Entries that a board lacks are left out.
 PANELS = {
     "return": "return of whole episodes",
     "return_blind": "return of the plan, executed blind",

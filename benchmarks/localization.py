@@ -2,8 +2,8 @@
 
     python benchmarks/localization.py --logdir logdir/offline/metaworld_reach/latco/0 --data data/metaworld_reach
 
-A plan starts from the posterior and follows the dynamics, so it is no more exact than they are: a hand that is believed
-to be 10 cm beside its place cannot be steered to a goal of 5 cm. A small network learns to read some entries of the
+A plan starts from the posterior and follows the dynamics, so it cannot be more accurate than they are: a hand
+believed to be 10 cm off cannot be steered to a goal of 5 cm. A small network learns to read some entries of the
 state (`--entries`; of Meta-World 0 1 2, the hand in metres) from the features of four fifths of the episodes. One line
 of JSON gives the median errors on the other episodes:
 

@@ -154,7 +154,7 @@ def achieved(agent: PlanningAgent, played: Played) -> np.ndarray:
 
 
 def episode_returns(agent: PlanningAgent, episode: Episode) -> tuple[float, float]:
-    """The rewards that plans promised of the executed actions, and those that came, weighted alike."""
+    """The rewards that plans predicted for the executed actions, and those received, weighted alike."""
     steps = np.arange(episode.length)
     since = steps - np.maximum.accumulate(np.where(episode.extras["planned"], steps, 0))
     rewards = agent.rewards(tf.constant(episode.data["reward"][1:])).numpy()

@@ -39,7 +39,7 @@ same start by start, so that variants can be paired. Three lines come first: "sc
 policy, which calibrate the model where it has data; "idle", no actions at all; and "best_known", the best plans. With
 variants of several horizons or discounts there are three of each kind, since only returns of a kind can be compared.
 
-A model that promises a return for doing nothing has not learned what actions do: in episodes of a scripted policy they
+A model that predicts a return for doing nothing has not learned what actions do: in episodes of a scripted policy they
 follow from the state. Its plans fail, however well it knows where things are. Without --execute "idle" comes first.
 
 Where a sparse reward is further away than a plan reaches, blind execution brings 0 whatever the model is like: give a

@@ -87,7 +87,7 @@ def outcomes(info: Mapping[str, Any]) -> dict[str, float]:
 
 
 def number(name: str, value: Any) -> float:
-    """A value as a number that float32 can hold. Raises BadValueError if it is none."""
+    """A value as a number that float32 can hold. Raises BadValueError if it is not one."""
     array = np.asarray(value)
     if array.size != 1 or array.dtype.kind not in "biuf" or not abs(array.item()) <= LARGEST:
         raise BadValueError(f"{name} is {short(repr(value))} instead of a finite number")

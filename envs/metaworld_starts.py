@@ -3,10 +3,10 @@
 The goals are fixed. For the tasks of the paper, "paper" starts are
 
     reach, button-press   hand anywhere between `hand_low` and `hand_high`
-    window-close          slider open by 0 to 0.2 m, hand around a point before and above its handle
-    drawer-close          drawer open by 0 to 0.15 m, hand around a point before and above its handle
+    window-close          slider open by 0 to 0.2 m, hand around a point in front of and above its handle
+    drawer-close          drawer open by 0 to 0.15 m, hand around a point in front of and above its handle
     push                  puck in 0.6 x 0.3 m, hand above it
-    hammer                hammer in 0.4 x 0.4 m, hand before and above it
+    hammer                hammer in 0.4 x 0.4 m, hand in front of and above it
     stick-push            Meta-World's default position
 
 As there, some episodes of window-close and drawer-close start with the task already solved. A puck within 0.15 m of the

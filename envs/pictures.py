@@ -111,8 +111,8 @@ class Split(gym.ObservationWrapper):
         parts = list(leaves(env.observation_space))
         self.pictures = {_name(path): path for path, space in parts if is_picture(space)}
         self._spaces = dict(parts)
-        alone = env.observation_space.shape is not None and len(env.observation_space.shape) == 3
-        self._state = [path for path, space in parts if not (is_picture(space) or alone) and space.is_np_flattenable]
+        is_array = env.observation_space.shape is not None and len(env.observation_space.shape) == 3
+        self._state = [path for path, space in parts if not (is_picture(space) or is_array) and space.is_np_flattenable]
         size = sum(gym.spaces.flatdim(self._spaces[path]) for path in self._state)
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float64)
         self._shown: str | None = None

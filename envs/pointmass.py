@@ -2,8 +2,8 @@
 
 obstacle (ICLR paper, section 6.1): reach a goal on the other side of a wall; the reward of a step is the negative
 distance to the goal. Going straight ends at the wall; the way round it takes about 17 of the 30 steps. A keep-out disc,
-neither drawn nor punished in the reward, lies before the wall: the cost of a state is the depth in it, 1 at its centre
-and 0 from its rim outwards. It covers the straight way and the place at the wall where that ends; every start is
+neither drawn nor punished in the reward, lies in front of the wall: the cost of a state is the depth in it, 1 at its
+centre and 0 from its rim outwards. It covers the straight way and the place at the wall where that ends; every start is
 outside, and so is a way round.
 
 lottery (ICML paper, section 5.5): the Top goal pays 1; the Bottom goal pays 20 with 65% and -40 with 35%, -1 in the

@@ -97,7 +97,7 @@ class WorkerEnvs(gym.vector.VectorEnv):
         seeds = [None] * self.num_envs if seeds is None else seeds
         calls = {int(i): ("reset", {"seed": seeds[i], "options": options or None}) for i in np.flatnonzero(mask)}
         answers: dict[int, Any] = {}
-        while calls.keys() - answers.keys():  # an episode that has not begun is begun again
+        while calls.keys() - answers.keys():  # an episode that has not started is started again
             answers |= self._ask({index: call for index, call in calls.items() if index not in answers})
         infos: dict[str, Any] = {}
         for index, (observation, info) in sorted(answers.items()):
@@ -149,7 +149,7 @@ class WorkerEnvs(gym.vector.VectorEnv):
         return answers
 
     def _replace(self, index: int, cause: Lost) -> None:
-        """Starts a worker anew, with a random stream of its own. Raises UserError after too many."""
+        """Replaces a worker by one with a new random stream. Raises UserError after too many."""
         if self.restarts >= RESTARTS:
             self.close(terminate=True)
             raise UserError(
@@ -185,5 +185,5 @@ def _make_checked(make: Callable[[int], gym.Env], seed: int, spaces: tuple[gym.S
 
 
 def _new_seed(seed: int, restart: int) -> int:
-    """Of an environment that takes the place of another one, whose episodes it must not repeat."""
+    """Of an environment that replaces another one and must not repeat its episodes."""
     return int(np.random.SeedSequence(entropy=seed, spawn_key=(restart,)).generate_state(1)[0])

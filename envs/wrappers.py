@@ -13,7 +13,7 @@ LAST_STEP = 1000  # of an episode that no time limit ends, as in MuJoCo's and DM
 
 
 class CameraRender(gym.Wrapper):
-    """Renders a MuJoCo environment with a `Camera` of ours instead of the simulator's own renderer."""
+    """Renders a MuJoCo environment with our `Camera` instead of the simulator's own renderer."""
 
     def __init__(self, env: gym.Env, camera: Camera) -> None:
         super().__init__(env)

@@ -34,9 +34,9 @@ def correlated_actions(
 class Detours:
     """Replaces some actions, a few decisions at a time, by one that does not depend on the state.
 
-    A scripted policy acts by the state alone, so a model of its episodes cannot tell what the hand does because of the
-    action from what it always does there: under no action at all it may still predict the way to the goal. During a
-    detour the action is held, and in half of them it is 0.
+    A scripted policy acts on the state alone, so a model of its episodes cannot separate what an action does from what
+    always happens in that state: even without any action it may predict the way to the goal. During a detour the action
+    is held, and in half of them it is 0.
 
     Args:
         share: of the decisions that belong to detours, [0, 1).

@@ -2,7 +2,7 @@
 
 The folder holds episode files (`episode.py`). Its collection.json says where they are from, so that a run
 on another task, or with another action repeat, does not train on them by accident. A folder without one, such as the
-episodes of another run, is taken as it is.
+episodes of another run, is used unchecked.
 """
 
 import contextlib

@@ -186,7 +186,7 @@ def _parsed(path: Path) -> re.Match[str]:
 def _parse_name(path: Path) -> re.Match[str] | None:
     """The groups "time" and "transitions" of an episode file's name."""
     match = _FILE_NAME.fullmatch(path.name)
-    with contextlib.suppress(ValueError):  # digits that are no time; the last year leaves none for the next file
+    with contextlib.suppress(ValueError):  # digits that are not a time; the last year leaves none for the next file
         if match and match["time"] < "9999" and datetime.datetime.strptime(match["time"], _TIME_FORMAT):
             return match
     return None
@@ -203,4 +203,4 @@ def time_after(newest: str) -> str:
 def write_episode(path: Path, episode: Episode) -> None:
     """Write one episode; a reader sees the whole file or none."""
     with replaced(path, "wb") as file:
-        np.savez_compressed(file, **episode)  # type: ignore[arg-type]  # mypy thinks of the argument allow_pickle
+        np.savez_compressed(file, **episode)  # type: ignore[arg-type]  # mypy takes it for allow_pickle

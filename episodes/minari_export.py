@@ -39,7 +39,7 @@ METADATA_KEY = "latent_planning"
 
 
 def export_folder(folder: Path, name: str) -> dict[str, Any]:
-    """Makes a Minari data set of a folder's episodes, bit by bit the same and its pictures uncompressed.
+    """Makes a Minari data set of a folder's episodes, without loss and with uncompressed pictures.
 
     Args:
         folder: of episode files, with a collection.json or without.

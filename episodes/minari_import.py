@@ -24,7 +24,7 @@ from episodes.replay import Replay
 from tools.errors import UserError, unknown
 from tools.progress import ProgressLine
 
-# Rounding may carry a rescaled action this far over the edge.
+# Rounding may carry a rescaled action out of its bounds by this much.
 TOLERANCE = 1e-6
 
 # What Minari, h5py and Gymnasium raise for data sets that are damaged or too new, or that lack a package.
@@ -48,8 +48,8 @@ def import_dataset(name: str, out: Path, task: str = "", image: str = "", replay
         what the folder's collection.json says.
 
     Raises:
-        UserError: the data set is missing or does not fit, an episode breaks the replay's conventions or played again
-          takes another course, or the folder has episodes. Nothing of a refused data set stays in the folder.
+        UserError: the data set is missing or does not fit, an episode breaks the replay's conventions or differs when
+            it is played again, or the folder has episodes. Nothing of a refused data set stays in the folder.
     """
     dataset = _load(name)
     scale = _action_scale(name, dataset.action_space)
@@ -190,7 +190,7 @@ def _episode(
 
 
 def _actions(name: str, recorded: minari.EpisodeData, middle: np.ndarray, half: np.ndarray) -> np.ndarray:
-    """Actions float32 [T+1, A] in [-1, 1]. What had these bounds before keeps every bit."""
+    """Actions float32 [T+1, A] in [-1, 1]. Actions that have these bounds already are not changed."""
     action = (np.float64(recorded.actions).reshape(len(recorded), -1) - middle) / half
     beyond = ~(np.abs(action) <= 1 + TOLERANCE)  # so that NaN counts
     if beyond.any():
@@ -203,7 +203,7 @@ def _actions(name: str, recorded: minari.EpisodeData, middle: np.ndarray, half: 
 
 
 def _fill(out: Path, episodes: Iterable[Episode], facts: dict[str, Any]) -> dict[str, Any]:
-    """Writes the episodes and collection.json; they come into the folder together, once all of them are there."""
+    """Writes the episodes and collection.json, and moves them into the folder once all are complete."""
     partial = None
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,7 @@ class Player:
             raise UserError(f"The environment {dataset.env_spec.id} of {name} cannot render (render_mode 'rgb_array').")
 
     def __call__(self, recorded: minari.EpisodeData) -> Iterator[np.ndarray]:
-        """The T + 1 pictures of an episode. Raises UserError where it takes another course than the recorded one."""
+        """The T + 1 pictures of an episode. Raises UserError if it differs from the recorded one."""
         start = next(iter(self.dataset.storage.get_episode_metadata([recorded.id])))
         if start.get("seed") is None:
             raise UserError(f"{self.name} has no seed of episode {recorded.id}: it cannot be played again.")

@@ -59,8 +59,7 @@ class Places:
 def find_places(logdir: Path, out: Path | None = None) -> Places:
     """The log directory, and the file `out`, if given; beside that file alone where the log directory is read-only.
 
-    They are tried and left as they were, so that an evaluation does not fail at its end and a refused one leaves
-    nothing.
+    Writing is tried first, and nothing is left behind, so that an evaluation does not fail at its end.
 
     Raises:
         UserError: no place can be written.

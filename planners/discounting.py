@@ -1,4 +1,4 @@
-"""Problems whose rewards are discounted by a predicted chance to get that far, for planners that know of none."""
+"""Problems whose rewards are weighted by a predicted survival probability, of which planners need not know."""
 
 import dataclasses
 from collections.abc import Callable

@@ -46,7 +46,7 @@ class GaussianLatCo(LatCo):
     ):
         if problem.sample_step is None:
             raise UserError("Gaussian LatCo needs a latent problem with a sample_step.")
-        # Its finish makes a plan follow the dynamics and does not improve it, which one step does.
+        # Its finish only makes a plan follow the dynamics, for which one step is enough.
         super().__init__(problem, horizon, iterations, solver, eps_dyn=eps_dyn, finish=min(finish, 1), **options)
         self.samples = samples
 

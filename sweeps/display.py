@@ -60,7 +60,7 @@ class Display:
         return ", ".join(part for part in parts if part)
 
     def table(self) -> rich.table.Table:
-        """All runs, those first that something happens to."""
+        """All runs, active ones first."""
         table = rich.table.Table(caption=self.summary())
         for name in ("task", "method", "seed", "state", "node", "steps", "return", "success"):
             table.add_column(name, justify="right" if name in ("seed", "steps", "return", "success") else "left")
@@ -70,7 +70,7 @@ class Display:
             state = f"{status.state} ({status.attempt})" if status.attempt else status.state
             steps = f"{metrics.step:,}/{run.length}"
             cells = (run.config.task, run.method, str(run.config.seed), state, status.node, steps)
-            table.add_row(*map(_plain, cells), _plain(metrics.show("return")), _plain(metrics.show("success")))
+            table.add_row(*map(_verbatim, cells), _verbatim(metrics.show("return")), _verbatim(metrics.show("success")))
         return table
 
     def summary(self) -> str:
@@ -79,5 +79,5 @@ class Display:
         return ", ".join(f"{counts[state]} {state}" for state in ("done", "running", "retrying", "waiting", "failed"))
 
 
-def _plain(text: str) -> rich.text.Text:
+def _verbatim(text: str) -> rich.text.Text:
     return rich.text.Text(text)  # so that brackets are not read as markup

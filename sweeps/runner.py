@@ -169,7 +169,7 @@ def connected(options: argparse.Namespace) -> Iterator[ModuleType]:
                 object_store_memory=OBJECT_STORE_BYTES,
                 **common,
             )
-        except Exception as error:  # of no class of its own; a machine too busy for Ray's time limits is the usual case
+        except Exception as error:  # of no class of its own, usually since the machine is too busy for Ray
             ray.shutdown()
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"Ray did not start on this machine ({reason}): try again when it is less busy.") from error

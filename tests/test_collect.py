@@ -94,7 +94,7 @@ class FakeDriver:
 
 @pytest.fixture
 def play(monkeypatch, tmp_path):
-    """Collects with fake environments, four episodes of which half shall succeed."""
+    """Collects with fake environments, four episodes, half of which are to succeed."""
 
     def collect_from(steps, episodes=4, success_rate=0.5):
         driver = FakeDriver(steps)

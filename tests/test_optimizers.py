@@ -34,11 +34,11 @@ def test_a_batch_gives_what_single_calls_give(name):
     planner, seeds = curved_planner(name), split_seed(tf.constant(SEED), 3)
     together = planner(z0, seeds)
     for row in range(3):
-        alone = planner(z0[row : row + 1], seeds[row : row + 1])
-        np.testing.assert_allclose(together.actions[row], alone.actions[0], rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(together.rewards[row], alone.rewards[0], rtol=1e-4, atol=1e-5)
+        single = planner(z0[row : row + 1], seeds[row : row + 1])
+        np.testing.assert_allclose(together.actions[row], single.actions[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(together.rewards[row], single.rewards[0], rtol=1e-4, atol=1e-5)
         for key, curve in together.curves.items():
-            np.testing.assert_allclose(curve[row], alone.curves[key][0], rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(curve[row], single.curves[key][0], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["cem", "icem"])
@@ -48,8 +48,8 @@ def test_a_batch_gives_what_single_calls_give_on_sampled_states(name):
     seeds = split_seed(tf.constant(SEED), 2)
     together = planner(z0, seeds)
     for row in range(2):
-        alone = planner(z0[row : row + 1], seeds[row : row + 1])
-        np.testing.assert_allclose(together.actions[row], alone.actions[0], rtol=1e-6)
+        single = planner(z0[row : row + 1], seeds[row : row + 1])
+        np.testing.assert_allclose(together.actions[row], single.actions[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -166,9 +166,9 @@ def test_an_early_stop_reports_its_iterations_and_spoils_no_plan(name):
     assert np.all(plan.iterations < planner.iterations) and np.all(plan.iterations >= 5)
     np.testing.assert_allclose(tf.reduce_sum(plan.rewards, 1), tf.reduce_sum(full.rewards, 1), rtol=0.01)
     for row in range(2):
-        alone = planner(z0[row : row + 1], seeds[row : row + 1])
-        assert alone.iterations[0] == plan.iterations[row]
-        np.testing.assert_allclose(alone.actions[0], plan.actions[row], rtol=1e-4, atol=1e-5)
+        single = planner(z0[row : row + 1], seeds[row : row + 1])
+        assert single.iterations[0] == plan.iterations[row]
+        np.testing.assert_allclose(single.actions[0], plan.actions[row], rtol=1e-4, atol=1e-5)
         for curve in plan.curves.values():
             np.testing.assert_array_equal(curve[row, int(plan.iterations[row]) :], curve[row, -1])
 

@@ -48,7 +48,7 @@ def replaced(path: Path, mode: str = "w") -> Iterator[IO]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Brings the rename itself to the disk."""
+    """Flushes the rename itself to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

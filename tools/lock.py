@@ -69,7 +69,7 @@ def _try_lock(path: Path) -> int | None:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path, option: str) -> Iterator[None]:
+def exclusive_folder(folder: Path, option: str) -> Iterator[None]:
     """Makes a folder and keeps other programs from writing to it. An empty new folder goes away at the end.
 
     Args:

@@ -207,8 +207,8 @@ class Logger:
             self._writer.close()
 
     def _media_path(self, folder: str, name: str, step: int, suffix: str) -> Path:
-        plain = re.sub(r"[^\w.-]+", "-", name)
-        path = self.logdir / folder / f"{plain}-{int(step):09d}{suffix}"
+        safe = re.sub(r"[^\w.-]+", "-", name)
+        path = self.logdir / folder / f"{safe}-{int(step):09d}{suffix}"
         path.parent.mkdir(exist_ok=True)
         return path
 

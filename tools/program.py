@@ -79,7 +79,7 @@ def _readable(argv: list[str]) -> list[str]:
     for word in argv:
         try:
             word.encode()
-        except UnicodeEncodeError:  # Python's stand-ins for bytes that are no text
+        except UnicodeEncodeError:  # Python's stand-ins for bytes that are not text
             raise UserError(
                 f"{os.fsencode(word)!r} is not text in the encoding of this shell, {sys.getfilesystemencoding()}: "
                 "set LC_ALL=C.UTF-8, or use plain letters."

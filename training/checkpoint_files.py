@@ -1,4 +1,4 @@
-"""The checkpoint files in a folder, of which the newest that is whole is restored.
+"""The checkpoint files in a folder. The newest complete one is restored.
 
     checkpoint                             names the newest, for TensorFlow's tools
     ckpt-3.index, ckpt-3.data-...          weights, counters and random streams
@@ -27,7 +27,7 @@ _NEWEST = re.compile(rb'^model_checkpoint_path: "(?:[^"]*/)?([^"/]+)"', re.MULTI
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Not what TensorFlow says of a refused checkpoint when its variables are deleted, in a line for each."""
+    """False for the lines, one per variable, that TensorFlow logs when a refused checkpoint is deleted."""
     message = record.getMessage()
     return "unrestored values" not in message and "could not be found in the restored object" not in message
 
@@ -67,7 +67,7 @@ def restore_newest(
         checkpoint: the objects by name.
         folder: where checkpoints were saved.
         partial: see `restore`.
-        or_older: whether another one will do where the newest is damaged, with a note.
+        or_older: whether an older one is used, with a note, if the newest is damaged.
 
     Raises:
         UserError: no checkpoint could be restored, or see `saved_checkpoints`.

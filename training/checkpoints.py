@@ -18,7 +18,7 @@ from training.checkpoint_files import restore_newest, tidy
 from training.collector import Collector
 from training.packing import pack, unpack
 
-# Settings that change nothing of what a run does until it stops.
+# Settings that do not change what a run does until it stops.
 _FREE = ("checkpoint_every", "checkpoints_kept", "logdir", "max_skipped_updates", "steps")
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
 
@@ -36,8 +36,8 @@ class Checkpoints:
     directory.
 
     Attributes:
-        exact: whether the run stands exactly where the restored checkpoint was saved: with the same settings, and
-            without later episodes, which there are after a kill.
+        exact: whether the run continues exactly where the restored checkpoint was saved: with the same settings and
+            without later episodes, which a kill leaves.
     """
 
     def __init__(self, agent: Agent, replay: Replay | MixedReplay, collectors: Sequence[Collector], folder: Path):
@@ -71,7 +71,7 @@ class Checkpoints:
         known = self._found.get("episodes")
         self.exact = known == self._newest_episodes() and self._found["settings"] == self._settings()
         if self._is_behind(known):
-            # The saved stream has made the actions of later episodes already.
+            # The saved stream has already produced the actions of later episodes.
             later = np.random.default_rng([agent.worker_seed, episodes])
             agent.noise.bit_generator.state = later.bit_generator.state
         self._count_rewards(known if newest else [None] * len(self._collectors))
@@ -104,7 +104,7 @@ class Checkpoints:
             self._folder.mkdir(parents=True, exist_ok=True)
             # First, since a checkpoint that has an index is whole.
             with replaced(self._folder / f"ckpt-{int(self.checkpoint.save_counter) + 1}.npz", "wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]  # mypy thinks of the argument allow_pickle
+                np.savez(file, **arrays)  # type: ignore[arg-type]  # mypy takes it for allow_pickle
             self.manager.save()
             for path in self._folder.glob("ckpt-*.npz"):
                 if not path.with_suffix(".index").exists():

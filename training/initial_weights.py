@@ -1,4 +1,4 @@
-"""Weights that were trained before: of a run to evaluate, or of one that a new run starts from."""
+"""Loads trained weights: those of a run to evaluate, or those that a new run starts with."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,9 +21,9 @@ BEHAVIOR = ("actor", "value")
 
 
 def restore_newest(parts: Mapping[str, Any], logdir: Path) -> None:
-    """Gives these parts of an agent, by name, what the newest checkpoint of a run or a shipped model has for them.
+    """Restores parts of an agent, by name, from the newest checkpoint of a run or from a shipped model.
 
-    A shipped model has no optimizers, so that those of the agent stay as they are.
+    A shipped model has no optimizers, so the agent keeps its own.
 
     Raises:
         UserError: there is no checkpoint, or it is damaged or does not fit.
@@ -39,7 +39,7 @@ def restore_newest(parts: Mapping[str, Any], logdir: Path) -> None:
         read_weights(parts, logdir)
         return
     checkpoint, folder = tf.train.Checkpoint(**parts), logdir / CHECKPOINTS
-    # Not an older one: a figure must be of the newest weights.
+    # Not an older one: results are those of the newest weights.
     if checkpoint_files.restore_newest(checkpoint, folder, partial=True, or_older=False) is None:
         raise UserError(f"{logdir} has no checkpoint yet: wait until the run has made one, or choose another --logdir.")
 
@@ -50,7 +50,7 @@ def start_from(agent: Agent, logdir: Path) -> None:
     Of a shipped model, by its folder or name, there is no optimizer's state.
 
     Steps and reward statistics are those of the new run's own episodes. A value or policy that the other run did not
-    learn starts anew.
+    learn starts with random weights.
 
     Raises:
         UserError: `logdir` holds no run, or one with other weights or another task.

@@ -110,8 +110,8 @@ class TrainingRun:
         if not c.offline_dir:
             return
         ends = [end(episode["reward"][1:]) for episode in memory for end in (np.min, np.max)]
-        learned = np.abs(self.agent.rewards(tf.constant(ends)).numpy()).max()
-        if not learned < np.sqrt(np.finfo(np.float32).max / (c.batch_size * c.batch_length)):
+        largest = np.abs(self.agent.rewards(tf.constant(ends)).numpy()).max()
+        if not largest < np.sqrt(np.finfo(np.float32).max / (c.batch_size * c.batch_length)):
             raise UserError(
                 f"Rewards in {c.offline_dir} reach {np.abs(ends).max():.3g}, which float32 cannot square: scale them "
                 "down, or set --reward_transform clip or tanh."

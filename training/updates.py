@@ -74,12 +74,12 @@ class Updates:
 class SkippedUpdates:
     """Notices updates that were skipped because their gradients were not finite.
 
-    The first of several in a row is named on the console, and its batch is saved.
+    The first of several in a row is reported on the console, and its batch is saved.
 
     Args:
         folder: where batches are saved, as `update-<number>.npz`; made when needed.
         most: how many in a row end the run; 0 for any number.
-        expected: whether single ones are nothing to name, since they find the scale of float16's loss.
+        expected: whether single ones are normal and not reported: float16's loss scale adapts by them.
     """
 
     def __init__(self, folder: Path, most: int, expected: bool):
@@ -124,7 +124,7 @@ class SkippedUpdates:
             arrays = {name: _whole(value) for name, value in batch.items()}
             self._folder.mkdir(parents=True, exist_ok=True)
             with replaced(path, "wb") as file:
-                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # mypy thinks of the argument allow_pickle
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # mypy takes it for allow_pickle
         except OSError as error:
             return f" (its batch could not be saved: {error})"
         return f" (its batch is in {path})"

@@ -1,6 +1,6 @@
-"""Weights alone in one small file: what a shipped model has instead of checkpoints.
+"""Weights in one small file, which a shipped model has instead of checkpoints.
 
-`weights.npz` holds an array for each variable of an agent but those of its optimizers, named
+`weights.npz` holds an array for each variable of an agent except its optimizers', named
 `<part>/<number>/<variable>`. Weights are float16 there. Counters and statistics are whole.
 """
 
@@ -37,12 +37,12 @@ def write_weights(parts: Mapping[str, Any], folder: Path) -> Path:
                 "again, or choose another --logdir."
             )
     with replaced(folder / WEIGHTS, "wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # mypy thinks of the argument allow_pickle
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # mypy takes it for allow_pickle
     return folder / WEIGHTS
 
 
 def read_weights(parts: Mapping[str, Any], folder: Path) -> None:
-    """Gives parts of an agent, by name, their weights. Optimizers stay as they are.
+    """Loads the weights of parts of an agent, by name. Optimizers stay as they are.
 
     Raises:
         UserError: the file is damaged, or of a model of other sizes.
@@ -79,7 +79,7 @@ def saved_parts(folder: Path) -> set[str]:
 
 
 def _variables(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """All variables but those of optimizers, each with a name that depends on the model alone."""
+    """All variables except optimizers', each with a name that depends only on the model."""
     found = {}
     for part, value in parts.items():
         if isinstance(value, keras.optimizers.Optimizer):

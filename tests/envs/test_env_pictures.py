@@ -83,7 +83,7 @@ def test_what_is_no_picture_is_refused(picture, words, make_own):
 def test_an_observation_can_be_the_picture(space, observation, expected, make_own, monkeypatch):
     monkeypatch.setattr(Own, "metadata", {"render_modes": []})
     env = make_own(observation_space=space, observation=observation, picture=None)
-    assert list(env.observation_space) == ["image"], "a picture is no state"
+    assert list(env.observation_space) == ["image"], "a picture is not part of the state"
     for obs, *_ in play(env):
         np.testing.assert_array_equal(obs["image"], expected)
 

@@ -56,7 +56,7 @@ def play_camera_roll() -> tuple[dict, list[np.ndarray], gym.Space, list[dict], b
 
 def test_gym_environments_are_rescaled_and_shrunk(in_worker):
     obs, actions, space, *_ = in_worker(play_camera_roll)
-    assert list(space) == ["image"], "a picture is no state"
+    assert list(space) == ["image"], "a picture is not part of the state"
     np.testing.assert_allclose(actions, [[0, 10], [0.5, 20], [1, 30]])
     # 192 columns become 64, of which 32 are white; each is an average of three.
     assert (obs["image"][:, :32] == 255).all() and (obs["image"][:, 32:] == 0).all()

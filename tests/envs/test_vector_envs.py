@@ -47,10 +47,10 @@ def test_batches_of_one_seed_are_identical_and_their_environments_differ(in_work
         results.append((obs, reward))
         batch.close()
     (two, _), (one, _) = results
-    alone = in_worker(rollout, config, envs.stream_seed(5, 0), np.ones((1, 4)))
+    single = in_worker(rollout, config, envs.stream_seed(5, 0), np.ones((1, 4)))
     for key in ("image", "state"):
         np.testing.assert_array_equal(two[key][0], one[key][0])
-        np.testing.assert_array_equal(two[key][0], alone[key][1])
+        np.testing.assert_array_equal(two[key][0], single[key][1])
         assert (two[key][0] != two[key][1]).any()
 
 
@@ -166,9 +166,9 @@ def test_batches_of_several_tasks_are_of_one_of_them_and_the_first_by_default():
         obs, _, _, _, info = batch.step(np.ones((2, 2), np.float32))
         assert set(obs) == {"image"} and ("cost" in info) == (task == "pointmass_obstacle")
         batch.close()
-    alone = envs.make_vector_env(make_config("pointmass_obstacle", time_limit=3), 2, 5)
-    np.testing.assert_array_equal(pictures["pointmass_obstacle"], alone.reset()[0]["image"])
-    alone.close()
+    single = envs.make_vector_env(make_config("pointmass_obstacle", time_limit=3), 2, 5)
+    np.testing.assert_array_equal(pictures["pointmass_obstacle"], single.reset()[0]["image"])
+    single.close()
     np.testing.assert_array_equal(pictures[None], pictures["gym_InvertedPendulum-v5"])
     assert (pictures[None] != pictures["pointmass_obstacle"]).any()
 

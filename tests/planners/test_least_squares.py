@@ -116,9 +116,9 @@ def test_a_batch_of_plans_equals_single_plans(solver):
     problem, damping = random_problem(seed=2), np.array([1e-4, 1e-2, 0.3])
     together = solve(solver, problem, damping)
     for p in range(3):
-        alone = solve(solver, {name: value[p : p + 1] for name, value in problem.items()}, damping[p])
-        for batched, single in zip(together, alone, strict=True):
-            np.testing.assert_allclose(batched[p], single[0], rtol=1e-9, atol=1e-12)
+        single = solve(solver, {name: value[p : p + 1] for name, value in problem.items()}, damping[p])
+        for batched, one in zip(together, single, strict=True):
+            np.testing.assert_allclose(batched[p], one[0], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("solver", [condensed_step, block_tridiagonal_step])

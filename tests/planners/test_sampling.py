@@ -35,7 +35,7 @@ def test_refits_by_hand():
     elites = tf.constant([[[[1.0]], [[3.0]], [[9.0]]]])  # [1, 3, 1, 1]
     lowest = np.finfo(np.float32).min
     mean, std, score, enough = (x.numpy().item() for x in refit(elites, tf.constant([[2.0, 1.0, lowest]])))
-    assert (mean, std, score, enough) == (2.0, 1.0, 1.5, True)  # the third is no elite
+    assert (mean, std, score, enough) == (2.0, 1.0, 1.5, True)  # the third is not an elite
     mean, std, score, _ = (x.numpy().item() for x in refit(elites, tf.constant([[2.0, 1.0, lowest]]), np.log(3.0)))
     # softmax(log 3 * (2, 1)) = (3/4, 1/4): mean 1.5, variance 0.75.
     assert mean == pytest.approx(1.5) and std == pytest.approx(np.sqrt(0.75)) and score == pytest.approx(1.75)

@@ -29,7 +29,7 @@ def test_every_key_and_preset_of_the_real_file_is_explained():
 
 
 def is_config(node: ast.expr) -> bool:
-    """Whether an expression is called a config: config, c, self.config, agent.config ..."""
+    """Whether an expression is named like a config: config, c, self.config, agent.config ..."""
     name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
     # tf.config is TensorFlow's own.
     return name in ("config", "_config", "c") and ast.unparse(node) != "tf.config"

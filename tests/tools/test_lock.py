@@ -11,40 +11,40 @@ import pytest
 
 from tools import lock
 from tools.errors import UserError
-from tools.lock import alone_in, locked
+from tools.lock import exclusive_folder, locked
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_a_second_program_is_refused_and_told_who_works_there(tmp_path: Path):
     folder = tmp_path / "a" / "run"
-    with alone_in(folder, "--logdir"):
+    with exclusive_folder(folder, "--logdir"):
         with pytest.raises(UserError, match=rf"process {os.getpid()}\) writes to {folder}.*--logdir"):
-            alone_in(folder, "--logdir").__enter__()
+            exclusive_folder(folder, "--logdir").__enter__()
         assert (folder / "sweep.lock").exists()
         (folder / "result").touch()
     assert [path.name for path in folder.iterdir()] == ["result"]
-    with alone_in(folder, "--logdir"):
+    with exclusive_folder(folder, "--logdir"):
         pass
 
 
 def test_the_lock_of_a_sweep_keeps_a_program_away_that_the_sweep_did_not_start(tmp_path: Path, monkeypatch):
     with locked(tmp_path, 1.0, "node seven") as descriptor:
         with pytest.raises(UserError, match="node seven"):
-            alone_in(tmp_path, "--logdir").__enter__()
+            exclusive_folder(tmp_path, "--logdir").__enter__()
         monkeypatch.setenv(lock.INHERITED, str(descriptor))
-        with alone_in(tmp_path, "--logdir"):
+        with exclusive_folder(tmp_path, "--logdir"):
             pass
         # A variable that has come further than its lock opens nothing.
         other = tmp_path / "other"
         other.mkdir()
         with locked(other, 1.0, "node eight"), pytest.raises(UserError, match="node eight"):
-            alone_in(other, "--logdir").__enter__()
+            exclusive_folder(other, "--logdir").__enter__()
     assert (tmp_path / "sweep.lock").exists()
 
 
 def test_a_refused_program_leaves_no_folder(tmp_path: Path):
-    with pytest.raises(UserError), alone_in(tmp_path / "a" / "b", "--out"):
+    with pytest.raises(UserError), exclusive_folder(tmp_path / "a" / "b", "--out"):
         (tmp_path / "a" / "b" / "episodes").mkdir()
         raise UserError("no")
     assert list(tmp_path.iterdir()) == []
@@ -53,7 +53,7 @@ def test_a_refused_program_leaves_no_folder(tmp_path: Path):
 def test_the_lock_ends_with_a_killed_process_and_is_not_that_of_a_removed_file(tmp_path: Path):
     program = f"from tools.lock import *; locked(Path({str(tmp_path)!r}), 0, 'x').__enter__(); os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == -9
-    with alone_in(tmp_path, "--logdir"):
+    with exclusive_folder(tmp_path, "--logdir"):
         gone = os.open(tmp_path / "sweep.lock", os.O_RDWR)
         (tmp_path / "sweep.lock").unlink()
         with locked(tmp_path, 0.0, "second") as descriptor:
@@ -64,12 +64,12 @@ def test_the_lock_ends_with_a_killed_process_and_is_not_that_of_a_removed_file(t
 def test_folders_that_cannot_be_written_are_refused_but_not_those_without_locks(tmp_path: Path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file/run cannot be written .*--logdir"):
-        alone_in(tmp_path / "file" / "run", "--logdir").__enter__()
+        exclusive_folder(tmp_path / "file" / "run", "--logdir").__enter__()
 
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with alone_in(tmp_path / "run", "--logdir"):
+    with exclusive_folder(tmp_path / "run", "--logdir"):
         assert list((tmp_path / "run").iterdir()) == []
     assert not (tmp_path / "run").exists()

@@ -121,7 +121,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_set_aside(config, logdir, caps
     kept = path.read_bytes() if path.exists() else None
     assert resume(config, logdir) == 2  # that of ckpt-1
     error = capsys.readouterr().err
-    if (suffix, damage) == ("index", "gone"):  # then it is no checkpoint any more, as while it is written
+    if (suffix, damage) == ("index", "gone"):  # then it does not count as a checkpoint, as while it is written
         assert "names none of the checkpoints beside it, so ckpt-1" in error
         return
     assert "ckpt-2 is damaged, so ckpt-1 beside it is used" in error and error.count("\n") == 1

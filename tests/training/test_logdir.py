@@ -1,4 +1,4 @@
-"""Log directories: how a run is called, what a resumed run may not change, and folders that are none."""
+"""Log directories: names of runs, what a resumed run may not change, and folders of another kind."""
 
 import pytest
 

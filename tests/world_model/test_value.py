@@ -38,7 +38,7 @@ def test_lambda_returns_are_those_of_a_plain_loop(lam):
 def test_lambda_returns_by_hand():
     reward, value = tf.constant([[9.0, 1.0, 2.0, 4.0]]), tf.constant([[0.0, 10.0, 20.0, 40.0]])
     discount, follows = tf.constant([[9.0, 0.5, 0.5, 0.5]]), tf.constant([[True, True, True, True]])
-    # The rewards of a plan, then the value at its end: 4 + 20, 2 + 12, 1 + 7; the first state's own reward is no part.
+    # The rewards of a plan, then the value at its end: 4 + 20, 2 + 12, 1 + 7; without the first state's own reward.
     np.testing.assert_allclose(lambda_returns(reward, value, discount, follows, 1.0), [[8.0, 14.0, 24.0, 40.0]])
     np.testing.assert_allclose(lambda_returns(reward, value, discount, follows, 0.0), [[6.0, 12.0, 24.0, 40.0]])
 
