@@ -120,7 +120,7 @@ class PlanningAgent(TaughtAgent):
         if plan is not None:
             plan = plan._replace(cursor=np.where(idle, 0, plan.cursor))
         if need.any():
-            new = self.plan(feat, self._warm(plan, is_first))
+            new = self.make_plans(feat, self._warm(plan, is_first))
             # Plans for all environments keep shapes static. Environments in the middle of a plan keep it.
             plan = new if plan is None else plan.replace_where(need, new)
         action = plan.next_action(feat.numpy())
@@ -165,10 +165,10 @@ class PlanningAgent(TaughtAgent):
         plan = (planner or self.planner)(self.planner_start(feat), seed, warm, **options)
         return strip_survival(plan) if self.discounted else plan
 
-    def plan(
+    def make_plans(
         self, feat: tf.Tensor, warm: optimizers.WarmStart | None = None, planner: optimizers.Planner | None = None
     ) -> PlanState:
-        """New plans of the planner, or another one, from features [B, n], with its last iteration as metrics."""
+        """Plans of the planner, or another one, from features [B, n], ready for execution and with metrics."""
         planner = planner or self.planner
         start, traces = time.perf_counter(), planner.traces
         plan = self.plan_from(feat, self.rng.uniform_full_int([2], tf.int32), warm, planner)

@@ -19,7 +19,7 @@ from world_model.value import ValueLearner
 
 
 class ActorAgent(PlanningAgent):
-    """Acts by its policy. Its plans are what that does along the mean dynamics; only their first action is taken."""
+    """Acts by its policy. Its plan is the policy's rollout along the mean dynamics, whose first action is executed."""
 
     @classmethod
     def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
@@ -73,7 +73,7 @@ class DreamerAgent(ActorAgent):
 
 
 class PolicyAgent(ActorAgent):
-    """The amortized policy alone.
+    """Acts by a policy learned from plans.
 
     While collecting, the planner `policy_teacher` plans every `mpc_steps` decisions from where the policy is, and the
     policy learns from these plans. They are not executed.
@@ -100,6 +100,6 @@ class PolicyAgent(ActorAgent):
         taught = None if before is None else before.teacher
         need = np.ones_like(is_first) if taught is None else is_first | (taught.cursor >= self.config.mpc_steps)
         if need.any():
-            new = self.plan(feat, self._warm(taught, is_first, self.teacher), self.teacher)
+            new = self.make_plans(feat, self._warm(taught, is_first, self.teacher), self.teacher)
             taught = new if taught is None else taught.replace_where(need, new)
         return plan._replace(teacher=taught._replace(cursor=taught.cursor + 1)), taught, need

@@ -72,7 +72,7 @@ class TaughtAgent(BaseAgent):
         explore: bool,
         idle: np.ndarray | None = None,
     ) -> tuple[np.ndarray, PolicyState, dict]:
-        """As `BaseAgent.policy`. Plans made while collecting also train a value (`value_data: plans`) and a policy."""
+        """As `BaseAgent.policy`. Plans made while collecting also train value (`value_data: plans`) and actor."""
         before = None if state is None else state.plan
         action, state, extras = super().policy(obs, is_first, state, explore=explore, idle=idle)
         if not explore:

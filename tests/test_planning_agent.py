@@ -139,7 +139,7 @@ def test_violations_are_logged_from_before_the_finish(tiny_config, monkeypatch, 
     agent.planner._compiled = agent.planner._traced  # compiling takes longer than planning
     plans, plan_from = [], agent.plan_from
     monkeypatch.setattr(agent, "plan_from", lambda *args: plans.append(plan_from(*args)) or plans[-1])
-    metrics = agent.plan(tf.random.stateless_normal([2, agent.model.dynamics.feat_size], [1, 2])).metrics
+    metrics = agent.make_plans(tf.random.stateless_normal([2, agent.model.dynamics.feat_size], [1, 2])).metrics
     curve = plans[0].curves["dynamics_violation"].numpy()
     assert np.all(curve[:, -1] == 0.0) == (finish > 0)
     last = max(np.flatnonzero(curve[0]))  # of the search
