@@ -26,8 +26,8 @@ def correlated_actions(
     """
     gaussian = rng.standard_normal([len(is_first), size])
     if previous is not None:
-        kept = correlation * previous + np.sqrt(1.0 - correlation**2) * gaussian
-        gaussian = np.where(is_first[:, None], gaussian, kept)
+        continued = correlation * previous + np.sqrt(1.0 - correlation**2) * gaussian
+        gaussian = np.where(is_first[:, None], gaussian, continued)
     return (2.0 * special.ndtr(gaussian) - 1.0).astype(np.float32), gaussian
 
 

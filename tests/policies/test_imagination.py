@@ -201,7 +201,7 @@ def dreamers_gain(A, B, horizon, lam):
     return K, value_of_gain(A, B, K)
 
 
-def learned(config, A, B, updates, **changes):
+def trained(config, A, B, updates, **changes):
     """Actor and critic after so many updates, the last half of them at a tenth of the learning rate."""
     keras.utils.set_random_seed(1)
     settings = {
@@ -274,18 +274,18 @@ def test_the_actors_gradient_vanishes_at_that_gain(tiny_config, horizon):
 
 
 def test_policy_and_value_of_a_linear_quadratic_problem_are_learned(tiny_config):
-    actor, value = learned(tiny_config, *ONE, 900, imagination_horizon=1)
+    actor, value = trained(tiny_config, *ONE, 900, imagination_horizon=1)
     check_solution(actor, value, ONE[0], *solution(*ONE))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("horizon", [1, 8])
 def test_policy_and_value_of_two_states_are_learned(tiny_config, horizon):
-    actor, value = learned(tiny_config, *TWO, 3000, imagination_horizon=horizon)
+    actor, value = trained(tiny_config, *TWO, 3000, imagination_horizon=horizon)
     check_solution(actor, value, TWO[0], *dreamers_gain(*TWO, horizon, 0.95))
 
 
 @pytest.mark.slow
 def test_reinforce_finds_the_best_gain_whatever_the_horizon(tiny_config):
-    actor, value = learned(tiny_config, *ONE, 3000, imagination_horizon=4, reinforce_share=1.0)
+    actor, value = trained(tiny_config, *ONE, 3000, imagination_horizon=4, reinforce_share=1.0)
     check_solution(actor, value, ONE[0], *solution(*ONE))

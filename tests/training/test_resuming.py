@@ -243,12 +243,12 @@ def test_several_devices_are_refused(config):
 
 
 @pytest.fixture
-def plain(config):
+def default(config):
     return config.replace(deterministic=False)
 
 
-def test_the_prefill_of_a_resumed_run_does_not_repeat_its_actions(dice, plain, tmp_path, capsys):
-    config = plain.replace(prefill=1000, steps=1000)
+def test_the_prefill_of_a_resumed_run_does_not_repeat_its_actions(dice, default, tmp_path, capsys):
+    config = default.replace(prefill=1000, steps=1000)
     run = make_run(config, tmp_path)
     while run.replay.episodes < 3:
         run.collect(run.agent.random_policy)
@@ -262,11 +262,11 @@ def test_the_prefill_of_a_resumed_run_does_not_repeat_its_actions(dice, plain, t
     assert len(first_actions) == 6
 
 
-def test_exploration_of_episodes_after_the_checkpoint_is_not_repeated(dice, plain, tmp_path):
-    make_run(plain.replace(steps=20), tmp_path).run()
+def test_exploration_of_episodes_after_the_checkpoint_is_not_repeated(dice, default, tmp_path):
+    make_run(default.replace(steps=20), tmp_path).run()
     drawn = []  # states of the stream
     for _ in range(2):
-        run = make_run(plain, tmp_path)
+        run = make_run(default, tmp_path)
         drawn.append(run.agent.noise.bit_generator.state["state"]["state"])
         have = run.replay.episodes
         while run.replay.episodes == have:
@@ -275,14 +275,14 @@ def test_exploration_of_episodes_after_the_checkpoint_is_not_repeated(dice, plai
     assert drawn[0] != drawn[1]
 
 
-def test_reward_statistics_count_all_episodes(dice, plain, tmp_path):
+def test_reward_statistics_count_all_episodes(dice, default, tmp_path):
     def check(run):
         rewards = np.concatenate([episode["reward"][1:] for episode in contents(run)])
         assert float(run.agent.rewards.count) == len(rewards)
         assert float(run.agent.rewards.mean) == pytest.approx(rewards.mean())
         assert float(run.agent.rewards.squares) == pytest.approx(rewards.var() * len(rewards), rel=1e-4)
 
-    config = plain.replace(replay_capacity=12)  # of which few fit into memory
+    config = default.replace(replay_capacity=12)  # of which few fit into memory
     for stop, save in ((30, False), (60, True), (90, False)):  # killed without a checkpoint, and beyond one
         run = make_run(config, tmp_path)
         while run.agent.step < stop:
@@ -305,9 +305,9 @@ def evaluated_steps(logdir):
 
 
 @pytest.mark.parametrize("number, expected", [(1, [10, 20]), (2, [10, 20]), (3, [10, 20, 40])])
-def test_an_evaluation_that_was_cut_off_is_made(monkeypatch, plain, tmp_path, number, expected):
+def test_an_evaluation_that_was_cut_off_is_made(monkeypatch, default, tmp_path, number, expected):
     replace_simulators(monkeypatch, lambda task, index: 5)
-    config = plain.replace(reward_normalization=False, steps=40 if number == 3 else 20)
+    config = default.replace(reward_normalization=False, steps=40 if number == 3 else 20)
     run = make_run(config, tmp_path, FakeAgent)
     evaluation, calls = run.evaluation, itertools.count(1)
 
@@ -324,10 +324,10 @@ def test_an_evaluation_that_was_cut_off_is_made(monkeypatch, plain, tmp_path, nu
     assert evaluated_steps(tmp_path) == expected
 
 
-def test_the_last_evaluation_of_an_offline_run_is_made_after_it_was_cut_off(monkeypatch, plain, tmp_path):
+def test_the_last_evaluation_of_an_offline_run_is_made_after_it_was_cut_off(monkeypatch, default, tmp_path):
     replace_simulators(monkeypatch, lambda task, index: 5)
-    make_run(plain.replace(steps=20, eval_every=0), tmp_path / "data", FakeAgent).run()
-    config = plain.replace(steps=0, offline_dir=str(tmp_path / "data" / "episodes"), pretrain=7, eval_every=50)
+    make_run(default.replace(steps=20, eval_every=0), tmp_path / "data", FakeAgent).run()
+    config = default.replace(steps=0, offline_dir=str(tmp_path / "data" / "episodes"), pretrain=7, eval_every=50)
     run = make_run(config, tmp_path / "run", FakeAgent)
     monkeypatch.setattr(run, "evaluation", lambda collector: (_ for _ in ()).throw(CutError))
     with pytest.raises(CutError):
