@@ -1,6 +1,7 @@
 """Settings of the whole test suite. Pytest imports this before any test, hence before mujoco and tensorflow."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 os.environ.setdefault("MUJOCO_GL", "egl")
 # Tests that start the program beside this process share a GPU with it.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+# A shell's background jobs ignore the interrupt, and so would the programs that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import tools.tensorflow_setup  # noqa: E402 - the variables above must be set first
 
