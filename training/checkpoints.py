@@ -1,7 +1,6 @@
 """Checkpoints of a run: what is saved, and where a resumed run stands."""
 
 import json
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,18 +8,18 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from episodes.episode import episode_files, read_episode
+from episodes.episode import time_of
+from episodes.loading import EpisodeReader
 from episodes.replay import MixedReplay, Replay
 from tools.command_line import note
 from tools.files import replaced, writing
 from training.agent import Agent
 from training.checkpoint_files import restore_newest, tidy
 from training.collector import Collector
-from training.packing import pack, unpack
+from training.packing import pack, read_packed
 
 # Settings that do not change what a run does until it stops.
 _FREE = ("checkpoint_every", "checkpoints_kept", "logdir", "max_skipped_updates", "steps")
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
 
 
 class Part(Protocol):
@@ -122,12 +121,11 @@ class Checkpoints:
         if not path.exists():
             return {}
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                found = unpack(arrays, self._agent.state_types)
+            found = read_packed(path, self._agent.state_types)
             if not isinstance(found, dict) or {"episodes", "settings", "schedule"} - found.keys():
                 raise ValueError("it is of another kind")
             return found
-        except _UNREADABLE as error:
+        except (OSError, ValueError) as error:
             note(f"{path} cannot be read ({error}): the run goes on with its weights and episodes alone.")
             return {}
 
@@ -149,7 +147,7 @@ class Checkpoints:
         if not self._agent.rewards.normalize or known is None:
             return
         for collector, before in zip(self._collectors, known, strict=True):
-            for rewards in _rewards(collector.replay, before):
+            for rewards in _rewards(collector.replay, before, self._agent.config.damaged_share):
                 self._agent.rewards.add(rewards)
 
     def _count_steps(self) -> None:
@@ -168,12 +166,20 @@ class Checkpoints:
         agent.step.assign(sum(int(collector.decisions) * collector.repeat for collector in collectors))
 
 
-def _rewards(replay: Replay, after: str | None) -> Iterator[np.ndarray]:
-    """The rewards [T] of each episode on disk that is newer than a time; with None of all, and of those offline."""
+def _rewards(replay: Replay, after: str | None, damaged_share: float) -> Iterator[np.ndarray]:
+    """The rewards [T] of each episode on disk that is newer than a time; with None of all, and of those offline.
+
+    Files that the replay did not open, since they are beyond its capacity, may be damaged: they are passed over.
+    """
     if after is None:
         # The oldest in memory. Those that left it are not known.
         for episode in replay.memory[: max(0, len(replay.memory) - replay.episodes)]:
             yield episode["reward"][1:]
-    for path in episode_files(replay.directory):
-        if after is None or path.name.partition("-")[0] > after:
-            yield read_episode(path)["reward"][1:]
+    reader = EpisodeReader(replay.directory, damaged_share, move=False)
+    for path in reader.files:
+        if after is None or time_of(path) > after:
+            episode = reader.read(path)
+            if episode is not None:
+                yield episode["reward"][1:]
+    reader.check_share()
+    reader.set_aside()

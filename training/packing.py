@@ -2,10 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from episodes.archive import read_arrays
 
 TREE = "tree"  # the array that says how the others belong together
 
@@ -59,3 +62,17 @@ def unpack(arrays: Mapping[str, np.ndarray], classes: Sequence[type] = ()) -> An
         return tf.constant(arrays[tree["tensor"]]) if "tensor" in tree else arrays[tree["array"]]
 
     return value(json.loads(str(arrays[TREE])))
+
+
+def read_packed(path: Path, classes: Sequence[type] = ()) -> Any:
+    """The value that was packed into an .npz file; see `unpack`.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is damaged or of another kind.
+    """
+    arrays = read_arrays(path)
+    try:
+        return unpack(arrays, classes)
+    except (KeyError, RecursionError, TypeError) as error:
+        raise ValueError("it is of another kind") from error

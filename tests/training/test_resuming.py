@@ -296,6 +296,22 @@ def test_reward_statistics_count_all_episodes(dice, default, tmp_path):
     run.close()
 
 
+def test_reward_statistics_pass_over_a_damaged_episode_beyond_the_capacity(dice, plain, tmp_path, capsys):
+    config = plain.replace(replay_capacity=12)
+    run = make_run(config, tmp_path)
+    while run.replay.episodes < 6:
+        run.collect(run.agent.random_policy)
+    run.close()
+    oldest = episode_files(tmp_path / "episodes")[0]
+    oldest.write_bytes(oldest.read_bytes()[:-30])
+    rewards = [read_episode(path)["reward"][1:] for path in episode_files(tmp_path / "episodes")[1:]]
+    run = make_run(config, tmp_path)
+    run.close()
+    assert float(run.agent.rewards.count) == sum(map(len, rewards))
+    assert float(run.agent.rewards.mean) == pytest.approx(np.concatenate(rewards).mean())
+    assert f"passed over: {oldest.name}" in capsys.readouterr().err
+
+
 class CutError(Exception):
     pass
 
