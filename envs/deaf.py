@@ -1,7 +1,7 @@
 """Processes of environments and signals: a terminal and many schedulers send them to all processes at once.
 
-The program needs its environments to end in an orderly way, so they do not hear Ctrl-C and SIGTERM. It ends them
-itself; where it cannot, its own end closes the pipes on which they wait.
+The program needs its environments to end in an orderly way, so they do not hear Ctrl-C, SIGTERM and SIGHUP. It ends
+them itself; where it cannot, its own end closes the pipes on which they wait.
 """
 
 import atexit
@@ -12,12 +12,12 @@ import threading
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.contextmanager
 def deaf_children() -> Iterator[None]:
-    """Processes that are started in this block never hear Ctrl-C and SIGTERM. This process does after the block."""
+    """Processes that are started in this block never hear these signals. This process does after the block."""
     resource_tracker.ensure_running()  # its start would unblock the signals
     with _postponed():
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which children inherit

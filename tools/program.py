@@ -4,7 +4,7 @@
 1    some runs of a sweep failed
 2    bad input, a disk that is full or cannot be written, or too little memory
 130  ended by Ctrl-C
-143  ended by SIGTERM
+143  ended by SIGTERM, or by the end of its terminal (SIGHUP)
 """
 
 import errno

@@ -2,6 +2,9 @@
 
 The first one ends the program in an orderly way, with an exit code of its own; a second one kills it at once, also
 within a long call of TensorFlow. During the imports, Ctrl-C and SIGTERM both end a program at once.
+
+SIGHUP, with which a terminal or a connection closes, is the same request. It may come several times, from the shell
+and from the system, so that later ones count for nothing. `nohup` ignores it from the start.
 """
 
 import contextlib
@@ -16,11 +19,11 @@ EXIT_CODE = 128 + signal.SIGTERM  # what a shell reports for a process that the 
 
 
 class Terminated(BaseException):  # noqa: N818  # no error: like KeyboardInterrupt, it passes handlers of errors
-    """SIGTERM ends the program. The message says what was saved, '' where the program has its own words."""
+    """SIGTERM or SIGHUP ends the program. The message says what was saved, '' where the program has its own words."""
 
 
 class StopRequest:
-    """Postpones the end by SIGTERM to the next `check`.
+    """Postpones the end by SIGTERM or SIGHUP to the next `check`.
 
     Attributes:
         requested: whether the signal has come.
@@ -31,11 +34,11 @@ class StopRequest:
 
     @contextlib.contextmanager
     def armed(self) -> Iterator[None]:
-        """Within the block, the first SIGTERM only makes the request.
+        """Within the block, the first SIGTERM or SIGHUP only makes the request.
 
         One Ctrl-C after it is ignored: a sweep whose job is ended interrupts its runs, too (sweeps/supervisor.py).
         """
-        with _at_first_sigterm(self._request), _kept(signal.SIGINT):
+        with _at_first(self._request), _kept(signal.SIGINT):
             yield
 
     def check(self) -> None:
@@ -52,8 +55,8 @@ class StopRequest:
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Within the block, the first SIGTERM raises Terminated wherever the main thread is, like Ctrl-C."""
-    with _at_first_sigterm(_terminate):
+    """Within the block, the first SIGTERM or SIGHUP raises Terminated wherever the main thread is, like Ctrl-C."""
+    with _at_first(_terminate):
         yield
 
 
@@ -62,19 +65,27 @@ def _terminate() -> None:
 
 
 @contextlib.contextmanager
-def _at_first_sigterm(act: Callable[[], None]) -> Iterator[None]:
+def _at_first(act: Callable[[], None]) -> Iterator[None]:
+    """Within the block, calls a function at the first SIGTERM or SIGHUP; another SIGTERM kills the program."""
+
+    afterwards = {signal.SIGTERM: signal.SIG_DFL}
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        afterwards[signal.SIGHUP] = signal.SIG_IGN
+
     def handler(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, effect in afterwards.items():
+            signal.signal(number, effect)
         act()
 
     if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
         yield
         return
-    before = signal.signal(signal.SIGTERM, handler)
+    before = {number: signal.signal(number, handler) for number in afterwards}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, usual in before.items():
+            signal.signal(number, usual)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,10 @@
 """Standard streams that do not end a program: of any encoding, and with or without a reader."""
 
 import contextlib
+import errno
 import io
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
@@ -31,8 +33,9 @@ def open_closed_streams() -> None:
 def tolerant_streams() -> Iterator[None]:
     """Makes both output streams tolerant: a letter that their encoding lacks is escaped, a closed pipe is left alone.
 
-    A program whose standard output nobody reads any more (`| head -1`) says so once and goes on, since its results are
-    in files.
+    A program whose standard output nobody reads any more (`| head -1`, a terminal that was closed) says so once and
+    goes on, since its results are in files. Where the standard error output fails, also for want of room, nothing more
+    can be said.
     """
     before = sys.stdout, sys.stderr  # None where it was closed before the start
     farewell = "note: nobody reads the standard output; the program goes on"
@@ -83,10 +86,17 @@ class _Tolerant:
     def _without_reader(self) -> Iterator[None]:
         try:
             yield
-        except BrokenPipeError:
+        except OSError as error:
+            if self._farewell and not self._is_unread(error):
+                raise
             self._divert()
             if self._farewell and sys.stderr:
                 print(self._farewell, file=sys.stderr)
+
+    def _is_unread(self, error: OSError) -> bool:
+        """Whether the reader of a pipe is gone, or the terminal, which has errors of a disk's kind then."""
+        terminal = error.errno == errno.EIO and stat.S_ISCHR(os.fstat(self._stream.fileno()).st_mode)
+        return terminal or isinstance(error, BrokenPipeError)
 
     def _divert(self) -> None:
         # What is still in the buffer has to go somewhere, at the latest when Python ends.

@@ -18,7 +18,7 @@ from envs.workers import in_new_process
 from tools.config import load_config
 
 ROOT = Path(__file__).parents[2]
-DEAF = {signal.SIGINT, signal.SIGTERM}
+DEAF = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 def blocked(pid):
@@ -27,7 +27,7 @@ def blocked(pid):
     return {number for number in DEAF if int(line.split()[1], 16) >> (number - 1) & 1}
 
 
-def test_workers_hear_neither_signal_and_go_on():
+def test_workers_hear_no_signal_and_go_on():
     batch = envs.make_vector_env(load_config(["--task", "pointmass_obstacle"]), 1, seed=0)
     try:
         (worker,) = batch.processes
@@ -74,8 +74,12 @@ PROGRAM = """
 
 @pytest.mark.parametrize(
     ("number", "code", "line"),
-    [(signal.SIGINT, 130, "interrupted: again\n"), (signal.SIGTERM, 143, "terminated: again\n")],
-    ids=["ctrl-c", "sigterm"],
+    [
+        (signal.SIGINT, 130, "interrupted: again\n"),
+        (signal.SIGTERM, 143, "terminated: again\n"),
+        (signal.SIGHUP, 143, "terminated: again\n"),
+    ],
+    ids=["ctrl-c", "sigterm", "hangup"],
 )
 def test_a_signal_to_the_whole_group_is_one_line_and_leaves_no_worker(number, code, line):
     """The program does not close its environments: it is interrupted before it could."""

@@ -3,6 +3,7 @@
 import ast
 import errno
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -95,6 +96,32 @@ def test_a_second_sigterm_quits_at_once():
         """
     done = run(program)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "still here\n", "")
+
+
+def test_a_terminal_that_closes_asks_once_however_often_it_says_so():
+    program = """
+        import os, signal, sys
+        from tools.program import run_program
+        from tools.signals import StopRequest
+
+        signal.signal(signal.SIGHUP, getattr(signal, sys.argv[1]))
+
+        def body(argv):
+            stop = StopRequest()
+            with stop.armed():
+                for word in ("saving", "saved"):
+                    os.kill(os.getpid(), signal.SIGHUP)
+                    print(word, flush=True)
+                stop.check()
+            print("went on")
+            return 0
+
+        sys.exit(run_program(body, [], lambda: "again"))
+        """
+    done = run(program, words=["SIG_DFL"])
+    assert (done.returncode, done.stdout, done.stderr) == (143, "saving\nsaved\n", "terminated: again\n")
+    done = run(program, words=["SIG_IGN"])  # nohup
+    assert (done.returncode, done.stdout, done.stderr) == (0, "saving\nsaved\nwent on\n", "")
 
 
 def test_ctrl_c_does_not_cut_off_what_sigterm_asked_for():
@@ -194,6 +221,35 @@ def test_a_closed_pipe_is_told_once_and_the_program_goes_on():
     os.close(writer)
     assert done.returncode == 0
     assert done.stderr == "note: nobody reads the standard output; the program goes on\ndone\n"
+
+
+def test_a_closed_terminal_is_told_once_and_the_program_goes_on():
+    """As `disown` leaves it, without a signal."""
+    screen, terminal = pty.openpty()
+    os.close(screen)
+    done = run(PRINTING, stdout=terminal)
+    assert done.returncode == 0
+    assert done.stderr == "note: nobody reads the standard output; the program goes on\ndone\n"
+    assert run(PRINTING, stdout=terminal, stderr=terminal).returncode == 0
+    os.close(terminal)
+
+
+def test_a_program_keeps_its_exit_code_where_its_error_output_fails():
+    program = """
+        import sys
+        from tools.errors import UserError
+        from tools.program import run_program
+
+        def body(argv):
+            print("note", file=sys.stderr, flush=True)
+            print("a result")
+            raise UserError("No.")
+
+        sys.exit(run_program(body, [], str))
+        """
+    with open("/dev/full", "w") as full:
+        done = run(program, stderr=full)
+    assert (done.returncode, done.stdout) == (2, "a result\n")
 
 
 @pytest.mark.parametrize("closed", [[0], [1], [2], [1, 2], [0, 1, 2]])
