@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import gymnasium as gym
 import numpy as np
 
+from tools.command_line import note
 from tools.errors import UserError
 
 LONGEST_TEXT = 300  # characters of somebody else's message
@@ -56,6 +57,13 @@ class Guard(gym.Wrapper):
             return self.env.render()
         except (Exception, SystemExit) as error:
             self._refuse(error)
+
+    def close(self) -> None:
+        """Ends the environment. What fails then harms no episode, so it is only noted."""
+        try:
+            self.env.close()
+        except (Exception, SystemExit) as error:
+            note(str(cause(f"{self._task} failed at its end", error)))
 
     def _state(self, state: Any) -> np.ndarray:
         if np.shape(state) != self.env.observation_space.shape:

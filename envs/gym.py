@@ -34,6 +34,16 @@ def make(name: str, config: Any, seed: int) -> gym.Env:
     if module:
         _import(module, name)
     env, renders = _make(module, env_id, name, config.time_limit or None)
+    try:
+        return _adapt(env, renders, name, config)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise cause(f"gym_{name} cannot be used", error) from error
+
+
+def _adapt(env: gym.Env, renders: bool, name: str, config: Any) -> gym.Env:
+    """The environment with a flat state, flat actions in [-1, 1], a time limit and a picture. Raises UserError."""
     env = end_at_last(env)
     space = env.action_space
     if not isinstance(space, gym.spaces.Box) or not np.issubdtype(space.dtype, np.floating) or not space.is_bounded():

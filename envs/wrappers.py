@@ -8,6 +8,7 @@ from gymnasium.wrappers import TimeLimit
 
 from envs.guard import LARGEST, outcomes
 from envs.rendering import IMAGE_SIZE, Camera
+from tools.errors import UserError
 
 LAST_STEP = 1000  # of an episode that no time limit ends, as in MuJoCo's and DM Control's tasks
 
@@ -57,6 +58,11 @@ class ActionRepeat(gym.Wrapper):
                 largest[key] = max(largest.get(key, value), value)
             if terminated or truncated:
                 break
+        if not abs(total) <= LARGEST:
+            raise UserError(
+                f"The rewards of {self._repeat} simulator steps add up to {total:g}, which float32 cannot hold: scale "
+                "them down in the environment, or lower action_repeat."
+            )
         return obs, total, terminated, truncated, largest
 
 

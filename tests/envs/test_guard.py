@@ -56,6 +56,27 @@ def test_rewards_that_are_no_numbers_are_refused_with_environment_and_step(rewar
         play(make_own(rewards=reward))
 
 
+def test_rewards_of_repeated_steps_whose_sum_float32_cannot_hold_are_refused(make_own):
+    with pytest.raises(UserError, match=r"rewards of 2 simulator steps add up to 6e\+38, .* scale them down"):
+        play(make_own({"action_repeat": 2}, rewards=3e38))
+    assert play(make_own({"action_repeat": 2}, rewards=1e38))[1][1] == 2e38
+
+
+@pytest.mark.parametrize("error", [OSError("no licence server"), SystemExit(3)])
+def test_an_environment_that_fails_at_its_end_loses_nothing(error, make_own, monkeypatch, capsys):
+    def close(self):
+        raise error
+
+    monkeypatch.setattr(Own, "close", close)
+    env = make_own()
+    play(env)
+    env.close()
+    assert capsys.readouterr().err == (
+        f"note: gym_Own0-v0 failed at its end: {type(error).__name__}: {error} (test_guard.py, line "
+        f"{close.__code__.co_firstlineno + 1}). Correct it there.\n"
+    )
+
+
 @pytest.mark.parametrize("reward", [1, True, np.float32(1.0), np.ones(1), np.ones((), np.int64)])
 def test_rewards_of_any_kind_of_number_are_taken(reward, make_own):
     assert [row[1] for row in play(make_own(rewards=reward))[1:]] == [1.0, 1.0, 1.0]

@@ -155,6 +155,15 @@ MODULES = {
     "entry": ("register('Other-v0', 'bad_entry:Nothing')", "cannot be made: AttributeError.*Nothing"),
     "abstract": ("register('Other-v0', A)", r"cannot be made: AttributeError: .*must specify an action space"),
     "no_env": ("register('Other-v0', lambda render_mode: 3)", r"cannot be made: TypeError: .*gymnasium.Env"),
+    "unchecked": (
+        "register('Other-v0', A, disable_env_checker=True)",
+        r"cannot be used: AttributeError: .*no attribute 'action_space'",
+    ),
+    "property": (
+        "register('Other-v0', D, disable_env_checker=True)",
+        r"cannot be used: RuntimeError: not connected \(bad_property\.py, line",
+    ),
+    "nothing_seen": ("register('Other-v0', E, disable_env_checker=True)", "cannot be used: AttributeError: .*None"),
     "inner": ("register('Other-v0', lambda render_mode: gym.make('No-v0'))", r"cannot be made: NameNotFound"),
 }
 HEAD = """
@@ -165,6 +174,11 @@ class B(gym.Env):
     def __init__(self, render_mode): raise RuntimeError("no licence")
 class C(gym.Env):
     def __init__(self, render_mode): import no_such_package
+class D(gym.Env):
+    @property
+    def action_space(self): raise RuntimeError("not connected")
+class E(gym.Env):
+    action_space, observation_space = gym.spaces.Box(-1.0, 1.0, (2,)), None
 """
 
 
