@@ -35,6 +35,7 @@ from episodes.replay import Replay
 from tools.command_line import Parser, count
 from tools.config import BEFORE, Config, load_config
 from tools.errors import UserError
+from tools.files import writing
 from tools.lock import exclusive_folder
 from tools.program import run_program
 from tools.progress import ProgressLine
@@ -113,13 +114,11 @@ class DataSet:
 
     def add(self, data: dict[str, np.ndarray], **facts: Any) -> None:
         """Writes an episode and updates collection.json with `facts`."""
-        try:
-            self.replay.add(data)
-            self.rows.append(numbers(data))
-            self.facts |= facts
+        self.replay.add(data)
+        self.rows.append(numbers(data))
+        self.facts |= facts
+        with writing(self.folder, "choose another --out"):
             write_collection(self.folder, self.summary())
-        except OSError as error:
-            raise UserError(f"{self.folder} cannot be written ({error.strerror}): choose another --out.") from error
 
     def summary(self) -> dict[str, Any]:
         """The contents of collection.json."""

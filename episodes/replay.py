@@ -22,6 +22,7 @@ from episodes.episode import (
 )
 from episodes.loading import load
 from tools.errors import UserError
+from tools.files import writing
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -141,7 +142,7 @@ class Replay:
             the path of the file.
 
         Raises:
-            UserError: the episode breaks the conventions at the top of this file. Nothing is written.
+            UserError: the episode breaks the conventions in `episode.py`, or cannot be written. Nothing is stored.
         """
         # With order='C': a transposed view would keep its strides and make sampling twenty times slower.
         episode = {key: np.array(value, order="C") for key, value in arrays.items()}
@@ -156,7 +157,8 @@ class Replay:
         self._newest = time_after(self._newest)
         transitions = len(episode["action"]) - 1
         path = self.directory / f"{self._newest}-{secrets.token_hex(4)}-{transitions:06d}.npz"
-        write_episode(path, episode)
+        with writing(path):
+            write_episode(path, episode)
         with self._lock:
             self._remember(episode)
             self._episodes += 1

@@ -66,12 +66,13 @@ def append_json(path: Path, line: Mapping[str, Any]) -> None:
     with path.open("ab", buffering=0) as file:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX)
-        end = file.seek(0, os.SEEK_END)
+        end = file.seek(0, os.SEEK_END) if file.seekable() else None  # as a pipe is not
         try:
             while data:
                 data = data[file.write(data) :]
         except OSError as error:
-            file.truncate(end)
+            if end is not None:
+                file.truncate(end)
             raise OSError(error.errno, error.strerror, str(path)) from error
 
 

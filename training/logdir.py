@@ -109,11 +109,12 @@ def open_logdir(config: Config, argv: Sequence[str]) -> Path:
 
 
 def check_places(logdir: Path) -> None:
-    """Raises UserError if a folder is in the place of one of a run's files, or a file in that of a folder."""
+    """Raises UserError if something else is in the place of one of a run's files, or a file in that of a folder."""
     # Unlike those of a Path, these functions call a name that is too long false.
     for name in FILES:
-        if os.path.isdir(logdir / name):
-            raise UserError(f"{logdir / name} is a folder in the place of a file of the run: move it away.")
+        if os.path.exists(logdir / name) and not os.path.isfile(logdir / name):
+            kind = "folder" if os.path.isdir(logdir / name) else "pipe or device"
+            raise UserError(f"{logdir / name} is a {kind} in the place of a file of the run: move it away.")
     for name in FOLDERS:
         if os.path.exists(logdir / name) and not os.path.isdir(logdir / name):
             raise UserError(f"{logdir / name} is a file in the place of a folder of the run: move it away.")

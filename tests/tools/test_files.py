@@ -1,7 +1,9 @@
 import json
 import math
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,17 @@ def test_lines_are_appended_and_are_json(tmp_path: Path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         append_json(path, {"value": math.nan})
     assert len(path.read_text().splitlines()) == 2
+
+
+def test_a_line_goes_into_a_pipe(tmp_path: Path):
+    """As evaluate.py's with --out /dev/stdout."""
+    os.mkfifo(path := tmp_path / "pipe")
+    read = []
+    reader = threading.Thread(target=lambda: read.append(path.read_text()))
+    reader.start()
+    append_json(path, {"step": 1})
+    reader.join()
+    assert read == ['{"step": 1}\n']
 
 
 def test_a_line_is_appended_as_a_whole_or_not_at_all(tmp_path: Path):

@@ -3,6 +3,7 @@
 import gc
 import importlib
 import io
+import os
 import shutil
 
 import numpy as np
@@ -14,6 +15,7 @@ from tools.errors import UserError
 from training.checkpoint_files import restore, saved_checkpoints
 from training.initial_weights import restore_newest
 from training.logdir import FILES, FOLDERS, check_places, open_logdir
+from training.packing import pack, read_packed
 from training.run import TrainingRun
 
 
@@ -170,6 +172,29 @@ def test_weights_go_on_where_the_state_beside_them_is_damaged(config, logdir, ca
     assert "ckpt-2.npz cannot be read" in capsys.readouterr().err
 
 
+def test_flipped_bits_of_a_state_are_refused_or_harmless(tmp_path):
+    state = {"episodes": ["20260101T000000000000"], "schedule": {"save": 3}, "actions": np.arange(3.0)}
+    path = tmp_path / "ckpt-1.npz"
+    np.savez(path, **pack(state))
+    whole, refused = path.read_bytes(), 0
+    for position in range(0, 8 * len(whole), 7):
+        flipped = bytearray(whole)
+        flipped[position // 8] ^= 1 << position % 8
+        path.write_bytes(flipped)
+        try:
+            assert repr(read_packed(path)) == repr(state)
+        except (OSError, ValueError):
+            refused += 1
+    assert refused > len(whole) // 2
+
+
+@pytest.mark.parametrize("tree", ["[1, 2", '{"tensor": "missing"}', '{"tuple": "Other", "items": []}', "[" * 100_000])
+def test_a_state_of_another_kind_is_refused(tmp_path, tree):
+    np.savez(tmp_path / "ckpt-1.npz", tree=np.array(tree))
+    with pytest.raises(ValueError, match="."):
+        read_packed(tmp_path / "ckpt-1.npz")
+
+
 def test_states_are_deleted_with_their_checkpoints(logdir):
     assert sorted(path.name for path in (logdir / "checkpoints").glob("*.npz")) == ["ckpt-1.npz", "ckpt-2.npz"]
 
@@ -196,6 +221,14 @@ def test_odd_files_in_the_way_are_named(config, tmp_path, name):
         with pytest.raises(UserError, match=f"{name} is a .* in the place of a .* of the run: move it away"):
             start()
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_named_pipe_in_the_way_is_named(config, tmp_path, name):
+    """Nobody writes to it, so that reading it would take for ever."""
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=f"{name} is a pipe or device in the place of a file of the run: move it away"):
+        open_logdir(config.replace(logdir=str(tmp_path)), [])
 
 
 def test_a_folder_in_the_place_of_the_index_is_named(config, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -14,6 +15,7 @@ from tests.training.test_run import EPISODE, make_episode, make_run, read_metric
 from tools.errors import UserError
 from tools.lock import locked
 from tools.signals import Terminated
+from training.collector import Collector
 from training.run import TrainingRun
 
 
@@ -193,6 +195,20 @@ def test_a_disk_that_fills_up_is_one_sentence_and_loses_nothing(train, tmp_path,
         assert "No space left" in error and "make room" in error
     assert train(tmp_path, "--steps", "32") == 0
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 32
+
+
+def test_a_folder_that_is_deleted_during_a_run_is_one_sentence(train, tmp_path, capsys, monkeypatch):
+    start = Collector.start
+
+    def start_and_delete(self):
+        start(self)
+        shutil.rmtree(self.replay.directory)
+
+    with monkeypatch.context() as deleted:
+        deleted.setattr(Collector, "start", start_and_delete)
+        error = refused(capsys, train(tmp_path))
+        assert f"{tmp_path / 'episodes'}/" in error and "No such file or directory" in error
+    assert train(tmp_path) == 0
 
 
 def test_a_checkpoint_that_cannot_be_written_is_one_sentence(train, tmp_path, capsys, monkeypatch):
