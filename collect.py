@@ -35,7 +35,7 @@ from episodes.replay import Replay
 from tools.command_line import Parser, count
 from tools.config import BEFORE, Config, load_config
 from tools.errors import UserError
-from tools.files import writing
+from tools.files import expanded, writing
 from tools.lock import exclusive_folder
 from tools.program import run_program
 from tools.progress import ProgressLine
@@ -284,7 +284,7 @@ def _play(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
     config = load_config(words).resolved()
     if len(envs.split_tasks(config.task)) > 1:
         raise UserError(f"{config.task} are several tasks: collect the episodes of one at a time.")
-    out = options.out.expanduser()
+    out = expanded(options.out)
     with exclusive_folder(out, "--out"):
         return collect(config, out, options.episodes, options.success_rate, options.noise, options.detours)
 
@@ -293,14 +293,14 @@ def _export(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]
     _refuse(words)
     from episodes.minari_export import export_folder  # playing does not need it
 
-    return export_folder(options.folder.expanduser(), options.dataset)
+    return export_folder(expanded(options.folder), options.dataset)
 
 
 def _import(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
     _refuse(words)
     from episodes.minari_import import import_dataset
 
-    out = options.out.expanduser()
+    out = expanded(options.out)
     # An environment that is played again may print.
     with exclusive_folder(out, "--out"), contextlib.redirect_stdout(sys.stderr):
         return import_dataset(options.dataset, out, options.task, options.image, options.replay)

@@ -30,7 +30,7 @@ from evaluation.plan_optimization import execute
 from evaluation.side_by_side import Side, draw_picture, draw_video, make_side
 from optimizers import Plan
 from tools.command_line import Parser, count
-from tools.files import writing
+from tools.files import expanded, writing
 from tools.logger import write_video
 from tools.program import run_program
 
@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _demo(argv: Sequence[str]) -> int:
     options, overrides = parse_options(argv)
-    results, files = demonstrate(options.model, overrides, options.seed, options.out.expanduser())
+    results, files = demonstrate(options.model, overrides, options.seed, expanded(options.out))
     print(report(results, files, options.model, options.seed))
     return 0
 

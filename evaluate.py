@@ -42,7 +42,7 @@ from evaluation.numbers import describe, summarize
 from evaluation.pictures import GRID
 from tools.command_line import Parser, count, positive
 from tools.errors import UserError
-from tools.files import append_json
+from tools.files import append_json, expanded
 from tools.program import run_program
 from tools.revision import git_revision
 from training.agent import Agent
@@ -196,7 +196,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _evaluate(argv: Sequence[str]) -> int:
     options, overrides = parse_options(argv)
     choices = Choices(options.episodes, options.envs, options.seed, options.show, options.method)
-    for line in evaluate(options.logdir, overrides, choices, options.task, options.out):
+    out = options.out and expanded(options.out)
+    for line in evaluate(options.logdir, overrides, choices, options.task, out):
         print(json.dumps(line, allow_nan=False), flush=True)
     return 0
 

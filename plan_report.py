@@ -35,6 +35,7 @@ from analysis.figures import save
 from evaluation.plan_optimization import MULTIPLIERS, VIOLATIONS, Execution, draw_curves, draw_frames, execute
 from optimizers import Plan
 from tools.command_line import Parser, count
+from tools.files import expanded
 from tools.program import run_program
 from tools.revision import git_revision
 from training.logdir import check_task, find_logdir
@@ -168,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _report(argv: Sequence[str]) -> int:
     options, overrides = parse_options(argv)
     logdir = find_logdir(options.logdir)
-    out = options.out or logdir / "reports"
+    out = expanded(options.out or logdir / "reports")
     numbers_of_plan = report(logdir, out, overrides, options.seed, options.rows, options.task)
     print(json.dumps(numbers_of_plan, allow_nan=False))
     return 0

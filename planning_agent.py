@@ -14,7 +14,6 @@ import dataclasses
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -40,6 +39,7 @@ from planners.plan_state import PlanState, cold_start, plan_metrics
 from taught_agent import TaughtAgent
 from tools.config import Config, load_config
 from tools.errors import UserError
+from tools.files import expanded
 from tools.lock import exclusive_folder
 from tools.memory import check_memory
 from tools.program import run_program
@@ -336,7 +336,7 @@ def _train(argv: Sequence[str]) -> int:
     check_memory(config, envs.split_tasks(config.task))
     agent = make_agent(config)
     # With several hosts, the first one owns the log directory and the others use folders in it.
-    logdir = Path(config.logdir).expanduser()
+    logdir = expanded(config.logdir)
     with exclusive_folder(logdir / f"worker-{agent.worker}" if agent.worker else logdir, "--logdir"):
         if not agent.worker:
             check_logdir(config)

@@ -30,6 +30,7 @@ from analysis.metrics import SCORES, TITLES
 from analysis.runs import LARGEST
 from analysis.tables import table
 from tools.command_line import Parser, positive
+from tools.files import expanded
 from tools.program import run_program
 
 
@@ -98,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _draw(argv: Sequence[str]) -> int:
     options = parse_options(argv)
-    out, text = options.out.expanduser(), ""
+    out, text = expanded(options.out), ""
     if options.command == "curves":
         files = curves(options.dirs, options.metric, options.bins, out)
     elif options.command == "aggregate":

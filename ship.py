@@ -23,7 +23,7 @@ from typing import Any
 from agents import load_agent
 from tools.command_line import Parser
 from tools.errors import UserError
-from tools.files import writing
+from tools.files import expanded, writing
 from tools.program import run_program
 from tools.schema import read_schema
 from training.logdir import SETTINGS_FILE, WEIGHTS
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _ship(argv: Sequence[str]) -> int:
     options, overrides = parse_options(argv)
-    print(json.dumps(ship(options.logdir, options.out, overrides)))
+    print(json.dumps(ship(options.logdir, expanded(options.out), overrides)))
     return 0
 
 

@@ -31,7 +31,7 @@ from sweeps.runner import Sweep, connected
 from sweeps.status import Status
 from tools.command_line import Parser, count
 from tools.errors import UserError
-from tools.files import append_json, writing
+from tools.files import append_json, expanded, writing
 from tools.program import run_program
 from tools.revision import git_revision
 from tools.signals import terminable
@@ -174,7 +174,7 @@ def _sweep(argv: Sequence[str], statuses: list[Status], program: Path, lock_seco
         lines = experiment_lines(options.experiment, options.rows, settings)
     else:
         lines = product_lines(options.tasks, options.planners, settings)
-    runs = make_runs(lines, options.seeds, options.out.expanduser().absolute())
+    runs = make_runs(lines, options.seeds, expanded(options.out).absolute())
     if options.list:
         for run in runs:
             print(shlex.join(["python", PROGRAM.name, *run.arguments]))
@@ -183,7 +183,7 @@ def _sweep(argv: Sequence[str], statuses: list[Status], program: Path, lock_seco
     before = sum(status.state == "done" for status in statuses)
     if before < len(runs):
         check_tasks([status.run for status in statuses if status.state != "done"])
-        conduct(statuses, options, program, lock_seconds, lambda: _save(options.out.expanduser(), argv, runs))
+        conduct(statuses, options, program, lock_seconds, lambda: _save(expanded(options.out), argv, runs))
     return _report(statuses, before)
 
 

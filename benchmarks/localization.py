@@ -35,6 +35,7 @@ from episodes.episode import Episode, episode_files, read_episode
 from planners.trajectories import rollout
 from tools.command_line import Parser, count
 from tools.errors import UserError
+from tools.files import expanded
 from tools.program import run_program
 from tools.revision import git_revision
 from training.logdir import EPISODES
@@ -150,7 +151,7 @@ def _measure(argv: Sequence[str]) -> int:
     parser.add_argument("--near", type=float, default=0.1, metavar="M", help="distance to the goal that counts as near")
     args, overrides = parser.parse_known_args(argv)
     agent = load_agent(args.logdir, overrides)
-    folder = args.data or Path(args.logdir).expanduser() / EPISODES
+    folder = args.data or expanded(args.logdir) / EPISODES
     episodes = [read_episode(file) for file in episode_files(folder)]
     if len(episodes) < 2 * HELD_OUT or "state" not in episodes[0]:
         raise UserError(f"{folder} needs {2 * HELD_OUT} episodes with the simulator's state: give another --data.")

@@ -47,7 +47,7 @@ from episodes.replay import Replay
 from tools.command_line import Parser, count, positive, seconds
 from tools.config import Config, load_config
 from tools.errors import UserError
-from tools.files import append_json
+from tools.files import append_json, expanded
 from tools.program import run_program
 from tools.revision import git_revision
 from world_model.open_loop import CONTEXT
@@ -177,7 +177,7 @@ def parse_data(words: Sequence[str]) -> dict[str, Path]:
             raise UserError(
                 f"--data {word!r} is not NAME=FOLDER with a NAME of its own made of letters, digits, '.', '_' and '-'."
             )
-        folders[name] = Path(folder).expanduser()
+        folders[name] = expanded(folder)
     return folders
 
 

@@ -19,7 +19,7 @@ from episodes.episode import OUTCOMES, read_episode
 from tools.command_line import note
 from tools.config import BEFORE, keys_of
 from tools.errors import UserError
-from tools.files import replaced
+from tools.files import expanded, replaced
 
 FILE = "collection.json"
 
@@ -31,7 +31,7 @@ def settings(config: Any) -> dict[str, Any]:
 
 def read_collection(folder: str | os.PathLike) -> dict[str, Any] | None:
     """The contents of a folder's collection.json, None where there is none. Raises UserError for a damaged one."""
-    path = Path(folder).expanduser() / FILE
+    path = expanded(folder) / FILE
     try:
         if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would wait
             raise OSError("it is not a file")
@@ -55,7 +55,12 @@ def write_collection(folder: Path, contents: dict[str, Any]) -> None:
 
 def numbers(data: Mapping[str, np.ndarray]) -> tuple[int, float, bool]:
     """Transitions, return and success of an episode; success is false where the simulator does not know it."""
-    return len(data["reward"]) - 1, float(data["reward"].sum()), bool(data.get("success", np.zeros(1)).max() > 0)
+    rewards = data["reward"]
+    with np.errstate(over="ignore"):
+        total = float(rewards.sum())
+    if not np.isfinite(total):  # beyond float32
+        total = float(rewards.sum(dtype=np.float64))
+    return len(rewards) - 1, total, bool(data.get("success", np.zeros(1)).max() > 0)
 
 
 def reported_outcomes(folder: Path) -> set[str]:

@@ -26,7 +26,7 @@ import numpy as np
 
 from episodes.archive import read_arrays
 from tools.errors import UserError
-from tools.files import replaced
+from tools.files import expanded, replaced
 
 Episode = dict[str, np.ndarray]
 
@@ -138,7 +138,7 @@ def episode_files(directory: str | os.PathLike) -> list[Path]:
 
 def split_by_name(directory: str | os.PathLike) -> tuple[list[Path], list[Path]]:
     """The .npz files of a folder that are named like episodes, oldest first, and the others."""
-    paths = sorted(path for path in Path(directory).expanduser().glob("*") if path.suffix.lower() == ".npz")
+    paths = sorted(path for path in expanded(directory).glob("*") if path.suffix.lower() == ".npz")
     named = [path for path in paths if _parse_name(path)]
     return named, sorted(set(paths) - set(named))
 

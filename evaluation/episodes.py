@@ -3,7 +3,6 @@
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import rich.console
 import envs
 import models
 from episodes.dataset import reported_outcomes
+from tools.files import expanded
 from tools.memory import enough_memory
 from tools.progress import ProgressLine
 from training.agent import Agent, Transition
@@ -80,7 +80,7 @@ def run_episodes(
     """
     count = min(num_envs, len(seeds))
     # What the run's own episodes report is 0 where these report none.
-    folder = Path(agent.config.logdir).expanduser() / EPISODES
+    folder = expanded(agent.config.logdir) / EPISODES
     reported = reported_outcomes(folder if len(envs.split_tasks(agent.config.task)) == 1 else folder / task)
     driver = Driver(envs.make_vector_env(agent.config, count, agent.config.seed, task), reported)
     policy = EvaluationPolicy(agent, driver, keep_plans=bool(with_plans))

@@ -13,6 +13,7 @@ from episodes.episode import episode_files
 from sweeps import supervisor
 from tools.config import Config, load_config
 from tools.errors import UserError, unknown
+from tools.files import expanded
 from tools.yaml_files import read_yaml
 
 PROGRAM = Path(__file__).resolve().parent.parent / "planning_agent.py"
@@ -147,7 +148,7 @@ def _checked_config(words: Sequence[str]) -> Config:
 
 def _absolute(offline_dir: str) -> list[str]:
     """The words that name a folder of episodes wherever a run starts, if there is one."""
-    return ["--offline_dir", str(Path(offline_dir).expanduser().absolute())] if offline_dir else []
+    return ["--offline_dir", str(expanded(offline_dir).absolute())] if offline_dir else []
 
 
 def check_tasks(runs: Sequence[Run]) -> None:

@@ -18,6 +18,18 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PLACE = re.compile(r"\{\{.*?\}\} | \[Op:\w+\]")  # where in its code TensorFlow found an error
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """The path with the home directory in the place of a leading `~`, which a shell leaves in `--out=~/runs`.
+
+    Raises:
+        UserError: there is no such user, or this one has no home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path} names a home directory that is not known: write the path in full.") from None
+
+
 @contextlib.contextmanager
 def replaced(path: Path, mode: str = "w") -> Iterator[IO]:
     """Opens a new file that takes the place of `path` at the end of the block.

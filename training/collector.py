@@ -13,6 +13,7 @@ from episodes.episode import OUTCOMES
 from episodes.replay import Replay
 from tools.command_line import note
 from tools.errors import UserError
+from tools.files import expanded
 from tools.metric_names import own_name
 from training.agent import Agent
 from training.driver import Driver, Episode, Policy
@@ -62,7 +63,7 @@ class Collector:
             return None
         if not self.only_task:
             raise UserError(f"offline_dir holds episodes of one task, this run has {self.config.task}: leave it out.")
-        folder = Path(self.config.offline_dir).expanduser()
+        folder = expanded(self.config.offline_dir)
         check_collection(folder, self.config)
         return folder
 

@@ -10,7 +10,7 @@ from typing import Any
 import envs
 from tools.config import Config, keys_of, load_config
 from tools.errors import UserError
-from tools.files import append_json, writing
+from tools.files import append_json, expanded, writing
 from tools.metric_names import METRICS_FILE
 from tools.revision import git_revision
 from tools.schema import DEPENDENTS
@@ -58,7 +58,7 @@ def find_logdir(place: str | os.PathLike[str]) -> Path:
     Raises:
         UserError: there is neither.
     """
-    path = Path(place).expanduser()
+    path = expanded(place)
     if (path / SETTINGS_FILE).is_file():
         return path
     if str(place) in shipped_models():
@@ -77,7 +77,7 @@ def check_logdir(config: Config) -> None:
     """
     if not config.logdir:
         raise UserError("--logdir is empty: name a folder.")
-    logdir = Path(config.logdir).expanduser()
+    logdir = expanded(config.logdir)
     check_places(logdir)
     if not os.path.exists(logdir / SETTINGS_FILE):
         return
@@ -100,7 +100,7 @@ def open_logdir(config: Config, argv: Sequence[str]) -> Path:
     Raises:
         UserError: as `check_logdir`, or the directory cannot be written.
     """
-    logdir = Path(config.logdir).expanduser()
+    logdir = expanded(config.logdir)
     check_logdir(config)
     with writing(logdir, "choose another --logdir"):  # also a name that is too long, as of many tasks
         config.save(logdir / SETTINGS_FILE)

@@ -11,6 +11,7 @@ import envs
 from episodes.replay import MixedReplay, Replay
 from tools.command_line import note
 from tools.errors import UserError
+from tools.files import expanded
 from tools.logger import Logger
 from tools.signals import StopRequest, Terminated
 from training.agent import Agent
@@ -61,7 +62,7 @@ class TrainingRun:
         self._check_offline()
         self.checkpoints = Checkpoints(agent, self.replay, collectors, logdir / CHECKPOINTS)
         if not self.checkpoints.restore() and c.init_from:
-            start_from(agent, Path(c.init_from).expanduser())
+            start_from(agent, expanded(c.init_from))
         self._check_rewards()
         self.schedule = Schedule(c, agent)
         self.checkpoints.attach("schedule", self.schedule)

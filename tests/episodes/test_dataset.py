@@ -1,5 +1,6 @@
 """Folders of episodes with a collection.json, and how a run takes them in."""
 
+import numpy as np
 import pytest
 
 from collect import DataSet
@@ -32,6 +33,12 @@ def test_a_data_set_sums_up_its_episodes_and_goes_on_where_it_stopped(tmp_path):
     again = DataSet(tmp_path, make_config())
     again.add(make_episode(2, steps=1, success=1))
     assert again.summary().items() >= {"episodes": 3, "transitions": 7, "successes": 2, "scripted_episodes": 1}.items()
+
+
+def test_a_return_that_float32_cannot_hold_is_a_number_in_collection_json(tmp_path):
+    data = DataSet(tmp_path, make_config())
+    data.add(make_episode(0, steps=2) | {"reward": np.float32([0.0, 3e38, 3e38])})
+    assert read_collection(tmp_path)["mean_return"] == pytest.approx(6e38)
 
 
 def test_an_episode_without_success_counts_as_unsuccessful(tmp_path):

@@ -9,9 +9,20 @@ from pathlib import Path
 import pytest
 
 from tools import files
-from tools.files import append_json, remove_empty, replaced
+from tools.errors import UserError
+from tools.files import append_json, expanded, remove_empty, replaced
 
 ROOT = Path(__file__).parents[2]
+
+
+def test_a_leading_tilde_is_the_home_directory(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert expanded("~/runs") == Path("/home/me/runs") and expanded(Path("a/~b")) == Path("a/~b")
+    with pytest.raises(UserError, match="^~no_such_user/runs names a home directory that is not known"):
+        expanded("~no_such_user/runs")
+    sources = [*ROOT.glob("*.py"), *ROOT.glob("*/*.py")]
+    users = [path for path in sources if ".expanduser()" in path.read_text(encoding="utf-8")]
+    assert users == [ROOT / "tools" / "files.py"]  # all others ask this function
 
 
 def test_a_replaced_file_is_old_until_it_is_complete(tmp_path: Path):
