@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import envs
 from tools.config import Config, check_ranges, keys_of, load_config
 from tools.errors import unknown
-from tools.memory import enough_memory
+from tools.memory import check_sizes, enough_memory
 from training.logdir import check_same, find_logdir, read_config
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def make_agent(config: Config) -> "PlanningAgent":
     """A new agent with `config.planner` for `config.task`. Raises UserError for an unknown planner or task."""
     cls = agent_class(config.planner)
     check_ranges(config)
+    check_sizes(config)
     with enough_memory():
         return cls(config, *envs.spaces(config))
 

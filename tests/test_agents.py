@@ -15,7 +15,9 @@ import policy_agents
 from planning_agent import PlanningAgent
 from policy_agents import ActorAgent
 from tests.tiny_agents import ACTION_SPACE, OBSERVATIONS
+from tools.config import load_config
 from tools.errors import UserError
+from tools.memory import check_sizes
 from tools.schema import read_schema
 
 
@@ -47,6 +49,33 @@ def test_every_planner_that_searches_can_teach_a_policy():
 def test_listing_the_planners_imports_no_tensorflow():
     code = "import sys, agents; assert agents.PLANNERS and not {'tensorflow', 'planning_agent'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(agents.__file__).parent, check=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ({"planner": "dreamer", "imagination_horizon": 10**9}, "imagination_horizon 1000000000 would take"),
+        ({"planner": "dreamer", "policy_units": 10**8}, "policy_units 100000000 would take"),
+        ({"planner": "dreamer", "value_units": 10**8}, "value_units 100000000 would take"),
+        ({"planner": "policy", "policy_memory": 2 * 10**9, "stoch": 1000}, "policy_memory 2000000000 would take"),
+        ({"planner": "latco", "planning_horizon": 2**31 - 1, "stoch": 1000}, "planning_horizon 2147483647 would take"),
+        ({"planner": "gd", "n_parallel_plans": 2**31 - 1, "stoch": 1000}, "n_parallel_plans 2147483647 would take"),
+        ({"planner": "cem", "cem_candidates": 2**31 - 1, "planning_horizon": 1000}, "cem_candidates 2147483647 would take"),
+        *(({name: 10**8}, f"{name} 100000000 would take") for name in ("deter", "cnn_depth", "reward_units")),
+        ({"hidden": 2**31 - 1, "deter": 1000}, "stoch 4 and hidden 2147483647 would take"),
+        ({"stoch": 2**31 - 1, "hidden": 1000}, "stoch 2147483647 and hidden 1000 would take"),
+    ],
+)
+def test_sizes_that_surely_do_not_fit_are_refused_before_anything_is_made(tiny_config, words, what):
+    with pytest.raises(UserError, match=f"{what} .* GiB of memory at least, and this machine has .*: choose smaller"):
+        agents.make_agent(tiny_config.replace(reward_layers=2, **words))
+
+
+def test_settings_that_nothing_uses_may_be_of_any_size(tiny_config):
+    check_sizes(
+        tiny_config.replace(planner="gd", imagination_horizon=10**9, policy_units=10**8, policy_memory=2**31 - 1)
+    )
+    check_sizes(load_config(["--configs", "defaults", "metaworld", "--planner", "dreamer"]))
 
 
 def test_unknown_planner_names_the_nearest(tiny_config):

@@ -27,6 +27,42 @@ def check_memory(config: Any, tasks: Sequence[str]) -> None:
     check_processes(config.envs * len(tasks))
 
 
+def check_sizes(config: Any) -> None:
+    """Raises UserError if networks, plans or imagined trajectories surely do not fit into this machine's memory."""
+    for words, numbers in _sizes(config).items():
+        _check(4 * numbers, f"{words} would take", "choose smaller numbers")
+
+
+def _sizes(c: Any) -> dict[str, int]:
+    """How many float32 numbers there are at least, of which setting: weights between two layers, or states."""
+    dreamer, states = c.planner == "dreamer", c.planning_horizon * c.stoch
+    learned = dreamer or c.planner == "policy" or c.warm_start == "policy" or c.policy_candidates > 0.0
+    heads = {"reward": True, "value": dreamer or c.value_head, "policy": learned}
+    sizes = {
+        f"{head}_units {c[f'{head}_units']}": max(c[f"{head}_layers"] - 1, 0) * c[f"{head}_units"] ** 2
+        for head, there in heads.items()
+        if there
+    }
+    sizes |= {
+        f"cnn_depth {c.cnn_depth}": 512 * c.cnn_depth**2,
+        f"stoch {c.stoch} and hidden {c.hidden}": c.stoch * c.hidden,
+    }
+    if c.dynamics != "ssm":
+        sizes |= {f"deter {c.deter}": 3 * c.deter**2, f"deter {c.deter} and hidden {c.hidden}": 3 * c.deter * c.hidden}
+    if dreamer:
+        sizes[f"imagination_horizon {c.imagination_horizon}"] = (
+            c.batch_size * c.batch_length * c.imagination_horizon * c.stoch
+        )
+    elif learned:
+        sizes[f"policy_memory {c.policy_memory}"] = c.policy_memory * c.stoch
+    if c.planner in ("cem", "random_shooting"):
+        sizes[f"cem_candidates {c.cem_candidates}"] = c.cem_candidates * c.planning_horizon
+    return sizes | {
+        f"planning_horizon {c.planning_horizon}": states,
+        f"n_parallel_plans {c.n_parallel_plans}": c.n_parallel_plans * states,
+    }
+
+
 def check_processes(number: int) -> None:
     """Raises UserError if the processes of so many environments surely do not fit into this machine's memory."""
     _check(number * PROCESS_BYTES, f"the processes of {number} environments need", "lower envs")
