@@ -290,6 +290,9 @@ class BaseAgent:
             state: the policy state of the previous step, or None.
             explore: whether to add exploration noise.
             idle: bool [B], which environments only wait for the others and need no plan, or None.
+
+        Raises:
+            UserError: an action is not a number.
         """
         batch = len(is_first)
         if state is None:
@@ -299,6 +302,11 @@ class BaseAgent:
         if explore:
             action = self._explore(latent, action)
         action = np.clip(action, -1.0, 1.0).astype(np.float32)
+        if np.isnan(action).any():
+            raise UserError(
+                "The agent chose an action that is not a number, so its weights have grown beyond bounds: choose lower "
+                "learning rates (model_lr, policy_lr, actor_lr, value_lr) and another --logdir."
+            )
         return action, PolicyState(latent, action, plan), extras
 
     def _explore(self, latent: models.State, action: np.ndarray) -> np.ndarray:

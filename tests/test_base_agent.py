@@ -147,6 +147,16 @@ def test_a_step_without_finite_gradients_is_skipped_and_counted(agent):
     assert float(agent.train_step(batch)["skipped_updates"]) == 0.0
 
 
+def test_weights_without_bounds_are_named_before_they_act(tiny_config, monkeypatch):
+    agent = PlanlessAgent(tiny_config, OBSERVATIONS, ACTION_SPACE)
+    obs = {"image": np.zeros((1, 64, 64, 3), np.uint8)}
+    monkeypatch.setattr(agent, "act", lambda *_: (np.full((1, agent.action_size), np.inf), None, {}))
+    assert (agent.policy(obs, np.ones(1, bool), None, explore=False)[0] == 1.0).all()
+    monkeypatch.setattr(agent, "act", lambda *_: (np.full((1, agent.action_size), np.nan), None, {}))
+    with pytest.raises(UserError, match="not a number, so its weights have grown beyond bounds: choose lower learning"):
+        agent.policy(obs, np.ones(1, bool), None, explore=True)
+
+
 @pytest.mark.parametrize("rho", [0.0, 0.9])
 def test_random_actions_are_uniform_with_the_given_correlation_and_start_anew(tiny_config, rho):
     agent = BaseAgent(tiny_config.replace(prefill_correlation=rho), OBSERVATIONS, ACTION_SPACE)

@@ -77,6 +77,16 @@ def test_schedule_of_updates_evaluations_and_checkpoints(seeds, config, tmp_path
     assert run.replay.episodes == 3 and run.turns.decisions == 15
 
 
+def test_pretraining_waits_for_the_first_episode(seeds, config, tmp_path, monkeypatch):
+    run = make_run(config.replace(prefill=2, eval_every=0), tmp_path)
+    events = watch(run, monkeypatch)
+    run.run()
+    assert without(events, "write") == [
+        ("update", 8, 3), ("save", 8), ("update", 10, 2), ("save", 12), ("update", 16, 2), ("update", 20, 2),
+        ("save", 24), ("update", 26, 2), ("update", 30, 2), ("save", 30),
+    ]  # fmt: skip
+
+
 def test_metrics_count_what_happened(seeds, config, tmp_path):
     make_run(config.replace(log_every=6), tmp_path).run()
     rows = read_metrics(tmp_path)
