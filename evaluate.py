@@ -43,6 +43,7 @@ from evaluation.pictures import GRID
 from tools.command_line import Parser, count, positive
 from tools.errors import UserError
 from tools.files import append_json, expanded
+from tools.memory import check_evaluation
 from tools.program import run_program
 from tools.revision import git_revision
 from training.agent import Agent
@@ -88,6 +89,7 @@ def evaluate(
         UserError: see `agents.load_agent`; or the run has no such task, or nothing can be written.
     """
     logdir, choices = find_logdir(logdir), choices or Choices()
+    check_evaluation(choices.episodes, choices.num_envs)
     agent = load_agent(logdir, [*overrides, "--seed", str(choices.seed)])
     tasks = envs.split_tasks(agent.config.task)
     chosen = [check_task(agent.config, logdir, task)] if task else tasks

@@ -13,6 +13,8 @@ BYTES = 64 * 64 * 3 * (6 + 2 * 4)
 
 # Of the process of an environment, at least: Python, NumPy and Gymnasium.
 PROCESS_BYTES = 32 * 2**20
+# Of an episode of an evaluation, at least: its seed, and its row of numbers.
+EPISODE_BYTES = 2**10
 
 
 def check_memory(config: Any, tasks: Sequence[str]) -> None:
@@ -66,6 +68,12 @@ def _sizes(c: Any) -> dict[str, int]:
 def check_processes(number: int) -> None:
     """Raises UserError if the processes of so many environments surely do not fit into this machine's memory."""
     _check(number * PROCESS_BYTES, f"the processes of {number} environments need", "lower envs")
+
+
+def check_evaluation(episodes: int, num_envs: int) -> None:
+    """Raises UserError if an evaluation surely does not fit into this machine's memory."""
+    _check(episodes * EPISODE_BYTES, f"the results of {episodes} episodes need", "lower episodes")
+    check_processes(min(num_envs, episodes))
 
 
 def _check(needed: int, words: str, advice: str) -> None:
