@@ -148,7 +148,7 @@ def test_method_is_named_like_the_folder_above_the_seeds(logdir, tmp_path):
         (["--seed", "-1"], ["--seed", "-1"]),
         (["--out", "/dev/null/lines.jsonl"], ["/dev/null", "cannot be written"]),
         (["--episodes", str(2**31 - 1)], ["the results of 2147483647 episodes need", "lower episodes"]),
-        (["--episodes", "9999999", "--envs", "9999999"], ["processes of 9999999 environments need", "lower envs"]),
+        (["--episodes", "999999", "--envs", "999999"], ["processes of 999999 environments need", "lower envs"]),
         (["3"], ["'3' is out of place"]),
     ],
 )
