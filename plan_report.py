@@ -32,6 +32,7 @@ import tensorflow as tf
 import envs
 from agents import load_agent
 from analysis.figures import save
+from evaluation.files import check_writable
 from evaluation.plan_optimization import MULTIPLIERS, VIOLATIONS, Execution, draw_curves, draw_frames, execute
 from optimizers import Plan
 from tools.command_line import Parser, count
@@ -68,6 +69,11 @@ def report(
     agent = load_agent(logdir, [*overrides, "--seed", str(seed)])
     tasks = envs.split_tasks(agent.config.task)
     task = check_task(agent.config, logdir, task or tasks[0])
+    planner = agent.config.planner
+    stem = f"plan_{planner}_{seed}" if len(tasks) == 1 else f"plan_{task}_{planner}_{seed}"
+    paths = {name: out / f"{stem}_{name}.png" for name in ("curves", "frames")}
+    for path in paths.values():
+        check_writable(path, "choose another --out")
     env = envs.make_vector_env(agent.config, 1, seed, task)
     try:
         image = env.reset()[0]["image"].copy()
@@ -77,14 +83,12 @@ def report(
         executed = execute(env, image[0], plan.actions[0].numpy())
     finally:
         env.close()
-    planner = agent.config.planner
     title = f"{task}, {planner}, seed {seed}, model after {int(agent.step):,} environment steps"
-    stem = f"plan_{planner}_{seed}" if len(tasks) == 1 else f"plan_{task}_{planner}_{seed}"
     figures = {
         "curves": draw_curves(plan, iterations, executed, title),
         "frames": draw_frames(agent, z0, plans, executed, title),
     }
-    files = [save(figure, out / f"{stem}_{name}.png") for name, figure in figures.items()]
+    files = [save(figure, paths[name]) for name, figure in figures.items()]
     return {"task": task} | numbers(agent, plan, executed) | {"seed": seed, "logdir": str(logdir), "files": files}
 
 

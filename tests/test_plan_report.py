@@ -108,10 +108,6 @@ def test_bad_options_are_refused(logdir, argv, words, capsys):
 def test_bad_log_directories_are_refused(copied, tmp_path, capsys):
     assert "--logdir" in refusal(capsys)
     assert "nowhere" in refusal(capsys, "--logdir", tmp_path / "nowhere")
-    (tmp_path / "file").touch()
-    assert "--out" in refusal(
-        capsys, "--logdir", copied, "--planner", "random_shooting", "--rows", "0", "--out", tmp_path / "file"
-    )
     config = Config.load(copied / "config.yaml")
     config.replace(stoch=5).save(copied / "config.yaml")
     assert "does not fit" in refusal(capsys, "--logdir", copied)
@@ -125,6 +121,12 @@ def test_bad_log_directories_are_refused(copied, tmp_path, capsys):
     assert "no checkpoint" in refusal(capsys, "--logdir", copied)
     (copied / "config.yaml").unlink()
     assert "config.yaml" in refusal(capsys, "--logdir", copied)
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_planned(logdir, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(plan_report, "plans_after", lambda *_: pytest.fail("it planned"))
+    assert "choose another --out" in refusal(capsys, "--logdir", logdir, "--out", tmp_path / "file")
 
 
 def newest(logdir):
