@@ -215,7 +215,7 @@ class BaseAgent:
         return metrics | values | {"grad_norm": norm, "skipped_updates": 1.0 - tf.cast(finite, tf.float32)}
 
     def _learn_beside(self, feat: tf.Tensor, batch: Batch) -> Metrics:
-        """One update of what learns from a batch beside the world model.
+        """One update of the networks other than the world model that train on the batch.
 
         Args:
             feat: features of the posterior states [B, L, n]. They and the world model are constants here.

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from planners.initial import best_initial, correlated_actions
+from planners.initial import best_initial, random_sequences
 from planners.seeds import fold_in, per_plan, split_seed
 from planners.stopping import iterate
 from planners.trajectories import policy_noise, policy_rollout, rollout, sampled_return
@@ -147,7 +147,7 @@ class Planner(abc.ABC):
         policy_start: start from what the problem's policy does, instead of from the warm start.
         initial_candidates: start from the best of this many random action sequences under the mean dynamics. The warm
             start and the policy's actions compete with them.
-        initial_correlation: correlation in time of those sequences (`planners.initial.correlated_actions`).
+        initial_correlation: correlation in time of those sequences (`planners.initial.random_sequences`).
         keep_plans: K of `Plan.kept`, at most `restarts`; 0 keeps none.
         jit_compile: compile with XLA.
     """
@@ -240,7 +240,7 @@ class Planner(abc.ABC):
     def _best_initial(self, z0, seeds, warm):
         """A warm start for the whole horizon: the best of the random sequences and of `warm`."""
         count, dtype = max(self.initial_candidates, self.num_warm_starts), z0.dtype
-        random = correlated_actions(self.problem, count, self.horizon, seeds, dtype, self.initial_correlation)
+        random = random_sequences(self.problem, count, self.horizon, seeds, dtype, self.initial_correlation)
         actions = best_initial(self.problem, z0, warm, random, self.num_warm_starts)
         return WarmStart(actions, tf.fill([z0.shape[0]], self.horizon))
 

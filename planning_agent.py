@@ -114,7 +114,7 @@ class PlanningAgent(TaughtAgent):
     def act(
         self, latent: models.State, is_first: np.ndarray, plan: PlanState | None, idle: np.ndarray
     ) -> tuple[np.ndarray, PlanState, dict]:
-        """The next action of every environment's plan. Plans first where there is no plan or it is used up."""
+        """The next action of every environment's plan, a new plan where none exists or its actions are used up."""
         feat, steps = models.get_feat(latent), self.executed_steps
         need = np.ones_like(is_first) if plan is None else (is_first | (plan.cursor >= steps)) & ~idle
         if plan is not None:

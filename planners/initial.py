@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # optimizers.py imports this module
 INITIAL_STREAM = 12  # random stream of the candidates
 
 
-def correlated_actions(
+def random_sequences(
     problem: "LatentProblem", count: int, horizon: int, seeds: tf.Tensor, dtype: tf.DType, correlation: float
 ) -> tf.Tensor:
     """Return action sequences [B, N, H, m], uniform within the bounds, from one seed per plan, int32 [B, 2].

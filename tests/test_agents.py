@@ -33,6 +33,15 @@ def test_every_entry_of_the_table_builds_an_agent(tiny_config, planner):
     np.testing.assert_equal(parts(again), parts(agent.planner))
 
 
+def test_settings_of_the_first_actions_reach_every_planner_that_searches(tiny_config):
+    config = tiny_config.replace(initial_candidates=7, initial_correlation=0.5, latco_keep_start=True, planner="cem")
+    problem = agents.agent_class("cem")(config, OBSERVATIONS, ACTION_SPACE).planner.problem
+    for name in set(agents.PLANNERS) - {"dreamer", "policy"}:
+        planner = agents.make_planner(config.replace(planner=name), problem)
+        assert (planner.initial_candidates, planner.initial_correlation) == (7, 0.5)
+        assert getattr(planner, "keep_start", True)
+
+
 def test_every_agent_is_in_the_table():
     members = {
         cls for module in (planning_agent, policy_agents) for _, cls in inspect.getmembers(module, inspect.isclass)

@@ -94,7 +94,7 @@ class TrainingRun:
         for name, part in parts.items():
             self.checkpoints.attach(name, part, exact=True)
         if self.replay.episodes and not self.checkpoints.exact:
-            note("the run was killed or has other settings now, so that it goes on otherwise than without the stop.")
+            note("the run was killed or has other settings now, so it will not match an uninterrupted run.")
 
     @property
     def state(self) -> dict[str, bool]:

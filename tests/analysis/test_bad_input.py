@@ -120,7 +120,7 @@ def test_line_whose_step_is_no_step_is_refused(tmp_path, capsys, step):
 def test_value_that_cannot_be_drawn_is_left_out_with_a_note(tmp_path, capsys, value):
     write_run(tmp_path / "0", f'{{"step": 1, "train/return": 1.0}}\n{{"step": 2, "train/return": {value}}}\n')
     assert runs.read_metrics(tmp_path / "0" / "metrics.jsonl")["train/return"].steps.tolist() == [1]
-    assert "no numbers or beyond 1e+100, which are left out: train/return" in capsys.readouterr().err
+    assert "not numbers or beyond 1e+100, which are left out: train/return" in capsys.readouterr().err
 
 
 def test_largest_values_are_drawn(tmp_path, capsys):

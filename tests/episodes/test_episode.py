@@ -81,7 +81,7 @@ def test_crash_while_writing_leaves_no_half_episode(tmp_path, monkeypatch, momen
 
     with monkeypatch.context() as patch:
         patch.setattr(f"os.{moment}", crash)
-        with pytest.raises(OSError, match="the disk is gone"):
+        with pytest.raises(UserError, match="the disk is gone"):
             replay.add(make_episode(2, 4))
     assert (replay.episodes, replay.steps, replay.entries) == (1, 4, 5)
     assert make_replay(tmp_path).episodes == 1

@@ -12,7 +12,7 @@ from planners.gaussian_latco import GaussianLatCo
 from planners.gd import GD
 from planners.gn import GN
 from planners.icem import ICEM
-from planners.initial import best_initial, correlated_actions
+from planners.initial import best_initial, random_sequences
 from planners.latco import LatCo
 from planners.trajectories import candidate_returns, rollout
 
@@ -33,9 +33,9 @@ def two_peaks() -> LatentProblem:
     return LatentProblem(step, reward, 1, 1, sample_step=sample, noise_size=1)
 
 
-def test_correlated_actions_are_uniform_and_correlated_as_asked():
+def test_random_sequences_are_uniform_and_correlated_as_asked():
     seeds = tf.constant([SEED, [5, 6]])
-    actions = correlated_actions(two_peaks(), 4000, 6, seeds, tf.float64, 0.8).numpy()
+    actions = random_sequences(two_peaks(), 4000, 6, seeds, tf.float64, 0.8).numpy()
     assert actions.shape == (2, 4000, 6, 1) and np.abs(actions).max() <= 1.0
     assert np.any(actions[0] != actions[1])
     assert stats.kstest(actions[0, :, 5, 0], stats.uniform(-1, 2).cdf).pvalue > 1e-4
@@ -46,7 +46,7 @@ def test_correlated_actions_are_uniform_and_correlated_as_asked():
 
 
 def test_independent_actions_are_not_correlated():
-    actions = correlated_actions(two_peaks(), 4000, 4, tf.constant([SEED]), tf.float64, 0.0).numpy()[0, ..., 0]
+    actions = random_sequences(two_peaks(), 4000, 4, tf.constant([SEED]), tf.float64, 0.0).numpy()[0, ..., 0]
     assert abs(np.corrcoef(actions[:, :-1].ravel(), actions[:, 1:].ravel())[0, 1]) < 0.03
 
 

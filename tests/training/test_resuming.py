@@ -296,8 +296,8 @@ def test_reward_statistics_count_all_episodes(dice, default, tmp_path):
     run.close()
 
 
-def test_reward_statistics_pass_over_a_damaged_episode_beyond_the_capacity(dice, plain, tmp_path, capsys):
-    config = plain.replace(replay_capacity=12)
+def test_reward_statistics_pass_over_a_damaged_episode_beyond_the_capacity(dice, default, tmp_path, capsys):
+    config = default.replace(replay_capacity=12)
     run = make_run(config, tmp_path)
     while run.replay.episodes < 6:
         run.collect(run.agent.random_policy)
