@@ -14,7 +14,7 @@ from analysis import figures
 from analysis import runs as logs
 from analysis.metrics import TITLES, is_success, title_of
 from analysis.runs import Run
-from analysis.statistics import SEEDS_FOR_BAND, align, mean_interval
+from analysis.statistics import SEEDS_FOR_BAND, align, interval_over_seeds
 from tools.command_line import note
 from tools.errors import UserError, unknown
 
@@ -105,7 +105,7 @@ def task_curves(runs: Sequence[Run], task: str, metric: str, bins: int | None) -
     for method in sorted({run.method for run in having}):
         own = [run for run in having if run.method == method]
         steps, values = align([run.metrics[metric] for run in own], width)
-        estimates = mean_interval(values, SEEDS_FOR_BAND, bounds)
+        estimates = interval_over_seeds(values, SEEDS_FOR_BAND, bounds)
         found[method] = Curve([run.seed for run in own], steps, values, *estimates, np.sum(~np.isnan(values), 0))
     return found
 

@@ -43,7 +43,7 @@ def bin_means(series: Series, width: float) -> Series:
     return Series((filled + 0.5) * width, np.bincount(inverse, series.values) / np.bincount(inverse))
 
 
-def mean_interval(
+def interval_over_seeds(
     values: np.ndarray, least: int = 2, bounds: tuple[float, float] = (-math.inf, math.inf)
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean over seeds and its 95% interval by Student's t.
@@ -116,4 +116,4 @@ def over_seeds(estimates: Sequence[Mapping[str, Any]], bounds: tuple[float, floa
     if len(known) <= 1:
         only = known[0] if known else {}
         return Estimate(*(math.nan if only.get(key) is None else float(only[key]) for key in Estimate._fields))
-    return Estimate(*map(float, mean_interval(np.array([each["mean"] for each in known], float), 2, bounds)))
+    return Estimate(*map(float, interval_over_seeds(np.array([each["mean"] for each in known], float), 2, bounds)))

@@ -6,7 +6,7 @@ from scipy import stats
 
 from analysis import figures, runs
 from analysis.curves import draw_curves, task_curves
-from analysis.statistics import mean_interval
+from analysis.statistics import interval_over_seeds
 from tests.analysis.logdirs import T2, count_pixels, drawn, refusal, returns, run, write_run
 
 
@@ -26,10 +26,10 @@ def test_mean_and_interval_over_seeds_by_hand(tmp_path, capsys):
 
 def test_interval_agrees_with_scipy_and_ends_where_success_ends():
     values = np.random.default_rng(0).uniform(size=[5, 4])
-    mean, low, high = mean_interval(values)
+    mean, low, high = interval_over_seeds(values)
     right = stats.t.interval(0.95, 4, values.mean(0), stats.sem(values, 0))
     np.testing.assert_allclose((mean, low, high), (values.mean(0), *right))
-    mean, low, high = mean_interval(np.array([[0.0], [0.0], [1.0]]), bounds=(0.0, 1.0))
+    mean, low, high = interval_over_seeds(np.array([[0.0], [0.0], [1.0]]), bounds=(0.0, 1.0))
     assert (low[0], high[0]) == (0.0, 1.0)
 
 
