@@ -1,8 +1,7 @@
 """Where a search starts: the best of many random action sequences under the model.
 
 Gradients only lead to the nearest optimum. Independent random actions hardly leave the first state, so that all of them
-start near the same one; correlated actions go somewhere. Conventions and shapes: optimizers.py. N sequences, J
-candidates.
+start near the same one; correlated actions go somewhere. Conventions and shapes: optimizers.py. N sequences.
 """
 
 import math

@@ -175,7 +175,8 @@ class LatCo(Planner):
         B, twice = z0.shape[0], lambda x: tf.concat([x, x], 0)
         both = tf.concat([actions, start], 0)
         end, scores = self._run_finish(twice(z0), both, tf.nest.map_structure(twice, noise), steps)
-        worse = ~(end.score[:B] >= end.score[B:])  # true also where the search's plan has no finite score
+        known = tf.where(tf.math.is_finite(end.score), end.score, end.score.dtype.min)
+        worse = known[:B] < known[B:]
         if self.problem.constraint is not None:
             worse = tf.where(end.excess[:B] == end.excess[B:], worse, end.excess[:B] > end.excess[B:])
         return tf.nest.map_structure(lambda x: where_rows(worse, x[B:], x[:B]), (end, scores))

@@ -8,6 +8,7 @@ from scipy import stats
 
 from optimizers import LatentProblem, WarmStart
 from planners.cem import CEM
+from planners.finish import Finished
 from planners.gaussian_latco import GaussianLatCo
 from planners.gd import GD
 from planners.gn import GN
@@ -137,3 +138,21 @@ def test_a_plan_is_no_worse_than_its_start():
     np.testing.assert_allclose(plan.curves["reward"][:, -1], tf.reduce_sum(plan.rewards, 1))
     without = LatCo(problem, H, 10, lam_init=1e-3, **options)(z0, SEED)
     assert np.any(tf.reduce_sum(without.rewards, 1) < tf.reduce_sum(start.rewards, 1))
+
+
+def test_the_kept_start_is_the_better_plan_where_both_are_finite():
+    nan, one, two = np.nan, 1.0, 2.0
+    searched, started, best = [one, two, nan, one, nan], [two, one, one, nan, nan], [two, two, one, one, nan]
+    planner, z0 = LatCo(two_peaks(), H, 1, finish=1, keep_start=True, **EAGER), tf.zeros([5, 1], tf.float64)
+
+    def run_finish(z0, actions, noise, steps):
+        score = tf.constant([*searched, *started], z0.dtype)
+        states = tf.zeros([10, H, 1], z0.dtype)
+        return Finished(states, actions, score, tf.zeros_like(score), tf.zeros_like(score)), score[:, None]
+
+    planner._run_finish = run_finish
+    actions = tf.zeros([5, H, 1], tf.float64)
+    end, scores = planner._better_finish(z0, actions, actions + 1.0, (), 1)
+    np.testing.assert_array_equal(end.score, best)
+    np.testing.assert_array_equal(scores[:, 0], best)
+    np.testing.assert_array_equal(end.actions[:, 0, 0], [1.0, 0.0, 1.0, 0.0, 0.0])
