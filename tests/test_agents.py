@@ -73,6 +73,10 @@ def test_listing_the_planners_imports_no_tensorflow():
             {"planner": "cem", "cem_candidates": 2**31 - 1, "planning_horizon": 1000},
             "cem_candidates 2147483647",
         ),
+        (
+            {"planner": "gd", "initial_candidates": 2**31 - 1, "planning_horizon": 1000},
+            "initial_candidates 2147483647",
+        ),
         *(({name: 10**8}, f"{name} 100000000") for name in ("deter", "cnn_depth", "reward_units")),
         ({"hidden": 2**31 - 1, "deter": 1000}, "stoch 4 and hidden 2147483647"),
         ({"stoch": 2**31 - 1, "hidden": 1000}, "stoch 2147483647 and hidden 1000"),

@@ -59,6 +59,8 @@ def _sizes(c: Any) -> dict[str, int]:
         sizes[f"policy_memory {c.policy_memory}"] = c.policy_memory * c.stoch
     if c.planner in ("cem", "random_shooting"):
         sizes[f"cem_candidates {c.cem_candidates}"] = c.cem_candidates * c.planning_horizon
+    if c.planner not in ("dreamer", "policy"):
+        sizes[f"initial_candidates {c.initial_candidates}"] = c.initial_candidates * c.planning_horizon
     return sizes | {
         f"planning_horizon {c.planning_horizon}": states,
         f"n_parallel_plans {c.n_parallel_plans}": c.n_parallel_plans * states,
