@@ -1,6 +1,7 @@
 """TensorFlow's options, the same for all programs. Import this before anything that imports TensorFlow.
 
 TF_CPP_MIN_LOG_LEVEL=0 shows all start-up notices again, and TF_ENABLE_ONEDNN_OPTS=0 turns oneDNN off.
+COMPILE_CACHE_DIR names a folder for what XLA compiles (compile_cache.py).
 """
 
 import contextlib
@@ -10,10 +11,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+from tools.compile_cache import VARIABLE, cache_flags
+
 # TensorFlow reads both at import. Its notices would hide the progress line.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Faster convolutions and products, which TensorFlow leaves off on processors without AVX-512.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+if VARIABLE in os.environ:
+    os.environ["TF_XLA_FLAGS"] = cache_flags(os.environ[VARIABLE], os.environ.get("TF_XLA_FLAGS", ""))
 
 # The log level holds only once the logger runs. Before, TensorFlow says this; warnings (W), errors (E) and what is not
 # TensorFlow's looks different.
