@@ -53,3 +53,6 @@ with without_notices() if os.environ["TF_CPP_MIN_LOG_LEVEL"] != "0" else context
 # TensorFlow 2.21's remapper breaks on an activation inside a while loop and then skips all optimization of that
 # function.
 tf.config.optimizer.set_experimental_options({"remapping": False})
+# `precision` says what layers compute in. GPUs would otherwise round the inputs of float32 products to 10 bits
+# (TensorFloat-32), planners' too.
+tf.config.experimental.enable_tensor_float_32_execution(False)

@@ -47,6 +47,7 @@ def test_nothing_is_held_back_where_there_is_no_standard_error_output(monkeypatc
 
 def test_every_program_has_the_same_tensorflow():
     assert tf.config.optimizer.get_experimental_options()["remapping"] is False
+    assert not tf.config.experimental.tensor_float_32_execution_enabled()
     for path in [*ROOT.glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]:
         text = path.read_text()
         imports = [node for node in ast.parse(text).body if isinstance(node, ast.Import)]
