@@ -23,7 +23,7 @@ from tools.config import Config
 from tools.errors import UserError
 from tools.memory import enough_memory
 from training.contradictions import check_settings
-from training.data_parallel import make_strategy, place_among_workers
+from training.data_parallel import compiles_update, make_strategy, place_among_workers
 from training.run import TrainingRun
 from world_model.device_shares import device_seed, devices, masked_mean, total
 from world_model.image_loss import chunked_image_error
@@ -89,6 +89,9 @@ class BaseAgent:
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="environment_steps")
         self.updates = tf.Variable(0, dtype=tf.int64, trainable=False, name="updates")
         self.train_step = tf.function(self._train_step, autograph=False)
+        self.differentiate: Callable = self._differentiate
+        if compiles_update(c.compile_update):
+            self.differentiate = tf.function(self._differentiate, autograph=False, jit_compile=True)
         self.filter = tf.function(self._filter, autograph=False)
         self.open_loop = tf.function(self._open_loop, autograph=False)
 
@@ -240,16 +243,20 @@ class BaseAgent:
         batch = batch | {"image": models.reduce_bits(batch["image"], c.image_bits, seeds[1])}
         size = c.overshooting * self.model.dynamics.noise_size
         noise = tf.random.stateless_normal([*batch["reward"].shape, size], seeds[0])
+        grads, metrics, feat = self.differentiate(batch, noise)
         scale = self.loss_scale
-        with tf.GradientTape() as tape:
-            loss, metrics, post = self.loss(batch, noise)
-            scaled = loss * scale
-        grads = tape.gradient(scaled, self.model.trainable_variables)
         if devices() > 1:
             grads = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, grads)
         norm = tf.linalg.global_norm(grads) / scale
         grads, _ = tf.clip_by_global_norm(grads, c.grad_clip * scale, norm * scale)
-        return grads, norm, metrics, models.get_feat(post)
+        return grads, norm, metrics, feat
+
+    def _differentiate(self, batch: Batch, noise: tf.Tensor) -> tuple[list[tf.Tensor], Metrics, tf.Tensor]:
+        """Gradients of the scaled loss, metrics and features, without random numbers: XLA would draw others."""
+        with tf.GradientTape() as tape:
+            loss, metrics, post = self.loss(batch, noise)
+            scaled = loss * self.loss_scale
+        return tape.gradient(scaled, self.model.trainable_variables), metrics, models.get_feat(post)
 
     def _update(self, grads: list[tf.Tensor]) -> bool:
         self.strategy.run(self._apply, args=(grads,))

@@ -32,6 +32,20 @@ def test_an_update_changes_every_variable(agent):
     assert int(agent.updates) == updates + 3
 
 
+@pytest.mark.parametrize("latent", ["gaussian", "categorical"])
+def test_compiled_gradients_are_those_of_the_uncompiled_update(latent):
+    words = ["--latent", latent, "--overshooting", "2", "--discount_head", "true"]
+    updated = []
+    for compiled in ("never", "always"):
+        config = load_config(["--configs", "defaults", "debug", *words, "--compile_update", compiled])
+        agent = BaseAgent(config, OBSERVATIONS, ACTION_SPACE)
+        assert hasattr(agent.differentiate, "experimental_get_compiler_ir") == (compiled == "always")
+        grads, norm, metrics, feat = agent._gradients(make_batch(config), tf.constant([1, 2]))
+        updated.append([*[grad / norm for grad in grads], norm, *metrics.values(), feat])
+    for plain, fast in zip(*updated, strict=True):
+        np.testing.assert_allclose(plain, fast, rtol=1e-3, atol=1e-4)
+
+
 def test_updates_lower_the_loss_of_a_batch(agent):
     batch = make_batch(agent.config)
     # Images of one colour, since noise cannot be learned in a few steps.

@@ -1,4 +1,4 @@
-"""Data-parallel training: strategies by name, and which host this is. Losses add up by world_model/device_shares.py."""
+"""Devices in training: strategies by name, which host this is, and what is compiled. Losses add up by world_model/device_shares.py."""
 
 import tensorflow as tf
 
@@ -26,6 +26,11 @@ def make_strategy(name: str, batch_size: int) -> tf.distribute.Strategy:
     if batch_size % devices:
         raise UserError(f"batch_size {batch_size} does not divide evenly over {devices} devices: choose a multiple.")
     return strategy
+
+
+def compiles_update(when: str) -> bool:
+    """Whether XLA compiles the world model's gradients: "auto" (on a GPU, which small kernels leave idle), or as said."""
+    return when == "always" or (when == "auto" and bool(tf.config.list_physical_devices("GPU")))
 
 
 def _local_devices() -> list[str]:
