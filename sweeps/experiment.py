@@ -15,6 +15,7 @@ from tools.config import Config, load_config
 from tools.errors import UserError, unknown
 from tools.files import expanded
 from tools.yaml_files import read_yaml
+from training.logdir import find_initial
 
 PROGRAM = Path(__file__).resolve().parent.parent / "planning_agent.py"
 OWN_WORDS = ("--task", "--planner", "--seed", "--logdir")
@@ -116,9 +117,6 @@ def make_runs(lines: Sequence[tuple[str, Sequence[str]]], seeds: Sequence[int], 
         UserError: a command line that planning_agent.py would refuse, or two runs in one folder.
     """
     configs = [_checked_config(words) for _, words in lines]
-    # Runs start in the folder of the program, wherever the sweep does.
-    folders = [_absolute(config.offline_dir) for config in configs]
-    lines = [(method, [*words, *folder]) for (method, words), folder in zip(lines, folders, strict=True)]
     runs: dict[Path, Run] = {}
     for seed in seeds:
         for (method, words), config in zip(lines, configs, strict=True):
@@ -128,7 +126,9 @@ def make_runs(lines: Sequence[tuple[str, Sequence[str]]], seeds: Sequence[int], 
                     f"Two runs would share the folder {folder}: name each task, planner, row and seed once."
                 )
             resolved = config.replace(seed=seed, logdir=str(folder)).resolved()
-            runs[folder] = Run(method, (*words, "--seed", str(seed)), folder, resolved)
+            places = _places(resolved)
+            named = [word for key, place in places.items() for word in (f"--{key}", place)]
+            runs[folder] = Run(method, (*words, *named, "--seed", str(seed)), folder, resolved.replace(**places))
     return list(runs.values())
 
 
@@ -146,9 +146,10 @@ def _checked_config(words: Sequence[str]) -> Config:
     return config
 
 
-def _absolute(offline_dir: str) -> list[str]:
-    """The words that name a folder of episodes wherever a run starts, if there is one."""
-    return ["--offline_dir", str(expanded(offline_dir).absolute())] if offline_dir else []
+def _places(config: Config) -> dict[str, str]:
+    """The folders that settings name, as a run sees them: it starts in the program's folder, wherever the sweep does."""
+    find = {"offline_dir": expanded, "init_from": find_initial}
+    return {key: str(find[key](config[key]).absolute()) for key in find if config[key]}
 
 
 def check_tasks(runs: Sequence[Run]) -> None:

@@ -11,7 +11,7 @@ from tools.config import keys_of, load_config
 from tools.errors import UserError
 from training import checkpoint_files
 from training.agent import Agent
-from training.logdir import CHECKPOINTS, SETTINGS_FILE, WEIGHTS, check_same, find_logdir, read_config, shipped_models
+from training.logdir import CHECKPOINTS, SETTINGS_FILE, WEIGHTS, check_same, find_initial, read_config
 from training.weights import read_weights, saved_parts
 
 # The part of a checkpoint that holds what a policy learns from. Only a resumed run needs it.
@@ -55,8 +55,7 @@ def start_from(agent: Agent, logdir: Path) -> None:
     Raises:
         UserError: `logdir` holds no run, or one with other weights or another task.
     """
-    if str(logdir) in shipped_models():
-        logdir = find_logdir(logdir)
+    logdir = find_initial(str(logdir))
     if not (logdir / SETTINGS_FILE).is_file():
         raise UserError(f"init_from is {logdir}, which holds no run: give the log directory of one.")
     before = load_config([], saved=read_config(logdir))

@@ -69,6 +69,11 @@ def find_logdir(place: str | os.PathLike[str]) -> Path:
     )
 
 
+def find_initial(init_from: str) -> Path:
+    """The folder that `init_from` names: a log directory, which need not be there, or a shipped model by its name."""
+    return find_logdir(init_from) if init_from in shipped_models() else expanded(init_from)
+
+
 def check_logdir(config: Config) -> None:
     """Checks, without writing, that a run can start or go on in the log directory.
 

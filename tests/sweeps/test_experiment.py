@@ -8,6 +8,7 @@ import sweep
 from sweeps.experiment import experiment_lines, make_runs
 from tests.sweeps.commands import DEBUG, TASKS, command, listed
 from tools.config import load_config
+from training import logdir as logdirs
 
 
 def test_product_is_every_task_with_every_planner_and_seed(capsys, tmp_path):
@@ -61,6 +62,35 @@ def test_settings_of_the_sweep_come_after_those_of_the_line(tmp_path):
     assert config == run.config
     assert (config.batch_size, config.envs, config.seed, config.logdir) == (4, 2, 5, str(run.folder))
     assert config.steps == 400 and run.method == "ours" and config.planner == "latco"
+
+
+def test_relative_places_are_those_that_the_sweep_sees(tmp_path, monkeypatch):
+    """A run starts in the folder of the program, wherever the sweep does."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(logdirs, "SHIPPED", tmp_path / "shipped")
+    for name in ("tiny", "pointmass_obstacle"):
+        (tmp_path / "shipped" / name).mkdir(parents=True)
+        (tmp_path / "shipped" / name / logdirs.WEIGHTS).touch()
+        (tmp_path / "shipped" / name / logdirs.SETTINGS_FILE).touch()
+    for given, seen in (
+        ("old/run", tmp_path / "old/run"),
+        ("old/{planner}/{seed}", tmp_path / "old/cem/7"),
+        ("~/run", tmp_path / "home/run"),
+        ("/far/run", Path("/far/run")),
+        ("tiny", tmp_path / "shipped/tiny"),
+        ("{task}", tmp_path / "shipped/pointmass_obstacle"),
+    ):
+        (run,) = make_runs([("cem", [*DEBUG, "--planner", "cem", "--init_from", given])], [7], tmp_path / "out")
+        assert load_config(run.arguments).init_from == run.config.init_from == str(seen)
+    (run,) = make_runs([("cem", [*DEBUG, "--offline_dir", "data/{planner}"])], [7], tmp_path / "out")
+    config = load_config(run.arguments)
+    assert (config.offline_dir, config.init_from) == (str(tmp_path / "data/latco"), "")
+    # A run of that name beside the sweep comes first, as for planning_agent.py.
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / logdirs.SETTINGS_FILE).touch()
+    (run,) = make_runs([("cem", [*DEBUG, "--init_from", "tiny"])], [7], tmp_path / "out")
+    assert load_config(run.arguments).init_from == str(tmp_path / "tiny")
 
 
 @pytest.mark.parametrize(
