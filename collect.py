@@ -32,7 +32,7 @@ from episodes.behavior import MixedPolicy
 from episodes.dataset import FILE, numbers, read_collection, reported_outcomes, settings, totals, write_collection
 from episodes.loading import EpisodeReader
 from episodes.replay import Replay
-from tools.command_line import Parser, count
+from tools.command_line import Parser, count, place
 from tools.config import BEFORE, Config, load_config
 from tools.errors import UserError
 from tools.files import expanded, writing
@@ -212,7 +212,7 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     _add_episodes_options(make)
     export = kinds.add_parser("export", help="make a Minari data set of a folder", **options)
-    export.add_argument("folder", type=Path, metavar="DIR", help="folder of the episodes")
+    export.add_argument("folder", type=place, metavar="DIR", help="folder of the episodes")
     export.add_argument("dataset", metavar="NAME", help="of the new data set, [namespace/]name-v0")
     export.set_defaults(run=_export)
     _add_import_options(kinds.add_parser("import", help="make a folder of a Minari data set", **options))
@@ -220,7 +220,7 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _add_episodes_options(make: argparse.ArgumentParser) -> None:
-    make.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the episodes")
+    make.add_argument("--out", type=place, required=True, metavar="DIR", help="folder of the episodes")
     make.add_argument("--episodes", type=count, default=100, metavar="N", help="total number of episodes in the folder")
     make.add_argument(
         "--success_rate",
@@ -243,7 +243,7 @@ def _add_episodes_options(make: argparse.ArgumentParser) -> None:
 
 def _add_import_options(make: argparse.ArgumentParser) -> None:
     make.add_argument("dataset", metavar="NAME", help="of a data set on this machine (`minari list local`)")
-    make.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the episodes, without any yet")
+    make.add_argument("--out", type=place, required=True, metavar="DIR", help="folder of the episodes, without any yet")
     make.add_argument(
         "--task",
         default="",

@@ -40,7 +40,7 @@ from evaluation.episodes import episode_seeds, run_episodes
 from evaluation.files import find_places, new_folder, show_table, write_files
 from evaluation.numbers import describe, summarize
 from evaluation.pictures import GRID
-from tools.command_line import Parser, count, positive
+from tools.command_line import Parser, count, place, positive
 from tools.errors import UserError
 from tools.files import append_json, expanded
 from tools.memory import check_evaluation
@@ -154,7 +154,7 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--logdir",
-        type=Path,
+        type=place,
         required=True,
         metavar="DIR",
         help="log directory of a trained agent, or the name of a shipped model",
@@ -176,7 +176,7 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=place,
         metavar="FILE",
         help="another file to append the lines of JSON to; where --logdir is read-only, all files go beside it",
     )

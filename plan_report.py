@@ -35,7 +35,7 @@ from analysis.figures import save
 from evaluation.files import check_writable
 from evaluation.plan_optimization import MULTIPLIERS, VIOLATIONS, Execution, draw_curves, draw_frames, execute
 from optimizers import Plan
-from tools.command_line import Parser, count
+from tools.command_line import Parser, count, place
 from tools.files import expanded
 from tools.program import run_program
 from tools.revision import git_revision
@@ -140,14 +140,14 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--logdir",
-        type=Path,
+        type=place,
         required=True,
         metavar="DIR",
         help="log directory of a trained agent, or the name of a shipped model",
     )
     parser.add_argument("--task", metavar="NAME", help="which of the run's tasks (default: the first)")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder for the pictures (default: reports/ in --logdir)"
+        "--out", type=place, metavar="DIR", help="folder for the pictures (default: reports/ in --logdir)"
     )
     parser.add_argument(
         "--seed", type=count, default=0, metavar="N", help="seed of the episode and of the planner (default: 0)"

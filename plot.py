@@ -29,7 +29,7 @@ from analysis.curves import curves
 from analysis.metrics import SCORES, TITLES
 from analysis.runs import LARGEST
 from analysis.tables import table
-from tools.command_line import Parser, positive
+from tools.command_line import Parser, place, positive
 from tools.files import expanded
 from tools.program import run_program
 
@@ -52,10 +52,10 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     shared = Parser(add_help=False)
     shared.add_argument(
-        "--out", type=Path, default=Path("plots"), metavar="DIR", help="folder for the files (default: plots)"
+        "--out", type=place, default=Path("plots"), metavar="DIR", help="folder for the files (default: plots)"
     )
     steps = Parser(add_help=False)
-    steps.add_argument("dirs", type=Path, nargs="+", metavar="DIR", help="folder at or below which there are runs")
+    steps.add_argument("dirs", type=place, nargs="+", metavar="DIR", help="folder at or below which there are runs")
     steps.add_argument(
         "--bins",
         type=positive,
@@ -87,7 +87,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     )
     command = commands.add_parser("table", parents=[shared], help="planners on trained models")
     command.add_argument(
-        "sources", type=Path, nargs="+", metavar="DIR_OR_JSONL", help="evaluations.jsonl, or a folder above such files"
+        "sources", type=place, nargs="+", metavar="DIR_OR_JSONL", help="evaluations.jsonl, or a folder above such files"
     )
     return parser.parse_args(argv)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from agents import load_agent
-from tools.command_line import Parser
+from tools.command_line import Parser, place
 from tools.errors import UserError
 from tools.files import expanded, writing
 from tools.program import run_program
@@ -72,8 +72,8 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--logdir", type=Path, required=True, metavar="DIR", help="log directory of a trained agent")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new folder")
+    parser.add_argument("--logdir", type=place, required=True, metavar="DIR", help="log directory of a trained agent")
+    parser.add_argument("--out", type=place, required=True, metavar="DIR", help="the new folder")
     parser.add_argument_group("--KEY VALUE", "any setting of config.yaml, instead of the run's own: --mpc_steps 5")
     return parser.parse_known_args(argv)
 

@@ -29,7 +29,7 @@ from sweeps.display import Display
 from sweeps.experiment import PROGRAM, Run, check_tasks, experiment_lines, make_runs, product_lines
 from sweeps.runner import Sweep, connected
 from sweeps.status import Status
-from tools.command_line import Parser, count
+from tools.command_line import Parser, count, place
 from tools.errors import UserError
 from tools.files import append_json, expanded, writing
 from tools.program import run_program
@@ -55,11 +55,11 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     which.add_argument("--planners", nargs="+", metavar="NAME", help="planners to train each task with")
     which.add_argument(
-        "--experiment", type=Path, metavar="FILE", help="rows of command lines, in place of the two above"
+        "--experiment", type=place, metavar="FILE", help="rows of command lines, in place of the two above"
     )
     which.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="rows of the experiment (default: all)")
     which.add_argument("--seeds", nargs="+", type=count, required=True, metavar="N", help="seeds of each run")
-    which.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the runs")
+    which.add_argument("--out", type=place, required=True, metavar="DIR", help="folder for the runs")
     which.add_argument("--list", action="store_true", help="print the command of every run and stop")
     where = parser.add_argument_group("where and how")
     where.add_argument(

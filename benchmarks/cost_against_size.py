@@ -35,7 +35,7 @@ from evaluation.files import check_writable
 from optimizers import Planner
 from planners.cem import CEM
 from planners.latco import CROSSOVER, LatCo
-from tools.command_line import Parser, picture, positive
+from tools.command_line import Parser, picture, place, positive
 from tools.errors import UserError
 from tools.files import append_json
 from tools.program import run_program
@@ -175,7 +175,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--out", type=Path, required=True, metavar="FILE", help="lines are appended to it, and found in it")
+    add("--out", type=place, required=True, metavar="FILE", help="lines are appended to it, and found in it")
     add("--figure", type=picture, metavar="FILE", help="the picture (.png, .pdf)")
     add("--sweeps", nargs="+", choices=[*SWEEPS, "crossing"], default=list(SWEEPS), help="default: all but crossing")
     add("--sizes", nargs="+", type=positive, default=[32, 64, 128], metavar="N", help="state sizes of the crossing")

@@ -53,7 +53,7 @@ from benchmarks.plan_losses import Starts, rounded, start_states
 from benchmarks.planning import measure_peak
 from evaluation.episodes import episode_seeds
 from evaluation.files import check_writable
-from tools.command_line import Parser, count, picture, positive, seconds
+from tools.command_line import Parser, count, picture, place, positive, seconds
 from tools.errors import UserError
 from tools.files import append_json
 from tools.program import run_program
@@ -187,7 +187,7 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add = parser.add_argument
     add("--model", required=True, metavar="NAME_OR_LOGDIR", help="as planning_agent's load_agent takes it")
-    add("--out", type=Path, required=True, metavar="FILE", help="lines are appended to it, and found in it")
+    add("--out", type=place, required=True, metavar="FILE", help="lines are appended to it, and found in it")
     add("--planners", nargs="+", default=list(SPACES), metavar="NAME", help="default: all that search")
     add("--budgets", nargs="+", type=seconds, default=list(BUDGETS), metavar="S", help="default: 0.1 0.3 1 3 10")
     add("--starts", type=positive, default=20, metavar="N", help="starts, and episodes (default: 20)")
@@ -200,7 +200,7 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--envs", type=positive, default=4, metavar="N", help="environments at a time (default: 4)")
     add("--task", metavar="NAME", help="which of the run's tasks (default: the first)")
     add("--figure", type=picture, metavar="FILE", help="a picture of return against seconds (.png, .pdf)")
-    add("--table", type=Path, metavar="FILE", help="the table in Markdown")
+    add("--table", type=place, metavar="FILE", help="the table in Markdown")
     parser.add_argument_group("--KEY VALUE", "any setting of config.yaml that the weights do not depend on")
     options, overrides = parser.parse_known_args(argv)
     options.planners = list(dict.fromkeys(options.planners))

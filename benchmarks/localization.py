@@ -20,7 +20,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,7 @@ from base_agent import BaseAgent
 from envs.distance import goal_distance
 from episodes.episode import Episode, episode_files, read_episode
 from planners.trajectories import rollout
-from tools.command_line import Parser, count
+from tools.command_line import Parser, count, place
 from tools.errors import UserError
 from tools.files import expanded
 from tools.program import run_program
@@ -146,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _measure(argv: Sequence[str]) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--logdir", required=True, metavar="DIR", help="of a run of planning_agent.py")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of episodes (default: those of the run)")
+    parser.add_argument("--data", type=place, metavar="DIR", help="folder of episodes (default: those of the run)")
     parser.add_argument("--entries", type=count, nargs="+", default=[0, 1, 2], metavar="N", help="of the state")
     parser.add_argument("--near", type=float, default=0.1, metavar="M", help="distance to the goal that counts as near")
     args, overrides = parser.parse_known_args(argv)

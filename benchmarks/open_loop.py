@@ -44,7 +44,7 @@ from benchmarks.open_loop_data import Data, read_data
 from benchmarks.open_loop_errors import OpenLoop, Result, typical
 from benchmarks.open_loop_figure import draw_curves, draw_frames
 from episodes.replay import Replay
-from tools.command_line import Parser, count, positive, seconds
+from tools.command_line import Parser, count, place, positive, seconds
 from tools.config import Config, load_config
 from tools.errors import UserError
 from tools.files import append_json, expanded
@@ -185,7 +185,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     """The options; what they do not know overrides settings of config.yaml for all variants. Raises UserError."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--data", action="append", required=True, metavar="NAME=FOLDER", help="may be given repeatedly")
-    parser.add_argument("--out", type=Path, required=True, help="folder for open_loop.jsonl and the pictures")
+    parser.add_argument("--out", type=place, required=True, help="folder for open_loop.jsonl and the pictures")
     parser.add_argument("--preset", nargs="*", default=[], help="presets of config.yaml stacked on defaults")
     parser.add_argument(
         "--variants",

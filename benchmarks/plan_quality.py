@@ -54,7 +54,6 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import envs
@@ -65,7 +64,7 @@ from benchmarks.execution import play_scripted
 from benchmarks.plan_figure import draw
 from evaluation.episodes import episode_seeds
 from evaluation.files import check_writable
-from tools.command_line import Parser, count, picture, positive
+from tools.command_line import Parser, count, picture, place, positive
 from tools.errors import UserError, unknown
 from tools.files import append_json
 from tools.program import run_program
@@ -177,7 +176,7 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--logdir", type=Path, required=True, metavar="DIR", help="of a run of planning_agent.py")
+    add("--logdir", type=place, required=True, metavar="DIR", help="of a run of planning_agent.py")
     add("--variants", nargs="+", metavar="NAME", help=f"{', '.join(VARIANTS)} (default: all, or none with --variant)")
     add(
         "--variant",
@@ -188,7 +187,7 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add("--starts", type=positive, default=20, metavar="N", help="starts, and episodes (default: 20)")
     add("--start_seed", type=count, metavar="S", help=f"default: {START_SEED}, with --execute 0")
-    add("--out", type=Path, metavar="FILE", help="append the lines to this file, too")
+    add("--out", type=place, metavar="FILE", help="append the lines to this file, too")
     add("--execute", action="store_true", help="find the best plans, execute plans, and play whole episodes")
     add("--best_of", type=count, default=32, metavar="N", help="size of the search for the best plans (default: 32)")
     add("--envs", type=positive, default=4, metavar="N", help="environments at a time (default: 4)")

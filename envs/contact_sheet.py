@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from envs import make_env
+from tools.command_line import place
 
 TASKS = [
     "metaworld_reach",
@@ -74,7 +75,7 @@ def contact_sheet(pictures: dict[str, np.ndarray]) -> Image.Image:
 def main() -> None:
     """Writes the sheet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("docs/contact_sheet.png"), help="PNG file to write")
+    parser.add_argument("--out", type=place, default=Path("docs/contact_sheet.png"), help="PNG file to write")
     parser.add_argument("--tasks", nargs="+", default=TASKS, help="tasks to show")
     parser.add_argument("--quality", choices=("full", "fast"), default="full", help="rendering quality")
     parser.add_argument("--seed", type=int, default=0, help="seed of the environments")

@@ -116,6 +116,8 @@ def test_thousand_generated_commands_run_or_are_refused(check):
         (["--envs", "100000000"], "the processes of 100000000 environments need"),
         (["--seed", str(2**63)], "--seed is too large"),
         (["--steps", "1e30"], "--steps is too large"),
+        (["--model_lr", "inf"], "--model_lr must be a finite number, not inf"),
+        (["--reward_scale", "1e308"], "--reward_scale is too large"),
     ],
 )
 def test_settings_that_ended_in_a_traceback_are_refused(check, tmp_path, words, sentence, capsys):
@@ -137,7 +139,7 @@ NONSENSE = {
     "one candidate": ["--planner", "random_shooting", "--cem_candidates", "1"],
     "chunks longer than episodes": ["--batch_length", "50", "--overshooting", "49"],
     "more environments than steps": ["--envs", "3", "--steps", "2", "--prefill", "1", "--eval_every", "0"],
-    "rewards without range": ["--reward_scale", "1e308"],
+    "rewards without range": ["--reward_scale", "3e38"],
     "a tiny model": ["--stoch", "1", "--deter", "1", "--hidden", "1", "--cnn_depth", "1", "--reward_layers", "0"],
     "elites beyond candidates": ["--planner", "cem", "--sampling_elites", "50", "--cem_candidates", "20"],
 }

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 import os
 import sys
 from pathlib import Path
@@ -39,14 +40,21 @@ def seconds(text: str) -> float:
         number = float(text)
     except ValueError:
         number = 0.0
-    if not number > 0.0:  # NaN, too
+    if not 0.0 < number < math.inf:  # NaN is refused, too
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return number
 
 
+def place(text: str) -> Path:
+    """A file or folder. An empty text would be the present folder, as if that had been asked for."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty: name a file or folder")
+    return Path(text)
+
+
 def picture(text: str) -> Path:
     """A file for a picture."""
-    if Path(text).suffix not in (".png", ".pdf"):
+    if place(text).suffix not in (".png", ".pdf"):
         raise argparse.ArgumentTypeError(f"{text} is neither a .png nor a .pdf: choose one of these")
     return Path(text)
 

@@ -33,6 +33,7 @@ CONFIG_FILE = Path(__file__).parent.parent / "config.yaml"
 Value = bool | int | float | str
 
 LARGEST_INT = 2**31 - 1  # of a number with a range: counts and seeds are int32 in places
+LARGEST_FLOAT = (2 - 2**-23) * 2.0**127  # beyond it, a float32 is infinite
 
 # What can depend on a key, and so may not mix keys of different values.
 DEPENDENTS = {
@@ -132,6 +133,9 @@ class Setting:
             raise unknown(f"{label} value", str(value), map(str, self.choices))
         if self.range is not None and self.kind is int and int(value) > LARGEST_INT:
             raise UserError(f"{label} is too large: choose a whole number up to {LARGEST_INT}.")
+        if self.kind is float and abs(float(value)) > LARGEST_FLOAT:
+            span = f"-{LARGEST_FLOAT:.2g} and {LARGEST_FLOAT:.2g}"
+            raise UserError(f"{label} is too large: choose a number between {span}.")
         if self.range is not None and float(value) not in self.range:
             raise UserError(f"{label} is {value}: choose a number {self.range.words}.")
         return value
@@ -303,17 +307,18 @@ def _parse(label: str, text: str, kind: type) -> Value:
 def cast(label: str, value: Value, kind: type) -> Value:
     """Returns a value as its kind where nothing is lost by that: ints as floats, integral floats as ints.
 
-    NaN is never a number here, and infinity only for floats. Raises UserError, in which label says where.
+    NaN and infinity are no numbers here. Raises UserError, in which label says where.
     """
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if type(value) is kind and value == value:
-        return value
     if is_number and kind in (int, float):
         # Infinity has no int (OverflowError), NaN neither (ValueError), and some ints are too large for a float.
         with contextlib.suppress(OverflowError, ValueError):
-            if kind(value) == value:
+            if kind(value) == value and abs(value) != math.inf:
                 return kind(value)
+    elif type(value) is kind:
+        return value
     wanted = "text (in quotes if need be)" if kind is str else _KINDS[kind]
+    wanted = "a finite number" if is_number and kind is float else wanted
     raise UserError(f"{label} must be {wanted}, not {value!r}.")
 
 

@@ -13,6 +13,7 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 from google.protobuf import text_format
@@ -39,7 +40,7 @@ def saved_checkpoints(folder: Path) -> list[str]:
     """The paths without suffix of the checkpoints in a folder, the newest first, with or without a usable index.
 
     Raises:
-        UserError: a file is in the place of the folder, or a folder in that of the index.
+        UserError: a file is in the place of the folder, or the index is not a file.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file in the place of the folder of checkpoints: move it away.")
@@ -52,8 +53,8 @@ def saved_checkpoints(folder: Path) -> list[str]:
 def _named(folder: Path) -> str | None:
     """The checkpoint that the index names as the newest; None without an index or in one that is damaged."""
     index = folder / INDEX
-    if index.is_dir():
-        raise UserError(f"{index} is a folder in the place of the file that names the newest checkpoint: move it away.")
+    if index.exists() and not index.is_file():
+        raise UserError(f"{index} is not a file, which should name the newest checkpoint: move it away.")
     match = _NEWEST.search(index.read_bytes()) if index.exists() else None
     return match[1].decode(errors="replace") if match else None
 
@@ -119,9 +120,17 @@ def restore(checkpoint: tf.train.Checkpoint, path: str, partial: bool = False) -
         ) from error
 
 
+def open_checkpoint(path: str) -> Any:
+    """A reader of a checkpoint. Raises an error of TensorFlow's, or a ValueError if one of the files is not a file."""
+    for file in Path(path).parent.glob(f"{Path(path).name}.*"):
+        if not file.is_file():  # reading a pipe would wait
+            raise ValueError(f"{file.name} is not a file")
+    return tf.train.load_checkpoint(path)
+
+
 def _read_all(path: str) -> None:
     """Reads a checkpoint, which raises an error if it is damaged: then nothing was restored, not even a part of it."""
-    reader = tf.train.load_checkpoint(path)
+    reader = open_checkpoint(path)
     for name in reader.get_variable_to_shape_map():
         reader.get_tensor(name)
 

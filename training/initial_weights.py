@@ -76,6 +76,7 @@ def _saved_parts(logdir: Path) -> set[str]:
     if not paths:
         return set()
     try:
-        return {name.partition("/")[0] for name, _ in tf.train.list_variables(paths[0])}
+        names = checkpoint_files.open_checkpoint(paths[0]).get_variable_to_shape_map()
+        return {name.partition("/")[0] for name in names}
     except (RuntimeError, ValueError, tf.errors.OpError):
         return set()

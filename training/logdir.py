@@ -59,13 +59,13 @@ def find_logdir(place: str | os.PathLike[str]) -> Path:
         UserError: there is neither.
     """
     path = expanded(place)
-    if (path / SETTINGS_FILE).is_file():
+    if str(place) and (path / SETTINGS_FILE).is_file():
         return path
     if str(place) in shipped_models():
         return SHIPPED / str(place)
     raise UserError(
-        f"{place} holds no run (it has no config.yaml): give the log directory of one as --logdir, or the name of a "
-        f"shipped model ({', '.join(shipped_models()) or 'there is none'})."
+        f"{str(place) or 'An empty path'} holds no run (it has no config.yaml): give the log directory of one as "
+        f"--logdir, or the name of a shipped model ({', '.join(shipped_models()) or 'there is none'})."
     )
 
 

@@ -3,8 +3,11 @@
 import ast
 from collections.abc import Iterator
 
+import pytest
+
 import envs
-from tools.config import Config, keys_of
+from tools.config import Config, keys_of, load_config
+from tools.errors import UserError
 from tools.schema import CONFIG_FILE, RESERVED, read_schema
 
 
@@ -12,6 +15,14 @@ def test_numbers_have_ranges():
     free = {name for name, setting in read_schema().settings.items() if setting.kind in (int, float)}
     free -= {name for name, setting in read_schema().settings.items() if setting.range is not None}
     assert free == {"cost_limit"}
+
+
+def test_no_setting_is_infinite():
+    for name, setting in read_schema().settings.items():
+        if setting.kind in (int, float):
+            for text in ("inf", "-inf", "nan", "1e999", "1e300"):
+                with pytest.raises(UserError, match=f"--{name} "):
+                    load_config([f"--{name}={text}"])
 
 
 def test_names_that_a_config_needs_itself_are_reserved():

@@ -2,6 +2,7 @@
 
 import ast
 import errno
+import importlib
 import os
 import pty
 import signal
@@ -55,6 +56,46 @@ def test_every_way_to_end_has_a_code_and_one_line(capsys):
     with pytest.raises(ConnectionError):
         end(capsys, raising(ConnectionError()))
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "evaluate.py --logdir=",
+        "evaluate.py --logdir logdir/run --out=",
+        "plan_report.py --logdir=",
+        "plan_report.py --logdir logdir/run --out=",
+        "ship.py --logdir= --out model",
+        "ship.py --logdir logdir/run --out=",
+        "demo.py --model=",
+        "demo.py --out=",
+        "sweep.py --tasks pointmass_obstacle --planners cem --seeds 0 --out=",
+        "sweep.py --experiment= --seeds 0 --out out",
+        "collect.py episodes --out=",
+        "collect.py import data-v0 --out=",
+        "plot.py curves logdir --out=",
+    ],
+)
+def test_an_empty_path_is_refused_by_its_name(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("defaults:\n")  # as in the folder of the programs
+    name, *argv = words.split()
+    option = next(word.rstrip("=") for word in argv if word.endswith("="))
+    assert importlib.import_module(name.removesuffix(".py")).main(argv) == 2
+    line = capsys.readouterr().err
+    assert option in line and "empty: name a" in line and line.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_empty_folders_without_an_option_are_refused(capsys):
+    for name, argv in (("collect", ["export", "", "name-v0"]), ("plot", ["curves", ""]), ("plot", ["table", "a", ""])):
+        assert importlib.import_module(name).main(argv) == 2
+        assert "empty: name a" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", [*PROGRAMS, *BENCHMARKS], ids=lambda path: path.stem)
+def test_no_program_takes_an_empty_path(path):
+    assert "type=Path" not in path.read_text(encoding="utf-8")
 
 
 def test_sigterm_has_an_exit_code_of_its_own(capsys):

@@ -1,10 +1,12 @@
 """Checkpoints that are damaged or have lost their index, and odd files in the place of those of a run."""
 
+import contextlib
 import gc
 import importlib
 import io
 import os
 import shutil
+import socket
 
 import numpy as np
 import pytest
@@ -132,6 +134,40 @@ def test_a_damaged_newest_checkpoint_is_named_and_set_aside(config, logdir, caps
     assert kept is None or (aside / path.name).read_bytes() == kept
 
 
+def put_in_place(path, kind):
+    """Something that is not a file. Nobody writes to the pipe, so that reading it would take for ever."""
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+        (path / "inside").touch()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with contextlib.chdir(path.parent), socket.socket(socket.AF_UNIX) as own:  # its names are short
+            own.bind(path.name)
+    else:
+        path.symlink_to("nowhere")
+
+
+ODD = ("folder", "pipe", "socket", "link")
+
+
+@pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001", "npz"])
+@pytest.mark.parametrize("kind", ODD)
+def test_what_is_not_a_file_of_a_checkpoint_counts_as_damaged(config, logdir, capsys, suffix, kind):
+    path = logdir / "checkpoints" / f"ckpt-2.{suffix}"
+    put_in_place(path, kind)
+    updates = tf.Variable(0, dtype=tf.int64)
+    # An evaluation and a new run with these weights, which leave all as it is.
+    with pytest.raises(UserError, match=f"ckpt-2 .* is damaged .*ckpt-2.{suffix} is not a file"):
+        restore_newest({"updates": updates}, logdir)
+    assert resume(config, logdir) == 2  # that of ckpt-1
+    assert "ckpt-2 is damaged, so ckpt-1 beside it is used" in capsys.readouterr().err
+    aside = logdir / "checkpoints" / "damaged" / path.name
+    assert os.path.lexists(aside) and not aside.is_file()
+    assert names(logdir) == ["ckpt-2", "ckpt-1"] and path.is_file()  # the resumed run's own
+
+
 def test_an_evaluation_finds_the_newest_without_an_index_and_takes_no_older_one(logdir, capsys):
     (logdir / "checkpoints" / "checkpoint").write_bytes(b"\x00\xff")
     before = sorted((logdir / "checkpoints").rglob("*"))
@@ -231,10 +267,11 @@ def test_a_named_pipe_in_the_way_is_named(config, tmp_path, name):
         open_logdir(config.replace(logdir=str(tmp_path)), [])
 
 
-def test_a_folder_in_the_place_of_the_index_is_named(config, tmp_path):
-    (tmp_path / "checkpoints" / "checkpoint").mkdir(parents=True)
-    with pytest.raises(UserError, match="checkpoint is a folder in the place of the file"):
-        TrainingRun(FakeAgent(config), tmp_path, quiet=True)
+@pytest.mark.parametrize("kind", ODD[:3])
+def test_what_is_not_a_file_in_the_place_of_the_index_is_named(config, logdir, kind):
+    put_in_place(logdir / "checkpoints" / "checkpoint", kind)
+    with pytest.raises(UserError, match="checkpoint is not a file, which should name the newest checkpoint: move it"):
+        TrainingRun(FakeAgent(config), logdir, quiet=True)
 
 
 def test_a_run_that_goes_well_says_nothing(config, logdir, capsys):
