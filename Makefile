@@ -17,7 +17,7 @@ help: ## List the targets
 train: rendering ## Train; ARGS="--configs ... --key value" replaces the arguments of planning_agent.py
 	$(RENDER) $(PYTHON) planning_agent.py $(or $(ARGS),$(TRAIN_ARGS))
 
-demo: rendering ## Plan with LatCo and CEM on a shipped model, in one picture and one video; ARGS="--seed 3"
+demo: rendering ## Act with LatCo and CEM on a shipped model, in one picture and one video; ARGS="--seed 3"
 	$(RENDER) $(PYTHON) demo.py $(ARGS)
 
 test: rendering ## Run the tests that take seconds; ARGS="-k replay" goes to pytest

@@ -1,10 +1,12 @@
-"""One minute from clone to a plan: LatCo and CEM plan from the same picture on a shipped model, and both are executed.
+"""One minute from clone to an episode: LatCo and CEM act from the same start on a shipped model.
 
     python demo.py
     python demo.py --model pointmass_obstacle --seed 3
 
-One picture and one video are written: each plan above its execution, and the rewards, returns and violations. Every
-setting of the model's run can be overridden, except those that the weights depend on.
+Both make a new plan from the camera's picture every few decisions, with the settings of the preset closed_loop and the
+planning horizon of the model's run. One picture and one video are written: the search for the first plan, where each
+later plan ends, the execution below, and the rewards, returns and violations. Every setting of the model's run can be
+overridden, except those that the weights depend on.
 """
 
 if __name__ == "__main__":
@@ -14,7 +16,6 @@ import tools.tensorflow_setup
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,57 +26,75 @@ import tensorflow as tf
 import envs
 from agents import load_agent
 from analysis.figures import save
+from evaluation.episodes import EvaluationPolicy
 from evaluation.files import check_writable
-from evaluation.plan_optimization import execute
 from evaluation.side_by_side import Side, draw_picture, draw_video, make_side
 from optimizers import Plan
-from tools.command_line import Parser, count
+from planners.plan_state import cold_start
+from tools.command_line import Parser, count, place
+from tools.config import load_config
 from tools.files import expanded, writing
 from tools.logger import write_video
 from tools.program import run_program
+from training.driver import Driver
+from training.driver import play as play_episodes
+from training.logdir import find_logdir, read_config
 
 if TYPE_CHECKING:
     from planning_agent import PlanningAgent
 
 PLANNERS = ("latco", "cem")
+PRESET = "closed_loop"
 STAGES = 7  # numbers of iterations after which the video shows the plan, at most
 FPS = 8
 
 
 class Result(NamedTuple):
-    """One planner's side of the pictures, and the seconds of its plan, compilation excluded."""
+    """One planner's side of the pictures, and the median seconds of a plan, None if the only one compiled."""
 
     side: Side
-    seconds: float
+    seconds: float | None
 
 
 def play(model: str, planner: str, overrides: Sequence[str], seed: int) -> Result:
-    """Plans once from the first picture of an episode and executes the plan without feedback.
+    """Plays one episode in closed loop, and searches for its first plan again to see how that came about.
 
-    The same model and seed give the same episode, the same first state and the same random numbers to every planner.
+    The same model and seed give the same start, the same first state and the same random numbers to every planner.
     """
-    agent = load_agent(model, [*overrides, "--planner", planner, "--seed", str(seed)])
-    print(f"{planner} plans ...", file=sys.stderr, flush=True)
-    env = envs.make_vector_env(agent.config, 1, seed, envs.split_tasks(agent.config.task)[0])
+    agent = load_agent(model, [*closed_loop(model), *overrides, "--planner", planner, "--seed", str(seed)])
+    print(f"{planner} acts ...", file=sys.stderr, flush=True)
+    driver = Driver(envs.make_vector_env(agent.config, 1, seed, envs.split_tasks(agent.config.task)[0]))
+    policy = EvaluationPolicy(agent, driver, keep_plans=True)
+    agent.rng.reset_from_seed(seed)
     try:
-        image = env.reset()[0]["image"].copy()
-        z0 = agent.infer_first(image)
-        plans, seconds = search(agent, z0)
-        executed = execute(env, image[0], plans[-1][1].actions[0].numpy())
+        episode = next(play_episodes(driver, policy))
     finally:
-        env.close()
-    return Result(make_side(agent, z0, plans, executed), seconds)
+        driver.close()
+    seconds = float(np.median(policy.plan_seconds)) if policy.plan_seconds else None
+    return Result(make_side(agent, *search(agent, episode.data["image"][:1], seed), episode), seconds)
 
 
-def search(agent: "PlanningAgent", z0: tf.Tensor) -> tuple[list[tuple[int, Plan]], float]:
-    """The plan from z0 [1, n] after some numbers of iterations, the last one finished, and the seconds that it took."""
-    seed, plans, seconds = agent.rng.uniform_full_int([2], tf.int32), [], 0.0
-    for number in stages(agent.planner.iterations):  # the first of these calls compiles
-        start = time.perf_counter()
-        plan = agent.plan_from(z0, seed, iterations=number)
-        plans.append((int(plan.iterations[0]), plan))  # waits for the plan
-        seconds = time.perf_counter() - start
-    return plans, seconds
+def closed_loop(model: str) -> list[str]:
+    """Words that set the preset closed_loop, with the planning horizon that the model's run had."""
+    steps = load_config(["--configs", PRESET]).mpc_steps
+    horizon = load_config([], saved=read_config(find_logdir(model))).planning_horizon
+    return ["--configs", PRESET, "--planning_horizon", str(horizon), "--mpc_steps", str(min(steps, horizon))]
+
+
+def search(agent: "PlanningAgent", image: np.ndarray, seed: int) -> tuple[tf.Tensor, list[tuple[int, Plan]]]:
+    """The first state [1, n] of an episode and its first plan after some numbers of iterations, the last one finished.
+
+    Args:
+        agent: plays the episode with the random numbers of `seed`, which are drawn here in the same order.
+        image: uint8 [1, 64, 64, 3], the first one of the episode.
+        seed: as for `play`.
+    """
+    agent.rng.reset_from_seed(seed)
+    z0 = agent.infer_first(image)
+    key = agent.rng.uniform_full_int([2], tf.int32)
+    warm = cold_start(1, agent.planner) if agent.config.warm_start is True else None
+    plans = [agent.plan_from(z0, key, warm, iterations=number) for number in stages(agent.planner.iterations)]
+    return z0, [(int(plan.iterations[0]), plan) for plan in plans]
 
 
 def stages(iterations: int) -> list[int]:
@@ -97,10 +116,10 @@ def demonstrate(model: str, overrides: Sequence[str], seed: int, out: Path) -> t
         results.append(play(model, planner, overrides, seed))
     print("drawing ...", file=sys.stderr, flush=True)
     sides = [result.side for result in results]
-    title = f"{Path(model).name}, seed {seed}: one plan each from the same picture, executed without feedback"
-    save(draw_picture(sides, title), picture)
+    title = f"{Path(model).name}, seed {seed}"
+    save(draw_picture(sides, f"{title}: one episode each from the same start, replanned from pictures"), picture)
     with writing(video, "choose another --out"):
-        write_video(video, np.stack(list(draw_video(sides, f"{Path(model).name}, seed {seed}"))), FPS)
+        write_video(video, np.stack(list(draw_video(sides, title))), FPS)
     return results, [picture, video if video.exists() else video.with_suffix(".gif")]
 
 
@@ -115,7 +134,8 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--model",
-        default="metaworld_reach",
+        type=place,
+        default=Path("metaworld_reach"),
         metavar="NAME",
         help="a shipped model, or the log directory of a trained agent (default: metaworld_reach)",
     )
@@ -124,7 +144,7 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=place,
         default=Path("logdir/demo"),
         metavar="DIR",
         help="folder for the files (default: logdir/demo)",
@@ -140,8 +160,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _demo(argv: Sequence[str]) -> int:
     options, overrides = parse_options(argv)
-    results, files = demonstrate(options.model, overrides, options.seed, expanded(options.out))
-    print(report(results, files, options.model, options.seed))
+    results, files = demonstrate(str(options.model), overrides, options.seed, expanded(options.out))
+    print(report(results, files, str(options.model), options.seed))
     return 0
 
 
@@ -151,16 +171,17 @@ def report(results: Sequence[Result], files: Sequence[Path], model: str, seed: i
     for side, seconds in results:
         success = {None: "-", True: "yes", False: "no"}[side.executed.success]
         predicted, achieved = side.predicted.sum(), side.executed.rewards.sum()
-        lines.append(f"{side.name:10}{seconds:16.2f}{predicted:12.1f}{achieved:12.1f}{success:>10}")
+        took = "-" if seconds is None else f"{seconds:.2f}"
+        lines.append(f"{side.name:10}{took:>16}{predicted:12.1f}{achieved:12.1f}{success:>10}")
     return "\n".join(
         [
             *lines,
-            "Returns of one plan from one start, executed without feedback.",
+            "Returns of one episode from one start; predicted are the rewards of the executed actions.",
             f"picture: {files[0]}",
             f"video:   {files[1]}",
             "Next:",
             f"    python demo.py --model {model} --seed {seed + 1}",
-            f"    python evaluate.py --logdir {model} --episodes 10 --show 0   # whole episodes, with replanning",
+            f"    python evaluate.py --logdir {model} --episodes 10 --show 0   # more starts, and every plan",
             f"    python plan_report.py --logdir {model} --planner gd           # another planner",
             "    make train                                                    # a model of your own",
         ]

@@ -1,6 +1,6 @@
-"""Planners side by side: how each one's plan came about, and the plan above its execution (LatCo ICML figures 1 and 6).
+"""Planners side by side: how the first plan came about, where each later one ends, and what came of them.
 
-One picture and one video of the same numbers.
+One picture and one video of the same numbers (LatCo ICML figures 1 and 6, for whole episodes).
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,24 +19,27 @@ from evaluation.plan_frames import decode, fill_up, show_sheet, spread
 from evaluation.plan_optimization import VIOLATIONS, Execution
 from optimizers import Plan
 from training.agent import Agent
+from training.driver import Episode
 
 COLUMNS = 11  # time steps in the picture, the start among them
 HELD = 3  # frames of the video for each state of the search
 PAUSE = 12  # frames at its end
+MOMENTS = 61  # time steps of the episode in it at most, the start among them
 PREDICTED = {"linestyle": "--", "alpha": 0.7}
 VIOLATION_STYLES = ("-", ":", "-.")
 
 
 class Side(NamedTuple):
-    """One planner.
+    """One planner in an episode of T decisions.
 
     Attributes:
         name: of the planner.
-        iterations: K numbers of iterations, ascending, the last one that of the finished plan.
-        ends: uint8 [K, 64, 64, 3], the last state of the plan after so many iterations, decoded.
-        planned: uint8 [H + 1, 64, 64, 3], the finished plan decoded, the start first.
-        predicted: [H], rewards that the model predicts for its actions.
-        curves: of the plan (`optimizers.Plan.curves`), [iterations] each.
+        iterations: K numbers of iterations of the first search, ascending, the last one that of the finished plan.
+        ends: uint8 [K, 64, 64, 3], the last state of the first plan after so many iterations, decoded.
+        planned: uint8 [H + 1, 64, 64, 3], the first plan decoded, its start first.
+        goals: uint8 [T, 64, 64, 3], the last state of the plan that is executed at each decision, decoded.
+        predicted: [T], rewards that the model predicts for the executed actions.
+        curves: of the first plan (`optimizers.Plan.curves`), [iterations] each.
         executed: what came of it.
     """
 
@@ -44,38 +47,54 @@ class Side(NamedTuple):
     iterations: np.ndarray
     ends: np.ndarray
     planned: np.ndarray
+    goals: np.ndarray
     predicted: np.ndarray
     curves: dict[str, np.ndarray]
     executed: Execution
 
 
-def make_side(agent: Agent, z0: tf.Tensor, plans: Sequence[tuple[int, Plan]], executed: Execution) -> Side:
-    """One planner's side from its plan after some numbers of iterations, as `plan_report.plans_after` gives them."""
+def make_side(agent: Agent, z0: tf.Tensor, plans: Sequence[tuple[int, Plan]], episode: Episode) -> Side:
+    """One planner's side.
+
+    Args:
+        agent: what acted.
+        z0: the first state [1, n].
+        plans: the first plan after some numbers of iterations, the last one finished.
+        episode: with its plans (`evaluation.episodes.EvaluationPolicy`).
+    """
     last, plan = plans[-1]
     ends = tf.concat([plan.states[0, -1:] for _, plan in plans], 0)
+    extras, data = episode.extras, episode.data
+    new = extras["planned"]
+    goals = decode(agent.model, extras["plan_states"][new, -1])
+    success = bool(data["success"].max() > 0) if "success" in data else None
+    cost = float(data["cost"].max()) if "cost" in data else None
     return Side(
         name=agent.config.planner,
         iterations=np.array([number for number, _ in plans]),
         ends=decode(agent.model, ends),
         planned=decode(agent.model, tf.concat([z0, plan.states[0]], 0)),
-        predicted=plan.rewards[0].numpy(),
+        goals=goals[np.cumsum(new) - 1],
+        predicted=extras["predicted_reward"],
         curves={name: curve[0, :last].numpy() for name, curve in plan.curves.items()},
-        executed=executed,
+        executed=Execution(data["image"], data["reward"][1:], success, cost),
     )
 
 
 def draw_picture(sides: Sequence[Side], title: str) -> Figure:
-    """Each plan above its execution, and below them rewards, returns and violations."""
-    horizon = len(sides[0].predicted)
-    columns = spread(horizon, COLUMNS)
+    """For each planner its first plan, where later plans end and the execution; rewards, returns and violations."""
+    length = max(len(side.predicted) for side in sides)
+    columns = spread(length, COLUMNS)
     rows, labels = [], []
     for side in sides:
-        rows += [side.planned[columns], fill_up(side.executed.frames, horizon + 1)[columns]]
-        labels += [f"{side.name}: plan", f"executed,\n{outcome(side.executed)}"]
+        goals = np.append(side.goals, side.goals[-1:], 0)  # no plan is made in the last state
+        frames = (side.planned[: length + 1], goals, side.executed.frames)
+        rows += [fill_up(part, length + 1)[columns] for part in frames]
+        labels += [f"{side.name}: first plan", "end of the\npresent plan", f"executed,\n{outcome(side.executed)}"]
     figure = Figure(figsize=(1.8 + 0.9 * len(columns), 4.2 + 0.9 * len(rows)), dpi=120, layout="constrained")
     grid = figure.add_gridspec(2, 3, height_ratios=(0.95 * len(rows) + 0.4, 2.7))
     axis = figure.add_subplot(grid[0, :])
-    show_sheet(axis, rows, labels, columns, range(2, len(rows), 2))
+    show_sheet(axis, rows, labels, columns, range(3, len(rows), 3))
     axis.set_xlabel("time step (agent decisions after the start)")
     curves = Curves([figure.add_subplot(grid[1, column]) for column in range(3)], sides)
     figure.legend(handles=curves.legend(), loc="outside lower center", ncols=6, fontsize=9, frameon=False)
@@ -113,7 +132,7 @@ class Curves:
         violations.sharex(returns)
         for axis, title, label in zip(
             self._axes,
-            ("reward of each step", "return, as the planner sees it", "squared violation, sum over time"),
+            ("reward of each step", "return, first plan, as planner sees it", "squared violation, first plan, summed"),
             ("time step", "iteration of the planner", "iteration of the planner (0 is not drawn)"),
             strict=True,
         ):
@@ -148,7 +167,7 @@ class Curves:
 
 
 def draw_video(sides: Sequence[Side], title: str) -> Iterator[np.ndarray]:
-    """Frames, uint8 [height, width, 3]: first the search, which shows where each plan ends, then the execution."""
+    """Frames, uint8 [height, width, 3]: the search for the first plan, then the episode; above, where the plans end."""
     figure = Figure(figsize=(2.6 * len(sides) + 4.2, 6.0), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     grid = figure.add_gridspec(6, len(sides) + 1, width_ratios=(*[2.6] * len(sides), 3.6))
@@ -156,7 +175,7 @@ def draw_video(sides: Sequence[Side], title: str) -> Iterator[np.ndarray]:
     for column, side in enumerate(sides):
         above, below = figure.add_subplot(grid[:3, column]), figure.add_subplot(grid[3:, column])
         pictures.append([_picture(axis, side.planned[0]) for axis in (above, below)])
-        above.set_title(f"{side.name}: plan", fontsize=10)
+        above.set_title(f"{side.name}: end of the plan", fontsize=10)
         below.set_title("executed", fontsize=10)
     curves = Curves([figure.add_subplot(grid[row : row + 2, -1]) for row in (0, 2, 4)], sides)
     figure.legend(handles=curves.legend(), loc="outside lower center", ncols=6, fontsize=8, frameon=False)
@@ -176,14 +195,14 @@ def draw_video(sides: Sequence[Side], title: str) -> Iterator[np.ndarray]:
             below.set_data(side.executed.frames[0])
         curves.show(0, [int(side.iterations[number]) for side, number in zip(sides, now, strict=True)])
         done = ", ".join(f"{side.name} {side.iterations[number]}" for side, number in zip(sides, now, strict=True))
-        yield from [frame(f"planning: where the plan ends after iteration {done}")] * HELD
-    horizon = len(sides[0].predicted)
-    for time in range(horizon + 1):
+        yield from [frame(f"planning: where the first plan ends after iteration {done}")] * HELD
+    length = max(len(side.predicted) for side in sides)
+    for time in spread(length, MOMENTS):
         for (above, below), side in zip(pictures, sides, strict=True):
-            above.set_data(side.planned[time])
+            above.set_data(side.goals[min(time, len(side.goals) - 1)])
             below.set_data(side.executed.frames[min(time, len(side.executed.frames) - 1)])
         curves.show(time, [int(side.iterations[-1]) for side in sides])
-        yield frame(f"executing the plan without feedback: time step {time} of {horizon}")
+        yield frame(f"acting, with a new plan every few time steps: {time} of {length}")
     results = "; ".join(f"{side.name}: {outcome(side.executed)}" for side in sides)
     yield from [frame(results)] * PAUSE
 

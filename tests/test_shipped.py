@@ -193,12 +193,17 @@ def test_demonstration(by_name, tmp_path):
     # The same first picture and first state.
     np.testing.assert_array_equal(latco.executed.frames[0], cem.executed.frames[0])
     np.testing.assert_array_equal(latco.planned[0], cem.planned[0])
-    assert list(latco.iterations) == [0, 1, 2, 3] and list(cem.iterations) == [0, 1, 2]
-    for result in results:
-        assert len(result.side.planned) == 6 and np.isfinite(result.side.predicted).all() and result.seconds > 0.0
-        assert len(result.side.executed.rewards) == 5 and np.all(result.side.executed.rewards < 0.0)
+    assert list(latco.iterations) == list(cem.iterations) == [0, 1, 2, 3]
+    for side, seconds in results:
+        assert len(side.planned) == 6 and np.isfinite(side.predicted).all() and seconds > 0.0
+        assert len(side.executed.frames) == 21 and len(side.predicted) == len(side.goals) == 20
+        assert len(side.executed.rewards) == 20 and np.all(side.executed.rewards < 0.0)
+        # The search that is shown is that of the plan that is executed first, and there are others after it.
+        np.testing.assert_array_equal(side.goals[0], side.ends[-1])
+        changes = 1 + np.flatnonzero(np.any(side.goals[1:] != side.goals[:-1], (1, 2, 3)))
+        assert list(changes) == [5, 10, 15]
     frames = imageio.imread(video)
-    assert len(frames) == 3 * 4 + (5 + 1) + 12 and np.any(frames[0] != frames[-1])
+    assert len(frames) == 3 * 4 + (20 + 1) + 12 and np.any(frames[0] != frames[-1])
 
     said = demo.report(results, [picture, video], by_name, 2)
     assert str(picture) in said and str(video) in said
@@ -207,6 +212,19 @@ def test_demonstration(by_name, tmp_path):
     table = {line.split()[0]: line.split() for line in said.split("\n") if line.startswith(("latco", "cem"))}
     assert float(table["cem"][3]) == pytest.approx(cem.executed.rewards.sum(), abs=0.051)
     assert table["latco"][-1] == {True: "yes", False: "no"}[latco.executed.success]
+
+
+def test_demonstration_has_the_preset_and_the_horizon_of_the_run(by_name):
+    config = load_config(demo.closed_loop(by_name))
+    preset = load_config(["--configs", "closed_loop"])
+    assert {key for key in config if config[key] != preset[key]} == {"planning_horizon"}
+    assert config.planning_horizon == 5 == config.mpc_steps
+    path = logdirs.SHIPPED / by_name / "config.yaml"
+    whole = path.read_bytes()
+    Config.load(path).replace(planning_horizon=3).save(path)
+    short = load_config(demo.closed_loop(by_name))
+    path.write_bytes(whole)
+    assert short.planning_horizon == 3 == short.mpc_steps
 
 
 def test_demonstration_refuses_what_it_cannot_do(by_name, tmp_path, capsys):
