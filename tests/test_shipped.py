@@ -18,6 +18,7 @@ import evaluate
 import plan_report
 import planning_agent
 import ship
+from evaluation import side_by_side
 from tools.config import Config, load_config
 from tools.errors import UserError
 from training import logdir as logdirs
@@ -184,8 +185,15 @@ def test_a_model_is_not_overwritten_nor_trained_on_in_place(trained, shipped, ca
     assert (folder / WEIGHTS).read_bytes() == before
 
 
+def coloured(model, feat):
+    """Pictures, uint8 [T, 64, 64, 3], that differ where features [T, n] do, as those of an untrained decoder do not."""
+    values = np.asarray(feat).sum(-1)[:, None] * np.array([1e3, 3e3, 7e3])
+    return np.broadcast_to((values % 251).astype(np.uint8)[:, None, None], (len(values), 64, 64, 3)).copy()
+
+
 @pytest.mark.slow
-def test_demonstration(by_name, tmp_path):
+def test_demonstration(by_name, tmp_path, monkeypatch):
+    monkeypatch.setattr(side_by_side, "decode", coloured)
     results, (picture, video) = demo.demonstrate(by_name, ["--latco_iterations", "3"], seed=2, out=tmp_path)
     assert (picture, video) == (tmp_path / "tiny_2.png", tmp_path / "tiny_2.mp4")
     assert Image.open(picture).size[0] > 600
