@@ -90,7 +90,8 @@ def draw_picture(sides: Sequence[Side], title: str) -> Figure:
         goals = np.append(side.goals, side.goals[-1:], 0)  # no plan is made in the last state
         frames = (side.planned[: length + 1], goals, side.executed.frames)
         rows += [fill_up(part, length + 1)[columns] for part in frames]
-        labels += [f"{side.name}: first plan", "end of the\npresent plan", f"executed,\n{outcome(side.executed)}"]
+        result = outcome(side.executed).replace(", ", ",\n")  # the margin is narrow
+        labels += [f"{side.name}: first plan", "end of the\npresent plan", f"executed,\n{result}"]
     figure = Figure(figsize=(1.8 + 0.9 * len(columns), 4.2 + 0.9 * len(rows)), dpi=120, layout="constrained")
     grid = figure.add_gridspec(2, 3, height_ratios=(0.95 * len(rows) + 0.4, 2.7))
     axis = figure.add_subplot(grid[0, :])
