@@ -1,4 +1,7 @@
-"""Devices in training: strategies by name, which host this is, and what is compiled. Losses add up by world_model/device_shares.py."""
+"""Devices in training: strategies by name, which host this is, and what is compiled.
+
+Losses of several devices add up by world_model/device_shares.py.
+"""
 
 import tensorflow as tf
 
@@ -29,7 +32,7 @@ def make_strategy(name: str, batch_size: int) -> tf.distribute.Strategy:
 
 
 def compiles_update(when: str) -> bool:
-    """Whether XLA compiles the world model's gradients: "auto" (on a GPU, which small kernels leave idle), or as said."""
+    """Whether XLA compiles the world model's gradients; "auto" does it on a GPU, which small kernels leave idle."""
     return when == "always" or (when == "auto" and bool(tf.config.list_physical_devices("GPU")))
 
 
