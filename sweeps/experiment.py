@@ -149,7 +149,7 @@ def _checked_config(words: Sequence[str]) -> Config:
 def _places(config: Config) -> dict[str, str]:
     """The folders that settings name, for a run: it starts in the program's folder, wherever the sweep does."""
     find = {"offline_dir": expanded, "init_from": find_initial}
-    return {key: str(find[key](config[key]).absolute()) for key in find if config[key]}
+    return {key: str(find[key](str(config[key])).absolute()) for key in find if config[key]}
 
 
 def check_tasks(runs: Sequence[Run]) -> None:
