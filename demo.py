@@ -1,7 +1,7 @@
 """One minute from clone to an episode: LatCo and CEM act from the same start on a shipped model.
 
     python demo.py
-    python demo.py --model pointmass_obstacle --seed 3
+    python demo.py --model metaworld_reach --seed 3
 
 Both make a new plan from the camera's picture every few decisions, with the settings of the preset closed_loop and the
 planning horizon of the model's run. One picture and one video are written: the search for the first plan, where each
@@ -135,9 +135,9 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--model",
         type=place,
-        default=Path("metaworld_reach"),
+        default=Path("pointmass_obstacle"),
         metavar="NAME",
-        help="a shipped model, or the log directory of a trained agent (default: metaworld_reach)",
+        help="a shipped model, or the log directory of a trained agent (default: pointmass_obstacle)",
     )
     parser.add_argument(
         "--seed", type=count, default=0, metavar="N", help="of the episode and of the planners (default: 0)"

@@ -260,5 +260,5 @@ def test_every_model_of_the_repository_is_small_and_described(name):
 @pytest.mark.slow
 def test_demonstration_of_the_default_model(tmp_path, capsys):
     assert demo.main(["--out", str(tmp_path)]) == 0
-    assert "metaworld_reach_0.mp4" in capsys.readouterr().out
+    assert "pointmass_obstacle_0.mp4" in capsys.readouterr().out
     assert {path.suffix for path in tmp_path.iterdir()} == {".png", ".mp4"}
