@@ -12,6 +12,9 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from tools.errors import UserError
+from tools.files import expanded
+
 VARIABLE = "COMPILE_CACHE_DIR"
 LARGEST = 2**30  # bytes in a folder; the oldest files go first
 FREE = 2**28  # bytes on its disk, without which nothing more is kept
@@ -24,8 +27,8 @@ def cache_flags(directory: str, flags: str) -> str:
     """
     if not directory or "--tf_xla_persistent_cache_directory" in flags:
         return flags
-    folder = Path(directory).expanduser().absolute() / machine()
     try:
+        folder = expanded(directory).absolute() / machine()
         if any(character.isspace() for character in str(folder)):
             raise OSError("its name has white space in it")
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,7 +39,7 @@ def cache_flags(directory: str, flags: str) -> str:
         space = os.statvfs(folder)
         if space.f_bavail * space.f_frsize < FREE:
             raise OSError("its disk is nearly full")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UserError) as error:
         reason = getattr(error, "strerror", None) or error
         print(f"Nothing compiled is kept: {VARIABLE} {directory!r} cannot be used ({reason}).", file=sys.stderr)
         return flags

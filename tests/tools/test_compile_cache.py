@@ -27,7 +27,7 @@ def run(directory: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_a_program_finds_what_the_last_one_compiled_and_replaces_damaged_files(tmp_path: Path):
+def test_a_program_finds_what_the_last_one_compiled(tmp_path: Path):
     first = run(str(tmp_path))
     assert (first.returncode, first.stdout, first.stderr) == (0, "27.0\n", "")
     folder = tmp_path / machine()
@@ -37,10 +37,6 @@ def test_a_program_finds_what_the_last_one_compiled_and_replaces_damaged_files(t
     second = run(str(tmp_path))
     assert (second.returncode, second.stdout, second.stderr) == (0, "27.0\n", "")
     assert [path.stat().st_mtime_ns for path in folder.iterdir()] == [made]  # read, not written again
-    entry.write_bytes(entry.read_bytes()[:-1])  # TensorFlow alone would end the program
-    third = run(str(tmp_path))
-    assert (third.returncode, third.stdout, third.stderr) == (0, "27.0\n", "")
-    assert is_whole(entry.read_bytes())
 
 
 @pytest.mark.parametrize("data", [b"", b"\x0a", WHOLE[:-1], WHOLE + b"\x00", b"\x0a\x80", b"PK\x03\x04", b"\xff" * 99])
@@ -63,11 +59,13 @@ def test_a_folder_that_cannot_be_used_is_named_and_left_out(tmp_path: Path, caps
     (tmp_path / "file").touch()
     assert cache_flags(str(tmp_path / "file"), "--other=1") == "--other=1"
     assert cache_flags(str(tmp_path / "white space"), "") == ""
+    assert cache_flags("~no_such_user/cache", "") == ""
     monkeypatch.setattr(compile_cache, "FREE", 2**62)
     assert cache_flags(str(tmp_path), "") == ""
     lines = capsys.readouterr().err.splitlines()
     assert all(line.startswith("Nothing compiled is kept: COMPILE_CACHE_DIR ") for line in lines)
-    assert ["Not a directory" in lines[0], "white space" in lines[1], "nearly full" in lines[2]] == [True] * 3
+    reasons = ["Not a directory", "white space", "no_such_user", "nearly full"]
+    assert all(reason in line for reason, line in zip(reasons, lines, strict=True))
 
 
 def test_other_flags_are_kept(tmp_path: Path):
