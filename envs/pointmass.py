@@ -7,7 +7,8 @@ centre and 0 from its rim outwards. It covers the straight way and the place at 
 outside, and so is a way round.
 
 lottery (ICML paper, section 5.5): the Top goal pays 1; the Bottom goal pays 20 with 65% and -40 with 35%, -1 in the
-mean. Only one goal can be taken; it and its rival fade, and there is no reward any more.
+mean. Only one goal can be taken; then both fade, except that Bottom turns white when it won and black when it lost, and
+there is no reward any more.
 """
 
 from typing import Any
@@ -78,6 +79,7 @@ LOTTERY = """
     <geom name="bottom" class="goal" pos=".15 -.4 -.05" rgba=".95 .7 .1 1"/>
 """.format(goal=POINTMASS_GOALS["lottery"])
 FADED = (0.7, 0.7, 0.68, 1.0)
+WON, LOST = (1.0, 1.0, 1.0, 1.0), (0.05, 0.05, 0.05, 1.0)
 
 
 def names() -> list[str]:
@@ -187,6 +189,9 @@ class Lottery(PointMass):
             reward = 1.0 if self._taken == "top" else self._draw()
             for goal in self.goals:
                 self.model.geom(goal).rgba = FADED
+            # A model can only tell the outcomes apart, and a planner hope for one, where an image shows them.
+            if self._taken == "bottom":
+                self.model.geom("bottom").rgba = WON if reward > 0 else LOST
         return reward, self._taken == "top"
 
     def _draw(self) -> float:

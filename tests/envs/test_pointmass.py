@@ -104,3 +104,12 @@ def test_a_taken_goal_shows_in_picture_and_state_until_the_reset(in_worker):
     bottom_goal = course["image"][:, 42:45, 35:38].astype(int).mean((1, 2))  # yellow, then grey, then yellow again
     yellow = bottom_goal[:, 0] - bottom_goal[:, 2]
     assert yellow[0] > 80 and yellow[-2] < 20 and yellow[-1] > 80
+
+
+def test_the_outcome_of_the_gamble_shows_in_the_picture(in_worker):
+    towards_bottom = np.tile([1.0, -0.9], (7, 1))
+    seen = {}
+    for seed in (0, 2):  # wins, loses
+        course = in_worker(rollout, make_config("pointmass_lottery", time_limit=7), seed, towards_bottom)
+        seen[float(course["reward"].sum())] = course["image"][-2, 42:45, 35:38].astype(int).mean()  # the point went on
+    assert set(seen) == {20.0, -40.0} and seen[20.0] > 190 and seen[-40.0] < 60
