@@ -22,7 +22,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 
 from analysis import figures
+from benchmarks.own_lines import read_own_lines
 from benchmarks.planning import make_problem, measure_peak
 from evaluation.files import check_writable
 from optimizers import Planner
@@ -155,17 +155,6 @@ def draw(lines: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def read_lines(path: Path) -> list[Line]:
-    """The measurements of a file, none if there is no file. Raises UserError for a file that is not of this program."""
-    try:
-        lines = [json.loads(text) for text in path.read_text("utf-8").splitlines()] if path.exists() else []
-        if all(line["benchmark"] == "cost_against_size" for line in lines):
-            return lines
-    except (OSError, ValueError, TypeError, KeyError):
-        pass
-    raise UserError(f"{path} is not a file that this program wrote, or damaged: choose another --out.")
-
-
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     """The options of this program. Raises UserError."""
     parser = Parser(
@@ -197,7 +186,7 @@ def _measure(argv: Sequence[str]) -> int:
     options = parse_options(argv)
     for path in filter(None, (options.out, options.figure)):
         check_writable(path)
-    lines = read_lines(options.out)
+    lines = read_own_lines(options.out, "cost_against_size")
     tail = {"peak_gflops": round(measure_peak() / 1e9), **git_revision()}
     for line in measure(options, lines):
         lines.append(line | tail)

@@ -49,6 +49,7 @@ from analysis import figures
 from benchmarks.contestant import Contestant, result, trial
 from benchmarks.equal_time import SPACES, Settings, trials
 from benchmarks.leaderboard_report import draw, table
+from benchmarks.own_lines import read_own_lines
 from benchmarks.plan_losses import Starts, rounded, start_states
 from benchmarks.planning import measure_peak
 from evaluation.episodes import episode_seeds
@@ -77,7 +78,7 @@ class Board:
 
     def __init__(self, path: Path, head: Mapping[str, Any], tail: Mapping[str, Any]):
         self.path, self.head, self.tail = path, dict(head), dict(tail)
-        self.lines = read_lines(path)
+        self.lines = read_own_lines(path, "leaderboard", ("trial", "result"))
         for line in self.lines:
             for key, value in self.head.items():
                 if line.get(key) != value:
@@ -101,17 +102,6 @@ class Board:
     def results(self) -> list[Line]:
         """The lines about planners and budgets."""
         return [line for line in self.lines if line["kind"] == "result"]
-
-
-def read_lines(path: Path) -> list[Line]:
-    """The lines of a file, none if there is no file. Raises UserError for a file that is not of this program."""
-    try:
-        lines = [json.loads(text) for text in path.read_text("utf-8").splitlines()] if path.exists() else []
-        if all(line["benchmark"] == "leaderboard" and line["kind"] in ("trial", "result") for line in lines):
-            return lines
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        pass
-    raise UserError(f"{path} is not a file that this program wrote, or damaged: choose another --out.")
 
 
 def compete(options: argparse.Namespace, overrides: Sequence[str]) -> Iterator[Board]:
