@@ -12,6 +12,7 @@ after warm-up, `cpu_seconds` that of the time on all cores, which other programs
 `ratio_to_plain` and `cpu_ratio_to_plain` divide them by the plain update's. `peak_fraction` is the multiplications and
 additions of the update's matrix products and convolutions per second, over those of the matrix product in the same
 process. `memory_gb` is the peak of the process, batch included, `memory_before_gb` the peak before the first update.
+The variant `bfloat16` is compared with the plain update in float32, too; only some processors are fast at it.
 All use oneDNN as the program does, unless TF_ENABLE_ONEDNN_OPTS=0; `plain_default` is the plain update with what
 TensorFlow chooses for the processor.
 """
@@ -46,6 +47,7 @@ VARIANTS = {
     "deterministic": ["--dynamics", "deterministic"],
     "overshooting": ["--overshooting", "5"],
     "deterministic_kernels": ["--deterministic", "true"],
+    "bfloat16": ["--precision", "bfloat16"],
 }
 PLAIN = ("plain", "plain_default")
 SIZES = ("batch_size", "batch_length", "stoch", "deter", "hidden", "cnn_depth", "reward_layers", "reward_units")
