@@ -221,8 +221,8 @@ class TrainingRun:
                 self.checkpoints.save()
             if self.schedule.offline and self.schedule.evaluate.due(updates):
                 self.evaluate()
+            self.stop.check()  # only here, after the logging and evaluation that the last updates have made due
             self.updates.make(min(PRETRAIN_SLICE, c.pretrain - updates))
-            self.stop.check()
         self.schedule.evaluate.count = -1  # the first evaluation follows
         self.checkpoints.save()
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import envs
+import training.run
 from base_agent import BaseAgent
 from episodes.episode import episode_files, read_episode
 from tests.training.fakes import ACTION_SIZE, Clock, FakeAgent, replace_simulators, short_run
@@ -170,18 +171,23 @@ class Prefetching(ForgetfulAgent):
         return iter([replay.sample() for _ in range(count)])
 
 
-@pytest.mark.parametrize("phase", ["prefill", "pretraining", "evaluation", "updates"])
-def test_a_run_that_sigterm_ends_goes_on_as_if_it_had_not(dice, config, tmp_path, monkeypatch, phase):
-    config = config.replace(task="pointmass_obstacle,pointmass_lottery", prefill=20)
+@pytest.mark.parametrize(
+    ("name", "number", "changes"),
+    [
+        pytest.param("random_policy", 7, {}, id="prefill"),
+        pytest.param("train_step", 2, {"log_every": 2}, id="a slice of the pretraining with a line at its end"),
+        # The pretraining is evaluated although 10 is no multiple of eval_every.
+        pytest.param("train_step", 3, {"prefill": 10}, id="the last slice of the pretraining"),
+        pytest.param("policy", 15, {}, id="evaluation"),
+        pytest.param("train_step", 6, {}, id="updates"),
+    ],
+)
+def test_a_run_that_sigterm_ends_goes_on_as_if_it_had_not(dice, config, tmp_path, monkeypatch, name, number, changes):
+    monkeypatch.setattr(training.run, "PRETRAIN_SLICE", 2)
+    config = config.replace(**{"task": "pointmass_obstacle,pointmass_lottery", "prefill": 20} | changes)
     once = make_run(config, tmp_path / "once", Prefetching)
     once.run()
     stopped = make_run(config, tmp_path / "stopped", Prefetching)
-    name, number = {
-        "prefill": ("random_policy", 7),
-        "pretraining": ("train_step", 2),
-        "updates": ("train_step", 6),
-        "evaluation": ("policy", 15),
-    }[phase]
     function, calls = getattr(stopped.agent, name), itertools.count(1)
 
     def end(*args, **options):
