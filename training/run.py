@@ -242,13 +242,13 @@ class TrainingRun:
     def evaluate(self) -> None:
         """Evaluates each task. With several hosts only the first one does; the others wait in the next update."""
         if not self.agent.worker:
-            before = self.agent.rng.state.numpy(), self.logger.state, self.metrics.state
+            before = self.agent.rng.state.numpy(), self.replay.random_state, self.logger.state, self.metrics.state
             try:
                 for collector in self.turns.collectors:
                     self.evaluation(collector)
             except Terminated:
                 # The resumed run makes it from its start.
-                random_state, self.logger.state, self.metrics.state = before
+                random_state, self.replay.random_state, self.logger.state, self.metrics.state = before
                 self.agent.rng.reset(random_state)
                 raise
             self.metrics.write()

@@ -165,10 +165,13 @@ def test_a_stop_forgets_no_outcome(dice, config, tmp_path, monkeypatch, reports)
 
 
 class Prefetching(ForgetfulAgent):
-    """Draws all batches of a training phase before the first update."""
+    """Draws all batches of a training phase before the first update. Its open-loop predictions are perfect."""
 
     def batches(self, replay, count=None):
         return iter([replay.sample() for _ in range(count)])
+
+    def open_loop(self, batch):
+        return batch["image"][0]
 
 
 @pytest.mark.parametrize(
@@ -179,6 +182,8 @@ class Prefetching(ForgetfulAgent):
         # The pretraining is evaluated although 10 is no multiple of eval_every.
         pytest.param("train_step", 3, {"prefill": 10}, id="the last slice of the pretraining"),
         pytest.param("policy", 15, {}, id="evaluation"),
+        # The first task's evaluation has shown a batch of the replay when the second one is cut off.
+        pytest.param("open_loop", 1, {"media": True, "batch_size": 4, "batch_length": 6}, id="media"),
         pytest.param("train_step", 6, {}, id="updates"),
     ],
 )
