@@ -33,6 +33,7 @@ class Search(NamedTuple):
     last_finite: tuple[tf.Tensor, ...]  # the last variables with finite loss and gradients
     first: tuple[tf.Tensor, ...]  # Adam's moments of the gradient
     second: tuple[tf.Tensor, ...]
+    age: tf.Tensor  # int32 [B], gradients in the moments
     duals: dict[str, tf.Tensor]  # multiplier's name -> [B, H]
     scale: tf.Tensor  # [B], of the learning rate
     metrics: tf.Tensor  # [B, len(CURVES)]
@@ -90,6 +91,7 @@ class FirstOrderPlanner(Planner):
             last_finite=start,
             first=zeros,
             second=zeros,
+            age=tf.zeros([B], tf.int32),
             duals=self._first_duals([B, self.horizon], z0.dtype),
             scale=tf.ones([B], z0.dtype),
             metrics=tf.zeros([B, len(self.CURVES)], z0.dtype),
@@ -121,7 +123,8 @@ class FirstOrderPlanner(Planner):
         finite = all_finite(terms.loss, *gradients)
         first = self._moments(search.first, gradients, BETAS[0])
         second = self._moments(search.second, [tf.square(x) for x in gradients], BETAS[1])
-        moved = self._adam(k, search, first, second)
+        age = search.age + 1
+        moved = self._adam(age, search, first, second)
         due = (k > 0) & (k % self.dual_every == 0)
         duals = where_all(finite & due, self._new_duals(search.duals, terms.violations), search.duals)
         zeros = tuple(tf.zeros_like(x) for x in first)
@@ -130,6 +133,7 @@ class FirstOrderPlanner(Planner):
             last_finite=where_all(finite, search.variables, search.last_finite),
             first=where_all(finite, first, zeros),
             second=where_all(finite, second, zeros),
+            age=tf.where(finite, age, 0),
             duals=duals,
             scale=tf.where(finite, search.scale, search.scale / 2),
             metrics=where_rows(finite, self._metrics(terms, duals), search.metrics),
@@ -140,9 +144,9 @@ class FirstOrderPlanner(Planner):
     def _moments(old, new, beta):
         return tuple(beta * a + (1 - beta) * b for a, b in zip(old, new, strict=True))
 
-    def _adam(self, k, search, first, second):
-        """Adam's step (Kingma & Ba, algorithm 1) with a learning rate per plan."""
-        step = tf.cast(k + 1, search.scale.dtype)
+    def _adam(self, age, search, first, second):
+        """Adam's step (Kingma & Ba, algorithm 1) with a learning rate and a number of steps, `age`, per plan."""
+        step = tf.cast(age, search.scale.dtype)
         correction = tf.sqrt(1 - BETAS[1] ** step) / (1 - BETAS[0] ** step)
         lr = self.lr * correction * search.scale
         rows = lambda x: tf.reshape(lr, [-1] + [1] * (x.shape.rank - 1))

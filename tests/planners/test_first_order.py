@@ -1,11 +1,12 @@
 """GD, first-order LatCo, image collocation and GRASP: Adam by hand, and where gradients stop."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from problems import SEED, curved
 from tensorflow import keras
 
-from optimizers import LatentProblem
+from optimizers import LatentProblem, WarmStart
 from planners.first_order_latco import FirstOrderLatCo
 from planners.gd import GD
 from planners.grasp import GRASP
@@ -26,6 +27,22 @@ def test_gd_is_keras_adam_on_the_return_of_the_rollout():
         adam.apply([tape.gradient(loss, actions)], [actions])
     assert np.max(np.abs(actions)) < 1.0  # no bound is met on the way
     np.testing.assert_allclose(planner(Z0, SEED).actions, actions, atol=1e-5)
+
+
+def test_a_search_that_goes_back_makes_the_steps_of_a_new_adam_with_half_the_learning_rate():
+    """Adam's steps along a constant gradient are as long as its learning rate, from the first one on."""
+    cliff, lr, place, last, rewards = 2.02, 0.1, 0.0, 0.0, []
+    for _ in range(40):
+        place, last, lr = (place + lr, place, lr) if place <= cliff else (last, last, lr / 2)
+        # The step from the last finite place is made in the next iteration.
+        rewards.append(place if place <= cliff else last)
+    assert lr < 0.02 and rewards[20] == pytest.approx(2.0) and rewards[-1] > 2.01, "back several times, and on"
+    reward = lambda z: tf.where(z[..., 0] <= cliff, z[..., 0], tf.constant(np.nan, z.dtype))
+    problem = LatentProblem(lambda z, a: a, reward, 1, 1, a_max=10.0)
+    start = WarmStart(np.zeros([1, 1, 1, 1]), [1])
+    plan = GD(problem, 1, 40, lr=0.1, **EAGER)(np.zeros([1, 1]), SEED, start)
+    np.testing.assert_allclose(plan.curves["reward"][0], rewards, atol=1e-6)
+    assert plan.non_finite[0] == round(np.log2(0.1 / lr))
 
 
 def test_multipliers_move_every_few_steps_only():
