@@ -139,7 +139,7 @@ class Planner(abc.ABC):
         horizon: H, number of actions to plan.
         iterations: number of optimization steps.
         restarts: plans made in parallel for each first state, from different random initializations; the one with the
-            best return under the model is returned.
+            best return under the model is returned, of those that break the state constraint least.
         restart_samples: compare restarts by the mean return of this many sampled rollouts; 0 compares them under the
             mean dynamics, as does a problem without noise.
         tolerance: stop a plan once its reward changed by less than this fraction in each of a few iterations in a row
@@ -260,16 +260,33 @@ class Planner(abc.ABC):
             warm = WarmStart(tf.repeat(warm.actions, R, 0), tf.repeat(warm.steps, R) * first)
         plan = self._with_value(z0, self._plan_once(z0, seeds, warm, limit))
         score = tf.reshape(self._score(z0, plan, seeds), [B, R])
-        best = tf.argmax(tf.where(tf.math.is_finite(score), score, score.dtype.min), 1, tf.int32)
-        rows = tf.range(B) * R + best
+        score = tf.where(tf.math.is_finite(score), score, score.dtype.min)
+        order = self._ranked(score, self._excess(z0, plan))
+        rows = tf.range(B) * R + order[:, 0]
         chosen = tf.nest.map_structure(lambda x: None if x is None else tf.gather(x, rows), plan)
         if self.keep_plans:
-            # Equal scores keep their order, so that the plan itself is the first.
-            scores, index = tf.math.top_k(tf.where(tf.math.is_finite(score), score, score.dtype.min), self.keep_plans)
+            index = order[:, : self.keep_plans]
             kept = tf.gather(tf.reshape(plan.actions, [B, R, *plan.actions.shape[1:]]), index, batch_dims=1)
-            chosen = chosen._replace(kept=kept, kept_scores=scores)
+            chosen = chosen._replace(kept=kept, kept_scores=tf.gather(score, index, batch_dims=1))
         # Count the iterates rejected in all restarts.
         return chosen._replace(non_finite=tf.reduce_sum(tf.reshape(plan.non_finite, [B, R]), 1))
+
+    @staticmethod
+    def _ranked(score, excess):
+        """The order of restarts with `score` [B, R], the best first, int32 [B, R]; equal ones keep theirs.
+
+        Those with less `excess` [B R], if there is a constraint, come first.
+        """
+        order = tf.argsort(score, direction="DESCENDING", stable=True)
+        if excess is None:
+            return order
+        excess = tf.reshape(tf.where(tf.math.is_finite(excess), excess, excess.dtype.max), score.shape)
+        return tf.gather(order, tf.argsort(tf.gather(excess, order, batch_dims=1), stable=True), batch_dims=1)
+
+    def _excess(self, z0, plan):
+        """By how much plans break the state constraint, [B], 0 where they satisfy it; None without one."""
+        del z0, plan
+        return None
 
     def _score(self, z0, plan, seeds):
         """Returns [B] that compare restarts: under the mean dynamics, or the mean over sampled rollouts."""

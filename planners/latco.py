@@ -311,6 +311,13 @@ class LatCo(Planner):
         metrics = where_rows(finite, tf.stack(metrics, -1), search.metrics)
         return finite, search._replace(duals=duals, metrics=metrics)
 
+    def _excess(self, z0, plan):
+        if self.problem.constraint is None:
+            return None
+        beyond = tf.nn.relu(self.problem.constraint(rollout(self.problem.step, z0, plan.actions)))
+        # As in the search, a squared violation of eps_con per step satisfies it.
+        return tf.nn.relu(tf.reduce_sum(tf.square(beyond), [-2, -1]) - self.horizon * self.eps["kappa"])
+
     def _meets_constraints(self, metrics):
         entry = dict(zip(self.CURVES, tf.unstack(metrics, axis=-1), strict=True))
         limits = {"dynamics_violation": "lam", "action_violation": "nu", "constraint_violation": "kappa"}

@@ -139,6 +139,22 @@ def test_sampled_returns_choose_the_plan_that_survives_noise():
     assert np.all(naive.actions > 0.8) and np.all(sure.actions < 0.7)
 
 
+def test_restarts_that_keep_the_state_constraint_come_first():
+    """The states are the actions and pay themselves. They should be at most 0.1, and a little beyond is permitted."""
+    limit, R = 0.1, 12
+    problem = LatentProblem(lambda z, a: a, lambda z: z[..., 0], 1, 1, constraint=lambda z: z - limit)
+    options = EAGER | {"restarts": R, "keep_plans": R}
+    planner = LatCo(problem, 1, 1, eps_con=0.2**2, **options)
+    plan = planner(np.zeros([3, 1]), SEED, iterations=0)  # the random actions that the searches start from
+    kept = plan.kept[..., 0, 0].numpy()
+    assert np.all(kept.min(1) < limit) and np.all(kept.max(1) > limit + 0.2)
+    assert np.any((kept > limit) & (kept < limit + 0.2)), "some do and some do not keep it, some within eps_con"
+    expected = [sorted(row, key=lambda a: (max(a, limit + 0.2), -a)) for row in kept]
+    np.testing.assert_array_equal(kept, expected)
+    np.testing.assert_array_equal(plan.actions[:, 0, 0], kept[:, 0])
+    np.testing.assert_array_equal(plan.kept_scores, kept)
+
+
 def test_only_the_first_restart_starts_warm():
     planner = GD(curved(), HORIZON, 5, restarts=3, **EAGER)
     z0, seeds = np.array([[0.1, 0.2]]), split_seed(split_seed(tf.constant(SEED), 1)[0], 3)
