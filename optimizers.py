@@ -115,7 +115,7 @@ class Plan(NamedTuple):
         value: [B], terminal value after `actions` under the mean dynamics, weighted as in the objective; None if the
             problem has no value.
         kept: [B, K, H, m], the actions of the K best restarts, the plan's own first, or None.
-        kept_scores: [B, K], what the restarts were compared by, or None.
+        kept_scores: [B, K], what the restarts were compared by, NaN where that is not known, or None.
     """
 
     actions: tf.Tensor
@@ -260,7 +260,6 @@ class Planner(abc.ABC):
             warm = WarmStart(tf.repeat(warm.actions, R, 0), tf.repeat(warm.steps, R) * first)
         plan = self._with_value(z0, self._plan_once(z0, seeds, warm, limit))
         score = tf.reshape(self._score(z0, plan, seeds), [B, R])
-        score = tf.where(tf.math.is_finite(score), score, score.dtype.min)
         order = self._ranked(score, self._excess(z0, plan))
         rows = tf.range(B) * R + order[:, 0]
         chosen = tf.nest.map_structure(lambda x: None if x is None else tf.gather(x, rows), plan)
@@ -277,7 +276,8 @@ class Planner(abc.ABC):
 
         Those with less `excess` [B R], if there is a constraint, come first.
         """
-        order = tf.argsort(score, direction="DESCENDING", stable=True)
+        known = tf.where(tf.math.is_finite(score), score, score.dtype.min)
+        order = tf.argsort(known, direction="DESCENDING", stable=True)
         if excess is None:
             return order
         excess = tf.reshape(tf.where(tf.math.is_finite(excess), excess, excess.dtype.max), score.shape)

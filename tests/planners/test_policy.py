@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from problems import BUILDERS, EAGER, HORIZON, SEED, cliff_discount, curved, far
 
+from optimizers import LatentProblem
 from planners.cem import CEM
 from planners.discounting import discounted, start_survival, strip_survival
 from planners.gd import GD
@@ -106,6 +107,17 @@ def test_only_the_first_restart_starts_from_the_policy():
     order = np.argsort(scores)[::-1]
     np.testing.assert_allclose(plan.kept_scores[0], np.array(scores)[order], rtol=1e-6)
     np.testing.assert_allclose(plan.kept[0], np.stack(expected)[order], rtol=1e-6)
+
+
+def test_the_score_of_a_kept_plan_that_has_none_is_not_a_number():
+    """The states are the actions and pay themselves, but for the positive ones."""
+    reward = lambda z: tf.where(z[..., 0] > 0.0, tf.constant(np.nan, z.dtype), z[..., 0])
+    problem = LatentProblem(lambda z, a: a, reward, 1, 1)
+    plan = GD(problem, 1, 5, restarts=8, keep_plans=8, **EAGER)(np.zeros([3, 1]), SEED, iterations=0)
+    actions = plan.kept[..., 0, 0].numpy()
+    assert np.any(actions > 0.0, 1).all() and np.any(actions < 0.0, 1).all()
+    np.testing.assert_array_equal(plan.kept_scores, np.where(actions > 0.0, np.nan, actions))
+    assert np.all(plan.actions < 0.0), "the best one has a score"
 
 
 def test_without_restarts_the_plan_itself_is_kept():
