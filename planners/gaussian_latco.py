@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from optimizers import LatentProblem, random_actions, warm_actions
+from optimizers import SCORE_STREAM, LatentProblem, random_actions, warm_actions
 from planners.finish import Finished
 from planners.latco import LatCo
 from planners.seeds import fold_in, per_plan
@@ -123,7 +123,7 @@ class GaussianLatCo(LatCo):
 
     def _score(self, z0, plan, seeds):
         """Mean return [B] of sampled rollouts: this planner does not trust the mean dynamics."""
-        noise = self._noise(seeds, z0.dtype)[1]
+        noise = self._noise(fold_in(seeds, SCORE_STREAM), z0.dtype)[1]  # not that on which the plan was optimized
         inputs = [tf.transpose(x, [1, 0, *range(2, x.shape.rank)]) for x in (plan.actions, noise)]
         step = lambda z, x: self.problem.sample_step(z, _for_samples(x[0], self.samples), x[1])
         states = tf.scan(step, inputs, _for_samples(z0, self.samples))

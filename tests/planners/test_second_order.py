@@ -295,3 +295,14 @@ def test_the_shifted_residual_has_the_optimum_of_the_return():
         found = GN(linear_quadratic(), 4, 60, reward_residual=residual, **EAGER)(z0[None], SEED)
         better = residual is shifted_root
         assert (float(tf.reduce_sum(found.rewards)) > best - 1e-3) == better
+
+
+def test_gaussian_restarts_are_compared_on_noise_that_they_have_not_seen():
+    """The state is noise, and the mean reward over some samples of it depends on which they are."""
+    reward = lambda z: z[..., 0] ** 3
+    problem = LatentProblem(lambda z, a: 0.0 * a, reward, 1, 1, lambda z, a, noise: noise + 0.0 * a, noise_size=1)
+    planner, seeds = GaussianLatCo(problem, 1, 1, samples=5, **EAGER), split_seed(tf.constant(SEED), 100)
+    z0 = tf.zeros([100, 1], tf.float64)
+    seen = tf.reduce_mean(reward(planner._noise(seeds, z0.dtype)[1][:, 0]), 1)
+    compared = planner._score(z0, planner(z0, seeds), seeds)
+    assert np.std(compared) > 0.1 and abs(np.corrcoef(seen, compared)[0, 1]) < 0.4  # four standard errors
