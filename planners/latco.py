@@ -31,6 +31,7 @@ class Search(NamedTuple):
     last_finite: tuple[tf.Tensor, ...]  # the last plan with finite residuals, Jacobians and step
     duals: dict[str, tf.Tensor]  # lam and nu [B, H], kappa [B, H, c]
     damping: tf.Tensor  # [B], in units of the mean of lam
+    failed: tf.Tensor  # bool [B], whether the search has just gone back to `last_finite`
     metrics: tf.Tensor  # [B, len(CURVES)]
     non_finite: tf.Tensor  # int32 [B]
 
@@ -132,6 +133,7 @@ class LatCo(Planner):
             last_finite=start,
             duals=self._start_duals(z0),
             damping=tf.fill([z0.shape[0]], tf.cast(self.damping, z0.dtype)),
+            failed=tf.zeros([z0.shape[0]], tf.bool),
             metrics=tf.zeros([z0.shape[0], len(self.CURVES)], z0.dtype),
             non_finite=tf.zeros([z0.shape[0]], tf.int32),
         )
@@ -194,7 +196,7 @@ class LatCo(Planner):
         """Update the multipliers for the current plan, then take step k + 1 from it.
 
         If residuals, Jacobians or the step are not finite, the search goes back to the last plan for which they were
-        finite and increases the damping.
+        finite and increases the damping, which decreases again once a step has led to a finite plan.
         """
         moments, A, B = self._expand(z0, search.plan, noise)
         residuals = self._residuals(search.plan, moments, noise)
@@ -206,12 +208,12 @@ class LatCo(Planner):
         e, v, V = residuals[:3]
         dz, da = self.solve(A, B, e, v, V, rho, g, search.duals["lam"], search.duals["nu"], damping)
         finite &= all_finite(dz, da)
+        lower = tf.maximum(search.damping / DAMPING_FACTOR, self.damping)
         return search._replace(
             plan=where_all(finite, self._moved(search.plan, dz, da, moments), search.last_finite),
             last_finite=where_all(finite, search.plan, search.last_finite),
-            damping=tf.where(
-                finite, tf.maximum(search.damping / DAMPING_FACTOR, self.damping), search.damping * DAMPING_FACTOR
-            ),
+            damping=tf.where(finite, tf.where(search.failed, search.damping, lower), search.damping * DAMPING_FACTOR),
+            failed=~finite,
             non_finite=search.non_finite + tf.cast(~finite, tf.int32),
         )
 

@@ -123,6 +123,14 @@ def far() -> LatentProblem:
     return LatentProblem(step, reward, 1, 1, sample_step=lambda z, a, noise: step(z, a) + 0.01 * noise, noise_size=1)
 
 
+def edge() -> LatentProblem:
+    """A point on a line that moves as far as it likes. The reward grows slowly up to 2 and is not a number beyond."""
+    reward = lambda z: tf.where(z[..., 0] <= 2.0, 0.01 * z[..., 0] - 1.0, tf.constant(np.nan, z.dtype))
+    step = lambda z, a: z + a
+    sample = lambda z, a, noise: step(z, a) + 1e-6 * noise
+    return LatentProblem(step, reward, 1, 1, sample_step=sample, noise_size=1, a_max=1e4)
+
+
 # Steps of at most 0.3 on a line towards ever more reward, and a cliff at 1.
 CLIFF_STEP = 0.3
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from problems import SEED, curved, linear_quadratic, linear_quadratic_optimum, root_residual, shifted_root
+from problems import SEED, curved, edge, linear_quadratic, linear_quadratic_optimum, root_residual, shifted_root
 
-from optimizers import LatentProblem
+from optimizers import LatentProblem, WarmStart
 from planners.gaussian_latco import GaussianLatCo, moments_by_tape
 from planners.gn import GN
 from planners.ilqr import ILQR
@@ -102,6 +102,13 @@ def test_a_plan_stops_where_it_is_asked_to(solver):
     np.testing.assert_allclose(asked.states[0, 8:, 0], 0.6, atol=0.02)
     np.testing.assert_allclose(asked.actions[0, :5, 0], 1.0, atol=0.1)
     assert float(asked.curves["kappa"][0, -1]) > 1.0
+
+
+@pytest.mark.parametrize("planner", [LatCo, GaussianLatCo])
+def test_steps_that_lead_to_no_number_are_damped_more_and_more(planner):
+    options = {"damping": 1e-12, "reward_residual": lambda reward: -reward, **EAGER}
+    plan = planner(edge(), 1, 60, **options)(np.zeros([1, 1]), SEED, WarmStart(np.zeros([1, 1, 1, 1]), [1]))
+    assert plan.non_finite[0] > 5 and 1.0 < plan.states[0, 0, 0] <= 2.0
 
 
 # A point in the plane between 0 and its goal at (1, 0), and a disc on the way that costs nothing.
