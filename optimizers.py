@@ -303,14 +303,20 @@ class Planner(abc.ABC):
         """Whether plans with these metrics [B, len(CURVES)] satisfy their constraints, bool [B]."""
         return tf.ones(metrics.shape[:1], tf.bool)
 
+    def _is_rejected(self, after, before):
+        """Whether an iteration undid its step, bool [B]: no change then does not mean that the search has converged."""
+        del before
+        return tf.zeros(after.metrics.shape[:1], tf.bool)
+
     def _loop(self, body, search, limit):
         """`planners.stopping.iterate` with this planner's iterations and tolerance."""
         return iterate(body, search, limit, self.iterations, self._is_stable if self.tolerance else None)
 
-    def _is_stable(self, k, metrics, before):
-        change = tf.abs(metrics[:, 0] - before[:, 0])
+    def _is_stable(self, k, after, before):
+        metrics, rejected = after.metrics, self._is_rejected(after, before)
+        change = tf.abs(metrics[:, 0] - before.metrics[:, 0])
         small = change <= self.tolerance * tf.maximum(tf.abs(metrics[:, 0]), 1.0)
-        return (k > 0) & small & self._meets_constraints(metrics)
+        return (k > 0) & small & ~rejected & self._meets_constraints(metrics)
 
     def _curves(self, history, count, final):
         """Curves from history [B, C, K], with entries from `count` [B] on replaced by `final` [B, C]."""

@@ -140,6 +140,9 @@ class FirstOrderPlanner(Planner):
             non_finite=search.non_finite + tf.cast(~finite, tf.int32),
         )
 
+    def _is_rejected(self, after, before):
+        return after.non_finite > before.non_finite
+
     @staticmethod
     def _moments(old, new, beta):
         return tuple(beta * a + (1 - beta) * b for a, b in zip(old, new, strict=True))

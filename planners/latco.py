@@ -313,6 +313,9 @@ class LatCo(Planner):
         metrics = where_rows(finite, tf.stack(metrics, -1), search.metrics)
         return finite, search._replace(duals=duals, metrics=metrics)
 
+    def _is_rejected(self, after, before):
+        return after.failed
+
     def _excess(self, z0, plan):
         if self.problem.constraint is None:
             return None

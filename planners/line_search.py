@@ -19,6 +19,7 @@ class Shooting(NamedTuple):
     actions: tf.Tensor  # [B, H, m]
     nu: tf.Tensor  # [B, H], multipliers of the action bounds
     damping: tf.Tensor  # [B]
+    rejected: tf.Tensor  # bool [B], whether all step sizes made the plan worse, by more than the tolerance
     metrics: tf.Tensor  # [B, len(CURVES)]
     non_finite: tf.Tensor  # int32 [B]
 
@@ -70,6 +71,9 @@ class SecondOrderShooting(Planner):
         rewards, value = self.problem.reward(states), terminal_value(self.problem, states)
         return objective_residuals(self.problem, self.reward_residual, rewards, value)
 
+    def _is_rejected(self, after, before):
+        return after.rejected
+
     def _metrics(self, search):
         return tf.reduce_sum(objective_rewards(self.problem, search.states), 1, keepdims=True)
 
@@ -87,6 +91,7 @@ class SecondOrderShooting(Planner):
             actions=actions,
             nu=tf.ones([B, self.horizon], z0.dtype),
             damping=tf.fill([B], tf.cast(self.damping, z0.dtype)),
+            rejected=tf.zeros([B], tf.bool),
             metrics=tf.zeros([B, len(self.CURVES)], z0.dtype),
             non_finite=tf.zeros([B], tf.int32),
         )
@@ -100,8 +105,11 @@ class SecondOrderShooting(Planner):
         finite = tf.math.is_finite(merits) & tf.reduce_all(tf.math.is_finite(states), [-2, -1])
         merits = tf.where(finite, merits, merits.dtype.max)
         best = tf.argmin(merits, 1, tf.int32)
-        better = ~(tf.gather(merits, best, batch_dims=1) >= now)  # also where the current merit is NaN
+        lowest = tf.gather(merits, best, batch_dims=1)
+        better = ~(lowest >= now)  # also where the current merit is NaN
         better &= tf.reduce_any(finite, 1)
+        # At the optimum no step is better either, but the best one is hardly worse.
+        close = lowest - now <= self.tolerance * tf.maximum(now, 1.0)
         moved = [tf.gather(x, best, batch_dims=1) for x in (states, actions)]
         search = search._replace(
             states=where_rows(better, moved[0], search.states),
@@ -109,6 +117,7 @@ class SecondOrderShooting(Planner):
             damping=tf.where(
                 better, tf.maximum(search.damping / self.FACTOR, self.damping), search.damping * self.FACTOR
             ),
+            rejected=~better & ~close,
             non_finite=search.non_finite + tf.cast(tf.reduce_any(~finite, 1), tf.int32),
         )
         search = self._update(search)

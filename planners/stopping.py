@@ -23,7 +23,7 @@ def iterate(
             C curves.
         limit: scalar, how often at most, unless that is more than `iterations`.
         iterations: a limit that is known before.
-        is_stable: (k, metrics after, metrics before) -> bool [B], whether iteration k changed little; None runs all.
+        is_stable: (k, search after, search before) -> bool [B], whether iteration k changed little; None runs all.
 
     Returns:
         (search, history [B, C, iterations], count [B]): the metrics after each iteration, and the number of iterations
@@ -36,8 +36,8 @@ def iterate(
         after = body(k, search)
         if is_stable is not None:
             running = stable < PATIENCE
+            unchanged = running & is_stable(k, after, search)
             after = tf.nest.map_structure(lambda new, old: where_rows(running, new, old), after, search)
-            unchanged = running & is_stable(k, after.metrics, search.metrics)
             stable = tf.where(unchanged, stable + 1, stable * _int(~running))
             count += _int(running)
         else:

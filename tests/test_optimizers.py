@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 import tensorflow as tf
-from problems import BUILDERS, EAGER, HORIZON, SEED, breakable, curved, far
+from problems import BUILDERS, EAGER, HORIZON, SEED, breakable, curved, edge, far
 
 from optimizers import LatentProblem, WarmStart
 from planners.cem import CEM
@@ -187,6 +187,22 @@ def test_an_early_stop_reports_its_iterations_and_spoils_no_plan(name):
         np.testing.assert_allclose(single.actions[0], plan.actions[row], rtol=1e-4, atol=1e-5)
         for curve in plan.curves.values():
             np.testing.assert_array_equal(curve[row, int(plan.iterations[row]) :], curve[row, -1])
+
+
+@pytest.mark.parametrize("name", ["gd", "gn", "ilqr", "latco", "gaussian_latco"])
+def test_a_search_whose_steps_are_rejected_has_not_converged(name):
+    """The first steps lead far beyond the edge of what is finite, many times in a row."""
+    options = EAGER | {"tolerance": 1e-5}
+    residual = {"damping": 1e-12, "reward_residual": lambda reward: -reward, **options}
+    planner = {
+        "gd": lambda: GD(edge(), 1, 100, lr=1e4, **options),
+        "gn": lambda: GN(edge(), 1, 100, **residual),
+        "ilqr": lambda: ILQR(edge(), 1, 100, **residual),
+        "latco": lambda: LatCo(edge(), 1, 100, **residual),
+        "gaussian_latco": lambda: GaussianLatCo(edge(), 1, 100, samples=3, **residual),
+    }[name]()
+    plan = planner(np.zeros([1, 1]), SEED, WarmStart(np.zeros([1, 1, 1, 1]), [1]))
+    assert plan.non_finite[0] > 5 and 1.0 < plan.states[0, 0, 0] <= 2.0
 
 
 @pytest.mark.parametrize("name", BUILDERS)

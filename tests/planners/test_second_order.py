@@ -230,7 +230,7 @@ def shooting_search(problem, z0, actions):
     for t in range(actions.shape[1]):
         states.append(problem.step(states[-1], tf.constant(actions[:, t])))
     ones = tf.ones(actions.shape[:2], tf.float64)
-    return Shooting(tf.stack(states[1:], 1), tf.constant(actions), ones, tf.constant([1e-9]), None, None)
+    return Shooting(tf.stack(states[1:], 1), tf.constant(actions), ones, tf.constant([1e-9]), None, None, None)
 
 
 def test_a_step_of_gn_is_the_least_squares_step_of_the_rollout_s_jacobian():
