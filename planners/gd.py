@@ -51,5 +51,8 @@ class GD(FirstOrderPlanner):
         loss = tf.reduce_sum(duals["nu"] * violation - rewards, 1)
         return Terms(loss, rewards, states, {"nu": violation})
 
+    def _meets_constraints(self, metrics):
+        return metrics[:, 1] <= self.horizon * self.eps_act
+
     def _new_duals(self, duals, violations):
         return {"nu": scale_multipliers(duals["nu"], violations["nu"], self.eps_act, self.dual_lr, self.eta)}

@@ -65,6 +65,9 @@ class GN(SecondOrderShooting):
         nu = scale_multipliers(search.nu, self._violation(search), self.eps_act, self.dual_lr, self.eta)
         return search._replace(nu=nu)
 
+    def _meets_constraints(self, metrics):
+        return metrics[:, 1] <= self.horizon * self.eps_act
+
     def _metrics(self, search):
         terms = [objective_rewards(self.problem, search.states), self._violation(search)]
         return tf.stack([tf.reduce_sum(x, 1) for x in terms] + [tf.reduce_mean(search.nu, 1)], -1)

@@ -205,6 +205,16 @@ def test_a_search_whose_steps_are_rejected_has_not_converged(name):
     assert plan.non_finite[0] > 5 and 1.0 < plan.states[0, 0, 0] <= 2.0
 
 
+@pytest.mark.parametrize("name", ["gd", "gn"])
+def test_a_search_that_breaks_the_bounds_has_not_converged(name):
+    options = EAGER | {"tolerance": 1e-2}
+    planner = {"gd": GD(far(), 4, 1500, **options), "gn": GN(far(), 4, 100, **options)}[name]
+    plan = planner(np.linspace(0.0, 1.0, 8)[:, None], SEED)
+    assert np.all(plan.iterations < planner.iterations)
+    violation = tf.gather(plan.curves["action_violation"], plan.iterations - 2, batch_dims=1)
+    assert np.all(violation <= 4 * planner.eps_act)
+
+
 @pytest.mark.parametrize("name", BUILDERS)
 def test_a_plan_that_is_not_finite_is_counted_and_disturbs_no_other(name):
     make, z0 = BUILDERS[name][0], np.array([[0.1, 0.2], [90.0, 90.0]])
