@@ -82,6 +82,11 @@ class FirstOrderPlanner(Planner):
         del k, z0, seeds
         return variables
 
+    def _stopped(self, z0, variables, early):
+        """The variables to end with, where plans stopped `early`, bool [B]."""
+        del z0, early
+        return variables
+
     def _optimize(self, z0, seeds, warm, limit):
         actions = warm_actions(random_actions(self.problem, self.horizon, seeds, z0.dtype), warm)
         start = self._variables(z0, actions)
@@ -99,6 +104,8 @@ class FirstOrderPlanner(Planner):
         )
         body = lambda k, search: self._iterate(k, z0, seeds, search)
         search, history, count = self._loop(body, search, limit)
+        if self.tolerance:
+            search = search._replace(variables=self._stopped(z0, search.variables, count < limit))
         terms = self._terms(z0, search.variables, search.duals)
         finite = all_finite(terms.rewards, terms.states)
         final = where_rows(finite, self._metrics(terms, search.duals), search.metrics)

@@ -83,6 +83,17 @@ def test_grasp_ends_with_a_plan_that_keeps_the_dynamics():
     assert np.max(plan.curves["dynamics_violation"][0]) > 1e-4  # the others are not
 
 
+def test_grasp_refines_a_plan_that_stops_early_too():
+    planner = GRASP(curved(), 4, 300, noise=1e-2, sync_every=1000, sync_steps=5, tolerance=1e-2, **EAGER)
+    z0 = np.array([[0.1, 0.2], [2.0, -2.0]])
+    plan = planner(z0, SEED)
+    assert np.all(plan.iterations < 300) and plan.iterations[0] != plan.iterations[1]
+    np.testing.assert_allclose(plan.curves["dynamics_violation"][:, -1], 0.0, atol=1e-12)
+    np.testing.assert_allclose(plan.curves["reward"][:, -1], tf.reduce_sum(plan.rewards, 1), rtol=1e-9)
+    asked = planner(z0, SEED, iterations=4)  # the iterate as it is
+    assert np.all(asked.curves["dynamics_violation"][:, -1] > 1e-6)
+
+
 def image_problem():
     """One number is seen as two pixels; the filter believes the image and remembers half of its old state."""
     encode = lambda image: tf.reduce_mean(image, -1, keepdims=True)
