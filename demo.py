@@ -77,8 +77,10 @@ def play(model: str, planner: str, overrides: Sequence[str], seed: int) -> Resul
 def closed_loop(model: str) -> list[str]:
     """Words that set the preset closed_loop, with the planning horizon that the model's run had."""
     steps = load_config(["--configs", PRESET]).mpc_steps
-    horizon = load_config([], saved=read_config(find_logdir(model))).planning_horizon
-    return ["--configs", PRESET, "--planning_horizon", str(horizon), "--mpc_steps", str(min(steps, horizon))]
+    saved = load_config([], saved=read_config(find_logdir(model)))
+    horizon = saved.planning_horizon
+    words = ["--configs", PRESET, "--planning_horizon", str(horizon), "--mpc_steps", str(min(steps, horizon))]
+    return words if saved.latco_finish else [*words, "--latco_keep_start", "false"]  # which needs a finish
 
 
 def search(agent: "PlanningAgent", image: np.ndarray, seed: int) -> tuple[tf.Tensor, list[tuple[int, Plan]]]:

@@ -111,6 +111,7 @@ def sized(config: Config, planner: str, size: int, tuned: Tuned) -> Config:
         # Gaussian LatCo's finish is one step at most, which improves nothing.
         most = config.latco_finish if planner == "latco" else min(config.latco_finish, 1)
         settings["latco_finish"] = min(most, int(FINISH_SHARE * size))
+        settings["latco_keep_start"] = config.latco_keep_start and settings["latco_finish"] > 0
         settings[SPACES[planner].size] = size - settings["latco_finish"]
     return config.replace(**settings)
 

@@ -18,7 +18,7 @@ from planners.multipliers import action_violation, scale_multipliers
 from planners.residuals import DAMPING_FACTOR, objective_residuals, softplus_residual, terminal_value
 from planners.rows import all_finite, where_all, where_rows
 from planners.trajectories import best_finite, previous_states, rollout
-from tools.errors import unknown
+from tools.errors import UserError, unknown
 
 SOLVERS = {"condensed": condensed_step, "block_tridiagonal": block_tridiagonal_step}
 XLA_SOLVERS = ("condensed",)  # XLA expands float64 Cholesky factorizations of 230 x 230 into slow loops on CPU
@@ -74,7 +74,8 @@ class LatCo(Planner):
         kappa_init: initial multipliers of the state constraints.
         finish: additional steps at the end, on plans that satisfy the bounds and the dynamics (finish.py). With 0, the
             actions of the last iterate are only clipped.
-        keep_start: also finish the actions that the search started from, and keep the better plan under the model.
+        keep_start: also finish the actions that the search started from, and keep the better plan under the model;
+            needs a finish.
         reward_residual: r [...] -> residual [...]; maximizing the reward is minimizing its square.
         jit_compile: compile with XLA where the solver allows it.
         **options: those of `Planner`.
@@ -109,6 +110,11 @@ class LatCo(Planner):
     ):
         if solver != "auto" and solver not in SOLVERS:
             raise unknown("collocation solver", solver, ["auto", *SOLVERS])
+        if keep_start and not finish:
+            raise UserError(
+                "latco_keep_start finishes what the search started from, but latco_finish is 0: raise it, or set "
+                "latco_keep_start to false."
+            )
         self.solver = faster_solver(horizon, problem.state_size) if solver == "auto" else solver
         super().__init__(
             problem, horizon, iterations + finish, jit_compile=jit_compile and self.solver in XLA_SOLVERS, **options

@@ -313,3 +313,9 @@ def test_the_authors_preset_has_the_settings_of_their_code():
         "mppi_gamma": 1.0, "gd_lr": 0.05, "gaussian_samples": 50, "starts": "paper", "latco_finish": 0,
     }  # fmt: skip
     assert {key: config[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("preset", ["latco_paper", "latco_authors"])
+def test_presets_without_a_finish_keep_no_start(preset):
+    config = parse(f"--configs defaults metaworld small closed_loop {preset}")
+    assert config.latco_finish == 0 and not config.latco_keep_start

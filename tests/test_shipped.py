@@ -225,14 +225,15 @@ def test_demonstration(by_name, tmp_path, monkeypatch):
 def test_demonstration_has_the_preset_and_the_horizon_of_the_run(by_name):
     config = load_config(demo.closed_loop(by_name))
     preset = load_config(["--configs", "closed_loop"])
-    assert {key for key in config if config[key] != preset[key]} == {"planning_horizon"}
+    # This run has no finish, which keeping the start needs.
+    assert {key for key in config if config[key] != preset[key]} == {"planning_horizon", "latco_keep_start"}
     assert config.planning_horizon == 5 == config.mpc_steps
     path = logdirs.SHIPPED / by_name / "config.yaml"
     whole = path.read_bytes()
-    Config.load(path).replace(planning_horizon=3).save(path)
+    Config.load(path).replace(planning_horizon=3, latco_finish=10).save(path)
     short = load_config(demo.closed_loop(by_name))
     path.write_bytes(whole)
-    assert short.planning_horizon == 3 == short.mpc_steps
+    assert short.planning_horizon == 3 == short.mpc_steps and short.latco_keep_start
 
 
 def test_demonstration_refuses_what_it_cannot_do(by_name, tmp_path, capsys):

@@ -123,6 +123,13 @@ def test_elites_are_a_share_of_the_candidates():
     assert equal_time.sized(CONFIG.replace(latco_finish=10), "latco", 8, {}).latco_finish == 2
 
 
+def test_a_start_is_kept_where_there_is_a_finish():
+    config = CONFIG.replace(latco_finish=10, latco_keep_start=True)
+    kept = {size: equal_time.sized(config, "latco", size, {}) for size in (1, 8)}
+    assert (kept[1].latco_finish, kept[1].latco_keep_start, kept[8].latco_keep_start) == (0, False, True)
+    assert not equal_time.sized(CONFIG, "latco", 8, {}).latco_keep_start
+
+
 # The program
 
 
