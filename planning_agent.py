@@ -58,7 +58,7 @@ class PlanningAgent(TaughtAgent):
 
     def __init__(self, config: Config, observation_space: gymnasium.spaces.Dict, action_space: gymnasium.spaces.Box):
         super().__init__(config, observation_space, action_space)
-        if config.mpc_steps > config.planning_horizon:
+        if self.used_steps > config.planning_horizon:
             raise UserError(
                 f"mpc_steps is {config.mpc_steps} but a plan has only {config.planning_horizon} actions: "
                 "raise planning_horizon or lower mpc_steps."
@@ -131,6 +131,11 @@ class PlanningAgent(TaughtAgent):
     def executed_steps(self) -> int:
         """How many actions of a plan are executed."""
         return self.config.mpc_steps
+
+    @property
+    def used_steps(self) -> int:
+        """How many actions of a plan are executed or taught; a plan needs as many."""
+        return self.executed_steps
 
     def planned_states(self, state: PolicyState) -> np.ndarray:
         """See `BaseAgent.planned_states`."""

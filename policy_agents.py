@@ -87,6 +87,11 @@ class PolicyAgent(ActorAgent):
         name = config.policy_teacher
         self.teacher = None if name == "none" else make_planner(config.replace(planner=name), self.planner.problem)
 
+    @property
+    def used_steps(self) -> int:
+        """Those of the teacher's plans that are taught."""
+        return super().used_steps if self.config.policy_teacher == "none" else self.config.mpc_steps
+
     def make_actor(self) -> Actor:
         """The policy."""
         return self.new_actor(self.config.policy_lr)

@@ -60,6 +60,7 @@ class TrainingRun:
             replays = [collector.replay for collector in collectors]
             self.replay = MixedReplay(replays, agent.device_batch_size, agent.worker_seed + len(tasks))
         self._check_offline()
+        self._check_value()
         self.checkpoints = Checkpoints(agent, self.replay, collectors, logdir / CHECKPOINTS)
         if not self.checkpoints.restore() and c.init_from:
             start_from(agent, expanded(c.init_from))
@@ -124,8 +125,16 @@ class TrainingRun:
             return
         if not self.turns.can_train:
             raise UserError("steps is 0, so the run collects nothing, and has no episodes either: give --offline_dir.")
-        if self.agent.value_data == "plans":
-            raise UserError("steps is 0, so no plans are made that a value could learn from: set --value_data replay.")
+
+    def _check_value(self) -> None:
+        """Raises UserError if the value is to learn from plans and none are made."""
+        c, planless = self.config, ""
+        if c.steps == 0:
+            planless = "steps is 0"
+        elif c.planner == "policy" and c.policy_teacher == "none":
+            planless = "policy_teacher is none"
+        if planless and self.agent.value_data == "plans":
+            raise UserError(f"{planless}, so no plans are made that a value could learn from: set --value_data replay.")
 
     def _check_episodes(self) -> None:
         """Raises UserError if the run ends without having learned anything, for want of a whole episode."""

@@ -151,6 +151,13 @@ def test_without_a_teacher_the_policy_stays_as_it_is(tiny_config):
     assert state.plan.teacher is None and not any(changed(before, agent.actor.net))
 
 
+def test_agents_that_execute_no_plans_need_none_of_mpc_steps_actions(tiny_config):
+    for agent, changes in ((DreamerAgent, {"planner": "dreamer"}), (PolicyAgent, {"policy_teacher": "none"})):
+        assert make(agent, tiny_config, planning_horizon=3, mpc_steps=4, **changes).planner.horizon == 3
+    with pytest.raises(UserError, match="mpc_steps is 4 but a plan has only 3 actions"):
+        make(PolicyAgent, tiny_config, planning_horizon=3, mpc_steps=4, policy_teacher="gd")  # its plans are used
+
+
 def test_offline_the_policy_learns_from_the_recorded_actions(tiny_config):
     batch = make_batch(tiny_config)
     for steps in (0, 100):

@@ -8,6 +8,7 @@ from documentation import read_metrics
 from episodes.dataset import check_collection, settings, write_collection
 from episodes.replay import Replay
 from planning_agent import CEMAgent
+from policy_agents import PolicyAgent
 from tools.errors import UserError
 from training.logdir import open_logdir
 from training.run import TrainingRun
@@ -102,7 +103,11 @@ def test_nothing_to_train_on_is_refused(tiny_config, tmp_path):
 def test_a_value_that_learns_from_plans_is_refused_where_none_are_made(offline_config, tmp_path):
     config = offline_config.replace(value_head=True, discount=0.99, value_data="plans")
     agent = CEMAgent(config, OBSERVATIONS, ACTION_SPACE)
-    with pytest.raises(UserError, match="--value_data replay"):
+    with pytest.raises(UserError, match="steps is 0.*--value_data replay"):
+        TrainingRun(agent, tmp_path / "run", quiet=True)
+    config = config.replace(steps=100, planner="policy", policy_teacher="none")
+    agent = PolicyAgent(config, OBSERVATIONS, ACTION_SPACE)
+    with pytest.raises(UserError, match="policy_teacher is none.*--value_data replay"):
         TrainingRun(agent, tmp_path / "run", quiet=True)
 
 
