@@ -185,6 +185,21 @@ def loss_scale(optimizer: keras.optimizers.Optimizer) -> tf.Tensor | float:
     return tf.convert_to_tensor(optimizer.dynamic_scale) if scaled else 1.0
 
 
+def clipped_step(
+    optimizer: keras.optimizers.Optimizer, grads: list[tf.Tensor], variables: list, grad_clip: float
+) -> None:
+    """One step with gradients of the scaled loss, clipped. Without effect where they are not finite."""
+    grads, norm = tf.clip_by_global_norm(grads, grad_clip * loss_scale(optimizer))
+
+    def apply():
+        optimizer.apply(grads, variables)
+        return True
+
+    # With a scaled loss the optimizer itself skips the step, and lowers the scale.
+    scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    tf.cond(tf.math.is_finite(norm) | scaled, apply, lambda: False)
+
+
 class WorldModel(keras.Model):
     """Encoder, dynamics, decoder and reward head; optionally discount head, cost head and state probe.
 

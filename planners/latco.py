@@ -15,7 +15,13 @@ from planners.finish import improve_executable
 from planners.least_squares import block_tridiagonal_step, condensed_step
 from planners.linearization import linearize, own_gradient
 from planners.multipliers import action_violation, scale_multipliers
-from planners.residuals import DAMPING_FACTOR, objective_residuals, softplus_residual, terminal_value
+from planners.residuals import (
+    DAMPING_FACTOR,
+    objective_residuals,
+    softplus_residual,
+    state_residuals,
+    terminal_value,
+)
 from planners.rows import all_finite, where_all, where_rows
 from planners.trajectories import best_finite, previous_states, rollout
 from tools.errors import UserError, unknown
@@ -111,10 +117,7 @@ class LatCo(Planner):
         if solver != "auto" and solver not in SOLVERS:
             raise unknown("collocation solver", solver, ["auto", *SOLVERS])
         if keep_start and not finish:
-            raise UserError(
-                "latco_keep_start finishes what the search started from, but latco_finish is 0: raise it, or set "
-                "latco_keep_start to false."
-            )
+            raise UserError("latco_keep_start needs a finish: raise latco_finish, or set latco_keep_start to false.")
         self.solver = faster_solver(horizon, problem.state_size) if solver == "auto" else solver
         super().__init__(
             problem, horizon, iterations + finish, jit_compile=jit_compile and self.solver in XLA_SOLVERS, **options
@@ -191,11 +194,7 @@ class LatCo(Planner):
 
     def _run_finish(self, z0, actions, noise, steps):
         """Finishes the plan with `actions` [B, H, m]; also returns its score after each step [B, finish_steps]."""
-
-        def residuals(states):
-            rewards, value = self.problem.reward(states), terminal_value(self.problem, states)
-            return objective_residuals(self.problem, self.reward_residual, rewards, value)
-
+        residuals = lambda states: state_residuals(self.problem, self.reward_residual, states)
         return improve_executable(self.problem, z0, actions, self.finish_steps, steps, residuals)
 
     def _iterate(self, k, z0, noise, search):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from optimizers import LatentProblem, Plan, Planner, random_actions, warm_actions
-from planners.residuals import DAMPING_FACTOR, objective_residuals, softplus_residual, terminal_value
+from planners.residuals import DAMPING_FACTOR, softplus_residual, state_residuals
 from planners.rows import where_rows
 from planners.trajectories import best_finite, objective_rewards, rollout
 
@@ -68,8 +68,7 @@ class SecondOrderShooting(Planner):
 
     def _residuals(self, states):
         """Those of rewards and terminal value, [..., H, k], for states [..., H, n]."""
-        rewards, value = self.problem.reward(states), terminal_value(self.problem, states)
-        return objective_residuals(self.problem, self.reward_residual, rewards, value)
+        return state_residuals(self.problem, self.reward_residual, states)
 
     def _is_rejected(self, after, before):
         return after.rejected

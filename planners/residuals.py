@@ -45,3 +45,8 @@ def objective_residuals(
 def terminal_value(problem: LatentProblem, states: tf.Tensor) -> tf.Tensor | None:
     """The value [...] of the last of states [..., H, n], None where the problem has none."""
     return None if problem.value is None else problem.value(states[..., -1, :])
+
+
+def state_residuals(problem: LatentProblem, residual: Callable, states: tf.Tensor) -> tf.Tensor:
+    """`objective_residuals` [..., H, k] of states [..., H, n]."""
+    return objective_residuals(problem, residual, problem.reward(states), terminal_value(problem, states))

@@ -71,12 +71,5 @@ class Actor(tf.Module):
 
     def step(self, grads: list[tf.Tensor]) -> None:
         """An Adam step with gradients of the scaled loss, clipped. Without effect where they are not finite."""
-        grads, norm = tf.clip_by_global_norm(grads, self.config.grad_clip * self.loss_scale)
-        # With a scaled loss the optimizer itself skips the step, and lowers the scale.
-        apply = tf.math.is_finite(norm) | (self.config.precision == "float16")
-        tf.cond(apply, lambda: self._apply(grads), lambda: False)
+        models.clipped_step(self.optimizer, grads, self.net.trainable_variables, self.config.grad_clip)
         self.updates.assign_add(1)
-
-    def _apply(self, grads: list[tf.Tensor]) -> bool:
-        self.optimizer.apply(grads, self.net.trainable_variables)
-        return True

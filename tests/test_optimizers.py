@@ -235,7 +235,7 @@ def test_settings_that_do_not_go_together_are_refused():
         "sample_states": lambda: CEM(LatentProblem(problem.step, problem.reward, 2, 1), 3),
         "condensed": lambda: LatCo(problem, 3, solver="condense"),
         "sample_step": lambda: GaussianLatCo(LatentProblem(problem.step, problem.reward, 2, 1), 3),
-        "latco_finish is 0": lambda: GaussianLatCo(problem, 3, keep_start=True),
+        "raise latco_finish": lambda: GaussianLatCo(problem, 3, keep_start=True),
         "decode": lambda: ImageCollocation(LatentProblem(problem.step, problem.reward, 2, 1), 3),
         "state constraints": lambda: GD(bare, 3),
     }

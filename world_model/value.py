@@ -164,26 +164,17 @@ class ValueLearner(tf.Module):
     def _descend(self, feat, returns, weights, counts):
         c = self.config
         seed = tf.stack([tf.constant(c.seed % 2**31, tf.int32), tf.cast(self.updates, tf.int32)])
-        scale = models.loss_scale(self.optimizer)
         with tf.GradientTape() as tape:
             predicted = self.net(feat, seed=seed, counts=counts)
             loss = 0.5 * tf.reduce_sum(weights * tf.square(predicted - returns))
-            scaled = loss * scale
+            scaled = loss * models.loss_scale(self.optimizer)
         variables = self.net.trainable_variables
-        grads = tape.gradient(scaled, variables)
-        grads, norm = tf.clip_by_global_norm(grads, c.grad_clip * scale)
-        # With a scaled loss the optimizer itself skips the step, and lowers the scale.
-        apply = tf.math.is_finite(norm) | (c.precision == "float16")
-        tf.cond(apply, lambda: self._apply(grads, variables), lambda: False)
+        models.clipped_step(self.optimizer, tape.gradient(scaled, variables), variables, c.grad_clip)
         return loss, tf.reduce_sum(weights * predicted)
 
     def _count(self) -> None:
         self.updates.assign_add(1)
         tf.cond(self.updates % self.config.value_target_every == 0, self._copy, lambda: False)
-
-    def _apply(self, grads, variables):
-        self.optimizer.apply(grads, variables)
-        return True
 
     def _copy(self) -> bool:
         for old, new in zip(self.target.variables, self.net.variables, strict=True):
