@@ -56,8 +56,12 @@ def test_a_signal_while_a_process_starts_waits_for_that():
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
+# A shell may have told its background jobs to ignore signals (nohup, &), and so these tests.
 PROGRAM = """
+    import signal
     import sys
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGHUP else signal.default_int_handler)
     import envs
     from tools.config import load_config
     from tools.program import run_program
