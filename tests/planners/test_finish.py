@@ -40,9 +40,9 @@ def test_the_finish_ends_at_the_bounded_optimum():
     problem = bounded()
     # Both coordinates' errors as residuals: their squares sum to minus the return, so that the optima are the same.
     errors = lambda z: tf.constant(np.sqrt(WEIGHTS)) * (z - tf.constant(TARGET))
-    plan, scores = improve_executable(
-        problem, tf.constant(z0), tf.constant(np.full([2, H, 1], 3.0)), 30, tf.constant(30), errors
-    )
+    far = tf.constant(np.full([2, H, 1], 3.0))
+    improve = lambda: improve_executable(problem, tf.constant(z0), far, 30, tf.constant(30), errors)
+    plan, scores = tf.function(improve, autograph=False)()
     expected = np.stack([bounded_optimum(start, H) for start in z0])
     held = np.abs(expected) > BOUND - 1e-6
     assert held.any() and not held.all(), "some actions are at their bounds, some are not"

@@ -27,6 +27,7 @@ def run(directory: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_a_program_finds_what_the_last_one_compiled(tmp_path: Path):
     first = run(str(tmp_path))
     assert (first.returncode, first.stdout, first.stderr) == (0, "27.0\n", "")
