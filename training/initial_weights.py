@@ -16,8 +16,8 @@ from training.weights import read_weights, saved_parts
 
 # The part of a checkpoint that holds what a policy learns from. Only a resumed run needs it.
 PLAN_MEMORY = "plan_memory"
-# Parts that a run may start anew where `init_from` has none.
-BEHAVIOR = ("actor", "value")
+# Parts that a run may start anew where `init_from` has none, and how the names of their settings begin.
+OPTIONAL = {"actor": "policy_", "old_dynamics": "augmented_", "value": "value_"}
 
 
 def restore_newest(parts: Mapping[str, Any], logdir: Path) -> None:
@@ -50,7 +50,7 @@ def start_from(agent: Agent, logdir: Path) -> None:
     Of a shipped model, by its folder or name, there is no optimizer's state.
 
     Steps and reward statistics are those of the new run's own episodes. A value or policy that the other run did not
-    learn starts with random weights.
+    learn starts with random weights, and the old dynamics as a copy of the new ones.
 
     Raises:
         UserError: `logdir` holds no run, or one with other weights or another task.
@@ -58,14 +58,19 @@ def start_from(agent: Agent, logdir: Path) -> None:
     logdir = find_initial(str(logdir))
     if not (logdir / SETTINGS_FILE).is_file():
         raise UserError(f"init_from is {logdir}, which holds no run: give the log directory of one.")
-    before = load_config([], saved=read_config(logdir))
-    check_same(before, agent.config, keys_of("transitions", "weights"), logdir, "--init_from")
     parts = {name: part for name, part in agent.checkpointed.items() if name not in ("step", "rewards")}
     saved = _saved_parts(logdir)
-    missing = [name for name in BEHAVIOR if saved and name in parts and name not in saved]
-    if missing:
-        note(f"{logdir} has no {' and no '.join(missing)}: this run starts with new weights there.")
-    restore_newest({name: part for name, part in parts.items() if name not in missing}, logdir)
+    unlearned = {name for name in OPTIONAL if saved and not (name in parts and name in saved)}
+    # The settings of a part matter only where both runs have it.
+    ignored = tuple(OPTIONAL[name] for name in unlearned)
+    keys = [key for key in keys_of("transitions", "weights") if not key.startswith(ignored)]
+    check_same(load_config([], saved=read_config(logdir)), agent.config, keys, logdir, "--init_from")
+    restore_newest({name: part for name, part in parts.items() if name not in unlearned}, logdir)
+    new = [name for name in ("actor", "value") if name in parts and name in unlearned]
+    if new:
+        note(f"{logdir} has no {' and no '.join(new)}: this run starts with new weights there.")
+    if "old_dynamics" in parts and "old_dynamics" in unlearned:
+        parts["old_dynamics"].copy()
 
 
 def _saved_parts(logdir: Path) -> set[str]:

@@ -7,7 +7,7 @@ from documentation import read_metrics
 
 from episodes.dataset import check_collection, settings, write_collection
 from episodes.replay import Replay
-from planning_agent import CEMAgent
+from planning_agent import CEMAgent, LatCoAgent
 from policy_agents import PolicyAgent
 from tools.errors import UserError
 from training.logdir import open_logdir
@@ -197,6 +197,25 @@ def test_a_run_starts_from_the_weights_of_another(offline_config, tmp_path, monk
     again = CEMAgent(config, OBSERVATIONS, ACTION_SPACE)
     TrainingRun(again, tmp_path / "new", quiet=True).close()
     assert int(again.updates) == 9
+
+
+def test_what_the_other_run_did_not_learn_starts_anew_with_settings_of_its_own(offline_config, tmp_path, capsys):
+    base = offline_config.replace(pretrain=1, logdir=str(tmp_path / "base"))
+    first, _ = train(base, open_logdir(base, []))
+    value = {"value_head": True, "augmented_objective": True, "value_units": 5, "discount": 0.9}
+    config = base.replace(planner="latco", init_from=base.logdir, logdir=str(tmp_path / "new"), steps=40, **value)
+    agent = LatCoAgent(config, OBSERVATIONS, ACTION_SPACE)
+    run = TrainingRun(agent, open_logdir(config, []), quiet=True)
+    run.checkpoints.save()
+    run.close()
+    assert "has no value: this run starts with new weights there" in capsys.readouterr().err
+    # The old dynamics are a copy of those that the run starts with.
+    for dynamics in (agent.model.dynamics, agent.old_dynamics.net):
+        for old, new in zip(first.model.dynamics.weights, dynamics.weights, strict=True):
+            np.testing.assert_array_equal(old.numpy(), new.numpy())
+    # The other way round, the settings of what is left out do not matter.
+    config = base.replace(init_from=config.logdir, logdir=str(tmp_path / "third"), steps=40, value_layers=3)
+    TrainingRun(CEMAgent(config, OBSERVATIONS, ACTION_SPACE), open_logdir(config, []), quiet=True).close()
 
 
 @pytest.mark.parametrize(
