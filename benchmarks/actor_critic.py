@@ -14,7 +14,6 @@ import checkout
 
 import argparse
 import json
-import resource
 import sys
 from collections.abc import Sequence
 
@@ -22,6 +21,7 @@ import gymnasium
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.memory import peak_gb
 from benchmarks.train_step import make_agent, make_batch, timed
 from policy_agents import DreamerAgent
 from tools.command_line import Parser
@@ -52,8 +52,7 @@ def measure(config, actions: int, repeats: int) -> dict:
         line |= {f"{name}_seconds": round(seconds[index], 4), f"{name}_cpu_seconds": round(cpu[index], 4)}
     line |= {"ratio": round(seconds[1] / seconds[0], 3), "cpu_ratio": round(cpu[1] / cpu[0], 3), "repeats": repeats}
     devices = [device.device_type for device in tf.config.list_physical_devices()]
-    memory = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
-    return {"benchmark": "actor_critic"} | line | {"memory_gb": memory, "devices": devices, "actions": actions}
+    return {"benchmark": "actor_critic"} | line | {"memory_gb": peak_gb(), "devices": devices, "actions": actions}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,8 @@
 
 One JSON line per measurement: `seconds` is the median over `repeats` plans after the first, whose time (tracing and
 compiling included) is `first_call_seconds`; `iterations_to_final` is the first iteration from which on the plan's own
-return stays within 2% of its final value and its dynamics violation below twice the threshold. `peak_gflops` is a large
+return stays within 2% of its final value and its dynamics violation below twice the threshold. `memory_gb` is the peak
+of the process while the planner compiles and plans, `memory_before_gb` what it held before. `peak_gflops` is a large
 matrix product timed in the same run. Iterations are the papers' unless `--iterations` says otherwise.
 """
 
@@ -25,6 +26,7 @@ import tensorflow as tf
 
 import models
 import optimizers
+from benchmarks.memory import begin_peak, peak_gb
 from planners.cem import CEM, RandomShooting
 from planners.first_order_latco import FirstOrderLatCo
 from planners.gaussian_latco import GaussianLatCo
@@ -119,16 +121,16 @@ def measure_peak() -> float:
 
 
 def measure(planner: optimizers.Planner, batch: int, repeats: int, seed: int) -> tuple[dict, optimizers.Plan]:
-    """Plans `repeats` + 1 times from random states."""
+    """Plans `repeats` + 1 times from random states. Returns the cost and the last plan."""
     z0 = tf.random.stateless_normal([batch, planner.problem.state_size], [seed, 0]) * 0.5
-    seconds = []
+    seconds, before = [], begin_peak()
     for repeat in range(repeats + 1):
         start = time.perf_counter()
         plan = planner(z0, [seed, repeat])
         plan.actions.numpy()
         seconds.append(time.perf_counter() - start)
-    times = {"seconds": round(float(np.median(seconds[1:])), 4), "first_call_seconds": round(seconds[0], 2)}
-    return times, plan
+    cost = {"seconds": round(float(np.median(seconds[1:])), 4), "first_call_seconds": round(seconds[0], 2)}
+    return cost | {"memory_before_gb": before, "memory_gb": peak_gb()}, plan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -156,8 +158,8 @@ def _measure(argv: Sequence[str]) -> int:
         for name, solver, planner in make_planners(args, problem):
             row = {"benchmark": "planning", "planner": name, "solver": getattr(planner, "solver", solver)}
             row |= {"horizon": planner.horizon, "iterations": planner.iterations, "batch": batch}
-            times, plan = measure(planner, batch, args.repeats, args.seed)
-            row |= times | {"return": round(float(tf.reduce_mean(tf.reduce_sum(plan.rewards, 1))), 4)}
+            cost, plan = measure(planner, batch, args.repeats, args.seed)
+            row |= cost | {"return": round(float(tf.reduce_mean(tf.reduce_sum(plan.rewards, 1))), 4)}
             if name in SOLVED:
                 violation = float(tf.reduce_mean(plan.curves["dynamics_violation"][:, -1]))
                 row |= {"dynamics_violation": float(f"{violation:.3g}")}

@@ -22,7 +22,6 @@ import checkout
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -34,6 +33,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from base_agent import BaseAgent
+from benchmarks.memory import peak_gb
 from benchmarks.plain_update import PlainUpdate
 from tools.command_line import Parser
 from tools.config import load_config
@@ -100,11 +100,6 @@ def update_flops(model: keras.Model, examples: int) -> int:
     return examples * (total + 3 * sum(kernel_flops(leaf) for leaf in others))
 
 
-def memory_gb() -> float:
-    """The peak of this process so far."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
-
-
 def timed(function) -> tuple[float, float]:
     """Seconds and seconds on all cores of a call; `function` must wait for its result."""
     start, cpu = time.perf_counter(), time.process_time()
@@ -132,7 +127,7 @@ def serve(variant: str, config, actions: int) -> None:
         agent, train_step = None, PlainUpdate(config)
     matrix = tf.random.normal([PEAK_SIZE, PEAK_SIZE])
     product = tf.function(lambda x: tf.reduce_sum(x @ x))
-    before = memory_gb()
+    before = peak_gb()
     first, _ = timed(lambda: float(train_step(batch)))
     float(product(matrix))
     devices = [device.device_type for device in tf.config.list_physical_devices()]
@@ -141,7 +136,7 @@ def serve(variant: str, config, actions: int) -> None:
     for _ in sys.stdin:
         seconds, cpu = timed(lambda: float(train_step(batch)))
         products = [timed(lambda: float(product(matrix)))[0] for _ in range(3)]
-        answer = {"seconds": seconds, "cpu": cpu, "product": float(np.median(products)), "memory_gb": memory_gb()}
+        answer = {"seconds": seconds, "cpu": cpu, "product": float(np.median(products)), "memory_gb": peak_gb()}
         print(json.dumps(answer), flush=True)
 
 
