@@ -1,4 +1,4 @@
-"""The interface of all trajectory optimizers: `LatentProblem`, `Planner`, `Plan`, and the actions that they start from.
+"""The interface of all trajectory optimizers: `LatentProblem`, `Planner` and `Plan`.
 
 A planner is built once for a problem and a horizon and called as `planner(z0, seed) -> Plan`. One call is one compiled
 `tf.function` that runs the whole optimization for a batch of B first states. Planners know nothing about world models,
@@ -16,13 +16,14 @@ Index convention: z_0 is given, and action t leads to state t + 1. Entry t of a 
 
 import abc
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from planners.initial import best_initial, random_sequences
-from planners.seeds import fold_in, per_plan, split_seed
+from planners.seeds import fold_in, split_seed
 from planners.stopping import iterate
 from planners.trajectories import policy_noise, policy_rollout, rollout, sampled_return
 from tools.errors import UserError
@@ -115,7 +116,8 @@ class Plan(NamedTuple):
         value: [B], terminal value after `actions` under the mean dynamics, weighted as in the objective; None if the
             problem has no value.
         kept: [B, K, H, m], the actions of the K best restarts, the plan's own first, or None.
-        kept_scores: [B, K], what the restarts were compared by, NaN where that is not known, or None.
+        kept_scores: [B, K], what the restarts were compared by, NaN where that is not known and where a plan breaks the
+            state constraint, or None.
     """
 
     actions: tf.Tensor
@@ -219,7 +221,8 @@ class Planner(abc.ABC):
             return self._best_restart(z0, seeds, warm, limit)
         plan = self._with_value(z0, self._plan_once(z0, seeds, warm, limit))
         if self.keep_plans:
-            plan = plan._replace(kept=plan.actions[:, None], kept_scores=self._score(z0, plan, seeds)[:, None])
+            score = _score_within(self._score(z0, plan, seeds), self._excess(z0, plan))
+            plan = plan._replace(kept=plan.actions[:, None], kept_scores=score[:, None])
         return plan
 
     def _from_policy(self, z0, seeds):
@@ -259,8 +262,9 @@ class Planner(abc.ABC):
             first = tf.tile(tf.one_hot(0, R, dtype=tf.int32), [B])
             warm = WarmStart(tf.repeat(warm.actions, R, 0), tf.repeat(warm.steps, R) * first)
         plan = self._with_value(z0, self._plan_once(z0, seeds, warm, limit))
-        score = tf.reshape(self._score(z0, plan, seeds), [B, R])
-        order = self._ranked(score, self._excess(z0, plan))
+        score, excess = self._score(z0, plan, seeds), self._excess(z0, plan)
+        order = self._ranked(tf.reshape(score, [B, R]), excess)
+        score = tf.reshape(_score_within(score, excess), [B, R])
         rows = tf.range(B) * R + order[:, 0]
         chosen = tf.nest.map_structure(lambda x: None if x is None else tf.gather(x, rows), plan)
         if self.keep_plans:
@@ -330,16 +334,6 @@ class Planner(abc.ABC):
         return self._curves(shifted, tf.maximum(count - 1, 0), final)
 
 
-def random_actions(problem: LatentProblem, horizon: int, seeds: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """Return uniform actions [B, H, m] within the bounds, from one seed per plan, int32 [B, 2]."""
-    bound, shape = problem.a_max, [horizon, problem.action_size]
-    draw = lambda seed: tf.random.stateless_uniform(shape, seed, -bound, bound, dtype)
-    return per_plan(draw, seeds, dtype)
-
-
-def warm_actions(actions: tf.Tensor, warm: WarmStart | None, choice: int = 0) -> tf.Tensor:
-    """Return actions [B, H, m] whose leading entries are replaced by those of a warm start."""
-    if warm is None:
-        return actions
-    known = tf.range(actions.shape[1]) < warm.steps[:, None]
-    return tf.where(known[..., None], warm.actions[:, choice], actions)
+def _score_within(score, excess):
+    """Scores [B], NaN for plans that break the state constraint: nothing should learn from them."""
+    return score if excess is None else tf.where(excess > 0.0, tf.constant(math.nan, score.dtype), score)

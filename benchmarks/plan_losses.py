@@ -16,6 +16,7 @@ from benchmarks.execution import Played, chunks
 from evaluation.episodes import run_episodes
 from evaluation.numbers import describe, share_interval
 from optimizers import LatentProblem, Plan, Planner
+from planners.plan_state import before_finish
 from planners.trajectories import rollout
 from planning_agent import PlanningAgent
 from training.driver import Episode
@@ -107,7 +108,7 @@ def measure(planner: Planner, z0: tf.Tensor, seed: int) -> tuple[dict[str, Any],
         if name in plan.curves:
             row[name] = float(np.mean(plan.curves[name][:, -1]))
             if planner.finish_steps:
-                row[f"search_{name}"] = float(np.mean(plan.curves[name][:, -1 - planner.finish_steps]))
+                row[f"search_{name}"] = float(before_finish(plan, name, planner.finish_steps).mean())
     row = {key: value if value is None else float(f"{value:.4g}") for key, value in row.items()}
     row |= {
         "iterations": planner.iterations,

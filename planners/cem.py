@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from optimizers import LatentProblem, random_actions
+from optimizers import LatentProblem
+from planners.initial import random_actions
 from planners.sampling import SamplingPlanner, count_non_finite, refit
 from planners.seeds import fold_in, per_plan
 from tools.errors import UserError

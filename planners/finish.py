@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from optimizers import LatentProblem
+from optimizers import LatentProblem, Plan
 from planners.least_squares import projected_shooting_step
 from planners.linearization import linearize, own_gradient
 from planners.residuals import DAMPING_FACTOR
@@ -67,6 +67,43 @@ def improve_executable(
     loop = tf.while_loop(lambda k, *_: k < limit, body, (0, start, history), maximum_iterations=count)
     scores = tf.transpose(loop[2].stack())
     return loop[1], tf.where(tf.range(count) < limit, scores, loop[1].score[:, None])
+
+
+def better_half(plans: Finished, scores: tf.Tensor, excess: tf.Tensor) -> tuple[Finished, tf.Tensor]:
+    """Of 2 B finished plans, the better one of plans b and B + b: less excess or, at the same, a higher score.
+
+    Args:
+        plans: 2 B of them.
+        scores: after each step, [2 B, count].
+        excess: of the plans beyond what the state constraint tolerates, [2 B].
+
+    Returns:
+        B plans, and their scores after each step.
+    """
+    B = excess.shape[0] // 2
+    known = tf.where(tf.math.is_finite(plans.score), plans.score, plans.score.dtype.min)
+    worse = tf.where(excess[:B] == excess[B:], known[:B] < known[B:], excess[:B] > excess[B:])
+    return tf.nest.map_structure(lambda x: where_rows(worse, x[B:], x[:B]), (plans, scores))
+
+
+def finished_curves(plan: Plan, end: Finished, scores: tf.Tensor) -> dict[str, tf.Tensor]:
+    """The curves [B, K] of a search with those of its finish, which follow its last iteration.
+
+    Args:
+        plan: what the search found, with curves [B, K], of which the last `count` are still to come.
+        end: the finished plan.
+        scores: after each step of the finish, [B, count].
+    """
+    count, held = scores.shape[1], tf.ones_like(scores)
+    tails = {"reward": scores, "dynamics_violation": 0.0 * held, "action_violation": 0.0 * held}
+    tails["constraint_violation"] = end.excess[:, None] * held
+    curves, K = {}, next(iter(plan.curves.values())).shape[1]
+    since = tf.range(K) - plan.iterations[:, None]  # [B, K], negative during the search
+    index = tf.where(since < 0, tf.range(K), K - count + tf.minimum(since, count - 1))
+    for name, curve in plan.curves.items():
+        tail = tails.get(name, curve[:, -1:] * held)
+        curves[name] = tf.gather(tf.concat([curve[:, : K - count], tail], 1), index, batch_dims=1)
+    return curves
 
 
 def _feasible(problem, z0, actions, damping):

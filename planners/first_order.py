@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from optimizers import LatentProblem, Plan, Planner, random_actions, warm_actions
+from optimizers import LatentProblem, Plan, Planner
+from planners.initial import random_actions, warm_actions
 from planners.rows import all_finite, where_all, where_rows
 from planners.trajectories import best_finite, rollout
 

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from optimizers import SCORE_STREAM, LatentProblem, random_actions, warm_actions
+from optimizers import SCORE_STREAM, LatentProblem
 from planners.finish import Finished
+from planners.initial import random_actions, warm_actions
 from planners.latco import LatCo
 from planners.seeds import fold_in, per_plan
 from planners.trajectories import objective_rewards, previous_states

@@ -17,10 +17,11 @@ class GRASP(FirstOrderPlanner):
 
         sum_t lam |mu(sg(z_t), a_t) - z_{t+1}|^2 - r(z_{t+1}) - r(mu(sg(z_t), a_t)),
 
-    Gaussian noise on the states after every step, decaying linearly to zero, and, every `sync_every` steps and at the
-    end, a refinement: `sync_steps` gradient steps on the actions through the full rollout, which then replaces the
-    states. The paper reaches goals: there the last state is fixed to the goal and every prediction is pulled to it;
-    here the lifted states are paid their reward and so is every prediction. Actions are clipped to their bounds.
+    Gaussian noise on the states after every step, decaying linearly to zero, and, every `sync_every` steps and after
+    the last one, a refinement: `sync_steps` gradient steps on the actions through the full rollout, which then replaces
+    the states. A call with fewer iterations ends without one. The paper reaches goals: there the last state is fixed to
+    the goal and every prediction is pulled to it; here the lifted states are paid their reward and so is every
+    prediction. Actions are clipped to their bounds.
 
     Args:
         problem: the latent problem.

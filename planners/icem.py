@@ -5,7 +5,9 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from optimizers import LatentProblem, warm_actions
+from optimizers import LatentProblem
+from planners.initial import warm_actions
+from planners.rows import where_rows
 from planners.sampling import Belief, SamplingPlanner, count_non_finite, refit
 from planners.seeds import fold_in, per_plan
 from tools.errors import UserError
@@ -17,7 +19,8 @@ class ICEM(SamplingPlanner):
     Noise with a power spectral density of 1/f^beta along the horizon, populations that shrink by `decay` (down to twice
     the elites), a fraction of the elites kept from one iteration to the next and, shifted, from one plan to the next (a
     warm start), refits with momentum, the mean as a candidate of the last population, and the best sequence found as
-    the plan. Kept elites keep their returns.
+    the plan. Kept elites keep their returns. A policy's samples are candidates of the first population only; the best
+    of them stay as elites.
 
     Populations have different sizes, so this loop is unrolled in the compiled function: it is meant for a handful of
     iterations, and always runs them all.
@@ -53,8 +56,10 @@ class ICEM(SamplingPlanner):
         **options,
     ):
         super().__init__(problem, horizon, iterations, candidates, sample_states, **options)
-        if not 2 <= 2 * elites <= candidates:
-            raise UserError(f"iCEM needs candidates >= 2 elites, not elites={elites}, candidates={candidates}.")
+        if not 2 <= elites <= candidates // 2:
+            raise UserError(
+                f"iCEM needs two elites and twice as many candidates, not elites={elites}, candidates={candidates}."
+            )
         self.elites, self.num_kept, self.momentum, self.std = elites, int(keep * elites), momentum, std
         self.num_warm_starts = 1 + elites
         self.populations = [max(2 * elites, int(candidates / decay**k)) for k in range(iterations)]
@@ -63,12 +68,15 @@ class ICEM(SamplingPlanner):
     def _optimize(self, z0, seeds, warm, limit):
         belief, policy = self._first_belief(z0, warm, self.std, self.elites), self._policy_candidates(z0, seeds)
         history, count = [], tf.minimum(limit, self.iterations) * tf.ones([z0.shape[0]], tf.int32)
+        best, score = belief.best[:, 0], belief.scores[:, 0]
         for k, population in enumerate(self.populations):
-            after = self._iterate(k, population, z0, fold_in(seeds, k), warm, belief, policy)
+            after = self._iterate(k, population, z0, fold_in(seeds, k), warm, belief, policy if k == 0 else None)
             belief = tf.nest.map_structure(lambda new, old, k=k: tf.where(k < limit, new, old), after, belief)
+            # Without kept elites a population may have none as good as those before.
+            best = where_rows(belief.scores[:, 0] > score, belief.best[:, 0], best)
+            score = tf.maximum(score, belief.scores[:, 0])
             history.append(belief.metrics)
-        known = belief.scores[:, 0] > z0.dtype.min
-        actions = tf.where(known[:, None, None], belief.best[:, 0], belief.mean)
+        actions = where_rows(score > z0.dtype.min, best, belief.mean)
         warm_starts = tf.concat([belief.mean[:, None], belief.best], 1)
         return self._plan(z0, actions, belief, tf.stack(history, -1), count, warm_starts)
 

@@ -33,11 +33,16 @@ class ILQR(SecondOrderShooting):
 
     def _optimize(self, z0, seeds, warm, limit):
         found = self._search(z0, seeds, warm, limit)
-        gains = self._backward(z0, found[0])[1] if self.feedback else None
+        gains = self._final_gains(z0, found[0]) if self.feedback else None
         plan = self._plan(z0, *found, gains)
         if gains is not None:  # NaN gains would spoil an otherwise valid plan
             plan = plan._replace(gains=where_rows(all_finite(gains), gains, tf.zeros_like(gains)))
         return plan
+
+    def _final_gains(self, z0, search):
+        """Gains [B, H, m, n] around the plan found. Rejected steps have raised mu, which would make them small."""
+        smallest = tf.fill(search.damping.shape, tf.cast(self.damping, z0.dtype))
+        return self._backward(z0, search._replace(damping=smallest))[1]
 
     def _backward(self, z0, search):
         """Feedforward steps [B, H, m] and gains [B, H, m, n] (Tassa et al., equations 6, 10 and 11)."""

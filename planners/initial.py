@@ -1,4 +1,4 @@
-"""Where a search starts: the best of many random action sequences under the model.
+"""Where a search starts: random actions, a warm start, or the best of many random sequences under the model.
 
 Gradients only lead to the nearest optimum. Independent random actions hardly leave the first state, so that all of them
 start near the same one; correlated actions go somewhere. Conventions and shapes: optimizers.py. N sequences.
@@ -17,6 +17,21 @@ if TYPE_CHECKING:  # optimizers.py imports this module
     from optimizers import LatentProblem, WarmStart
 
 INITIAL_STREAM = 12  # random stream of the candidates
+
+
+def random_actions(problem: "LatentProblem", horizon: int, seeds: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """Return uniform actions [B, H, m] within the bounds, from one seed per plan, int32 [B, 2]."""
+    bound, shape = problem.a_max, [horizon, problem.action_size]
+    draw = lambda seed: tf.random.stateless_uniform(shape, seed, -bound, bound, dtype)
+    return per_plan(draw, seeds, dtype)
+
+
+def warm_actions(actions: tf.Tensor, warm: "WarmStart | None", choice: int = 0) -> tf.Tensor:
+    """Return actions [B, H, m] whose leading entries are replaced by those of a warm start."""
+    if warm is None:
+        return actions
+    known = tf.range(actions.shape[1]) < warm.steps[:, None]
+    return tf.where(known[..., None], warm.actions[:, choice], actions)
 
 
 def random_sequences(
@@ -47,9 +62,14 @@ def best_initial(
         sequences: [B, N, H, m].
         choices: C, at most N.
     """
+    cold = 0
     if warm is not None:
         known = tf.range(sequences.shape[2]) < warm.steps[:, None]
         old = tf.where(known[:, None, :, None], warm.actions, sequences[:, : warm.actions.shape[1]])
+        cold = warm.actions.shape[1] * tf.cast(warm.steps == 0, tf.int32)
         sequences = tf.concat([old, sequences], 1)
-    _, index = tf.math.top_k(candidate_returns(problem, z0, sequences), choices)
+    returns = candidate_returns(problem, z0, sequences)
+    # After a cold start the first ones are copies of the others.
+    copies = tf.range(sequences.shape[1]) < tf.reshape(cold, [-1, 1])
+    _, index = tf.math.top_k(tf.where(copies, returns.dtype.min, returns), choices)
     return tf.gather(sequences, index, batch_dims=1)

@@ -9,14 +9,16 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from optimizers import LatentProblem, Plan, Planner, random_actions, warm_actions
+from optimizers import LatentProblem, Plan, Planner
 from planners.augmented import augmented_residuals
-from planners.finish import improve_executable
+from planners.finish import better_half, finished_curves, improve_executable
+from planners.initial import random_actions, warm_actions
 from planners.least_squares import block_tridiagonal_step, condensed_step
 from planners.linearization import linearize, own_gradient
-from planners.multipliers import action_violation, scale_multipliers
+from planners.multipliers import MULTIPLIER_RANGE, action_violation, scale_multipliers
 from planners.residuals import (
     DAMPING_FACTOR,
+    LARGEST_DAMPING,
     objective_residuals,
     softplus_residual,
     state_residuals,
@@ -168,29 +170,20 @@ class LatCo(Planner):
             end, scores = self._better_finish(z0, plan.actions, start, noise, steps)
         else:
             end, scores = self._run_finish(z0, plan.actions, noise, steps)
-        zero, held = tf.zeros_like(scores), tf.ones_like(scores)
-        tails = {"reward": scores, "dynamics_violation": zero, "action_violation": zero}
-        tails["constraint_violation"] = end.excess[:, None] * held
-        curves = {}
-        for name, curve in plan.curves.items():
-            tail = tails.get(name, curve[:, -1:] * held)
-            curves[name] = tf.concat([curve[:, : -self.finish_steps], tail], 1)
         rewards = self.problem.reward(rollout(self.problem.step, z0, end.actions))
+        curves = finished_curves(plan, end, scores)
         finished = (end.actions, end.states, rewards, curves, plan.iterations + steps, plan.non_finite)
         finished = Plan(*finished, warm_starts=end.actions[:, None])
-        choose = lambda new, old: None if new is None else tf.where(steps > 0, new, old)
+        better = (steps > 0) & all_finite(end.actions, end.states, end.score, rewards)
+        choose = lambda new, old: None if new is None else where_rows(better, new, old)
         return tf.nest.map_structure(choose, finished, plan)
 
     def _better_finish(self, z0, actions, start, noise, steps):
         """As `_run_finish`, for the better one of two plans. They are finished as one batch."""
-        B, twice = z0.shape[0], lambda x: tf.concat([x, x], 0)
+        twice = lambda x: tf.concat([x, x], 0)
         both = tf.concat([actions, start], 0)
-        end, scores = self._run_finish(twice(z0), both, tf.nest.map_structure(twice, noise), steps)
-        known = tf.where(tf.math.is_finite(end.score), end.score, end.score.dtype.min)
-        worse = known[:B] < known[B:]
-        if self.problem.constraint is not None:
-            worse = tf.where(end.excess[:B] == end.excess[B:], worse, end.excess[:B] > end.excess[B:])
-        return tf.nest.map_structure(lambda x: where_rows(worse, x[B:], x[:B]), (end, scores))
+        ends = self._run_finish(twice(z0), both, tf.nest.map_structure(twice, noise), steps)
+        return better_half(*ends, self._beyond(ends[0].excess))
 
     def _run_finish(self, z0, actions, noise, steps):
         """Finishes the plan with `actions` [B, H, m]; also returns its score after each step [B, finish_steps]."""
@@ -209,15 +202,16 @@ class LatCo(Planner):
         rho, g = self._weighted(residuals, search.duals)
         if self.problem.log_prob is not None:
             rho, g = self._augmented(z0, search, rho, g)
-        damping = search.damping * tf.reduce_mean(search.duals["lam"], 1)
+        damping = search.damping * tf.maximum(tf.reduce_mean(search.duals["lam"], 1), MULTIPLIER_RANGE[0])
         e, v, V = residuals[:3]
         dz, da = self.solve(A, B, e, v, V, rho, g, search.duals["lam"], search.duals["nu"], damping)
         finite &= all_finite(dz, da)
         lower = tf.maximum(search.damping / DAMPING_FACTOR, self.damping)
+        higher = tf.minimum(search.damping * DAMPING_FACTOR, LARGEST_DAMPING)
         return search._replace(
             plan=where_all(finite, self._moved(search.plan, dz, da, moments), search.last_finite),
             last_finite=where_all(finite, search.plan, search.last_finite),
-            damping=tf.where(finite, tf.where(search.failed, search.damping, lower), search.damping * DAMPING_FACTOR),
+            damping=tf.where(finite, tf.where(search.failed, search.damping, lower), higher),
             failed=~finite,
             non_finite=search.non_finite + tf.cast(~finite, tf.int32),
         )
@@ -325,8 +319,11 @@ class LatCo(Planner):
         if self.problem.constraint is None:
             return None
         beyond = tf.nn.relu(self.problem.constraint(rollout(self.problem.step, z0, plan.actions)))
-        # As in the search, a squared violation of eps_con per step satisfies it.
-        return tf.nn.relu(tf.reduce_sum(tf.square(beyond), [-2, -1]) - self.horizon * self.eps["kappa"])
+        return self._beyond(tf.reduce_sum(tf.square(beyond), [-2, -1]))
+
+    def _beyond(self, violation):
+        """What is left of squared violations [B] of the state constraint: eps_con per step satisfies it."""
+        return tf.nn.relu(violation - self.horizon * self.eps["kappa"])
 
     def _meets_constraints(self, metrics):
         entry = dict(zip(self.CURVES, tf.unstack(metrics, axis=-1), strict=True))

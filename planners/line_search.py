@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from optimizers import LatentProblem, Plan, Planner, random_actions, warm_actions
-from planners.residuals import DAMPING_FACTOR, softplus_residual, state_residuals
+from optimizers import LatentProblem, Plan, Planner
+from planners.initial import random_actions, warm_actions
+from planners.residuals import DAMPING_FACTOR, LARGEST_DAMPING, softplus_residual, state_residuals
 from planners.rows import where_rows
 from planners.trajectories import best_finite, objective_rewards, rollout
 
@@ -110,12 +111,12 @@ class SecondOrderShooting(Planner):
         # At the optimum no step is better either, but the best one is hardly worse.
         close = lowest - now <= self.tolerance * tf.maximum(now, 1.0)
         moved = [tf.gather(x, best, batch_dims=1) for x in (states, actions)]
+        less = tf.maximum(search.damping / self.FACTOR, self.damping)
+        more = tf.minimum(search.damping * self.FACTOR, LARGEST_DAMPING)
         search = search._replace(
             states=where_rows(better, moved[0], search.states),
             actions=where_rows(better, moved[1], search.actions),
-            damping=tf.where(
-                better, tf.maximum(search.damping / self.FACTOR, self.damping), search.damping * self.FACTOR
-            ),
+            damping=tf.where(better, less, more),
             rejected=~better & ~close,
             non_finite=search.non_finite + tf.cast(tf.reduce_any(~finite, 1), tf.int32),
         )

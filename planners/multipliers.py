@@ -23,6 +23,9 @@ def scale_multipliers(multiplier: tf.Tensor, violation: tf.Tensor, eps: float, r
     Returns:
         the new multipliers, clipped to `MULTIPLIER_RANGE`.
     """
+    if not rate:
+        return multiplier
+    multiplier = tf.maximum(multiplier, MULTIPLIER_RANGE[0])  # zero could never grow
     updated = multiplier + rate * tf.math.log(violation / eps + eta) * multiplier
     return tf.clip_by_value(updated, *MULTIPLIER_RANGE)
 

@@ -75,13 +75,20 @@ def plan_metrics(plan: Plan, finish_steps: int) -> dict[str, np.ndarray]:
         plan: of B environments.
         finish_steps: as of the planner. A finish leaves no violation, so that violations are the last ones before it.
     """
-    row = {name: -1 - finish_steps for name in ("dynamics_violation", "action_violation")}
     curves = {name: curve for name, curve in plan.curves.items() if name != "reward"}
-    metrics = {f"plan/{name}": curve[:, row.get(name, -1)].numpy() for name, curve in curves.items()}
+    metrics = {f"plan/{name}": curve[:, -1].numpy() for name, curve in curves.items()}
+    for name in {"dynamics_violation", "action_violation"} & set(curves):
+        metrics[f"plan/{name}"] = before_finish(plan, name, finish_steps)
     if plan.value is not None:
         metrics["plan/value"] = plan.value.numpy()
     counts = {"plan/non_finite": plan.non_finite, "plan/iterations": plan.iterations}
     return metrics | {name: count.numpy().astype(np.float32) for name, count in counts.items()}
+
+
+def before_finish(plan: Plan, curve: str, finish_steps: int) -> np.ndarray:
+    """The value of a curve [B] at the end of the search, before its finish of so many steps."""
+    last = plan.iterations.numpy() - finish_steps - 1 if finish_steps else np.full(len(plan.iterations), -1)
+    return plan.curves[curve].numpy()[np.arange(len(last)), last]
 
 
 def cold_start(batch: int, planner: Planner) -> WarmStart:

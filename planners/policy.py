@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from optimizers import LatentProblem, Plan, Planner, random_actions
+from optimizers import LatentProblem, Plan, Planner
+from planners.initial import random_actions
 from planners.rows import all_finite, where_rows
 from planners.trajectories import objective_rewards, policy_noise, policy_rollout, rollout
 

@@ -9,6 +9,8 @@ from optimizers import LatentProblem
 
 # A failed step multiplies the damping by this factor, a successful one divides by it (Levenberg-Marquardt).
 DAMPING_FACTOR = 10.0
+# Steps as short as with this damping change nothing any more; without a bound it would leave float32's range.
+LARGEST_DAMPING = 1e10
 
 
 def softplus_residual(reward: tf.Tensor) -> tf.Tensor:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from optimizers import LatentProblem, Plan, Planner, warm_actions
+from optimizers import LatentProblem, Plan, Planner
+from planners.initial import warm_actions
 from planners.seeds import fold_in
 from planners.trajectories import candidate_returns, policy_noise, policy_rollout, rollout
 from tools.errors import UserError
@@ -34,7 +35,7 @@ class SamplingPlanner(Planner):
         candidates: action sequences in the first of them, for each plan.
         sample_states: evaluate candidates on sampled trajectories as PlaNet does; otherwise on the mean dynamics.
         policy_share: share of the candidates that are samples of the problem's policy along the mean dynamics. They
-            are drawn once for a plan and stay the same in all of its populations (TD-MPC2, arXiv 2310.16828).
+            are drawn once for a plan (TD-MPC2, arXiv 2310.16828). With CEM and MPPI they are in all of its populations.
         **options: those of `Planner`.
     """
 
@@ -72,6 +73,10 @@ class SamplingPlanner(Planner):
         """Return of each candidate [B, J], the lowest number where not finite, for actions [B, J, H, m]."""
         return candidate_returns(self.problem, z0, actions, seeds if self.sample_states else None)
 
+    def _is_rejected(self, after, before):
+        # Fewer than two candidates are finite: there was nothing to learn from.
+        return self.candidates - (after.non_finite - before.non_finite) < 2
+
     def _policy_candidates(self, z0, seeds):
         """Samples [B, J', H, m] of the policy for a population of full size, or none."""
         count = int(self.policy_share * self.candidates)
@@ -84,7 +89,7 @@ class SamplingPlanner(Planner):
     def _with_policy(self, actions, policy):
         """Candidates [B, J, H, m], the last `policy_share` of which are the first of the policy's."""
         J = actions.shape[1]
-        count = int(self.policy_share * J)
+        count = 0 if policy is None else int(self.policy_share * J)
         return actions if not count else tf.concat([actions[:, : J - count], policy[:, :count]], 1)
 
     def _sample(self, belief, noise):

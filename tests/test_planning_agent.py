@@ -9,6 +9,7 @@ import tensorflow as tf
 import agents
 import optimizers
 from planners.gaussian_latco import moments_by_tape
+from planners.initial import random_actions
 from planners.linearization import linearize_by_tape
 from planning_agent import PlanningAgent
 from tests.tiny_agents import ACTION_SPACE, ACTIONS, OBSERVATIONS, PlanlessAgent, with_cost
@@ -239,7 +240,7 @@ def test_more_executed_steps_than_planned_ones_are_refused(tiny_config):
 def test_the_planner_in_the_guide_for_contributors_works_as_it_stands():
     guide = (Path(agents.__file__).parent / "CONTRIBUTING.md").read_text()
     code = next(block for block in guide.split("```")[1::2] if "Planner)" in block)
-    names = {"optimizers": optimizers, "tf": tf, "PlanningAgent": PlanningAgent}
+    names = {"optimizers": optimizers, "random_actions": random_actions, "tf": tf, "PlanningAgent": PlanningAgent}
     exec(code.removeprefix("python").split("PLANNERS = ")[0], names)
     problem = optimizers.LatentProblem(lambda z, a: z + a, lambda z: -tf.abs(z[..., 0]), 1, 1)
     plan = names["OneRandomPlan"](problem, 3, iterations=1, restarts=50)(tf.zeros([2, 1]), [1, 2])

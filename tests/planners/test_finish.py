@@ -1,5 +1,7 @@
 """The finish of collocation: bounded least squares with a known answer, and plans that keep their bounds."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,9 +9,10 @@ from problems import SEED, curved, far, linear_quadratic, ridge, shifted_root
 from scipy.optimize import lsq_linear
 
 from optimizers import LatentProblem
-from planners.finish import improve_executable
+from planners.finish import Finished, better_half, improve_executable
 from planners.gaussian_latco import GaussianLatCo
 from planners.latco import LatCo
+from planners.plan_state import before_finish
 from planners.trajectories import rollout
 
 EAGER = {"jit_compile": False}
@@ -108,3 +111,51 @@ def test_gaussian_plans_end_within_the_bounds_on_the_moments_of_the_dynamics():
     plan = planner(np.zeros([2, 1], np.float32), SEED)
     assert plan.curves["action_violation"].shape == (2, 16) and np.all(plan.curves["action_violation"][:, -1] == 0.0)
     np.testing.assert_allclose(plan.states[..., 0], np.cumsum(0.1 * plan.actions[..., 0], 1), atol=1e-4)
+
+
+def test_after_an_early_stop_the_finish_follows_the_search():
+    planner = LatCo(far(), 4, 200, finish=6, tolerance=1e-4, **EAGER)
+    plan = planner(np.array([[0.1], [1.0]], np.float32), SEED)
+    search = LatCo(far(), 4, 200, tolerance=1e-4, **EAGER)(np.array([[0.1], [1.0]], np.float32), SEED)
+    assert np.all(plan.iterations == search.iterations + 6) and np.all(plan.iterations < 100)
+    for row, count in enumerate(search.iterations.numpy()):
+        for name, curve in plan.curves.items():
+            np.testing.assert_allclose(curve[row, :count], search.curves[name][row, :count], rtol=1e-3, atol=1e-4)
+            np.testing.assert_array_equal(curve[row, count + 5 :], curve[row, -1])
+        np.testing.assert_array_equal(plan.curves["dynamics_violation"][row, count:], 0.0)
+    for name in ("dynamics_violation", "action_violation"):
+        np.testing.assert_allclose(before_finish(plan, name, 6), search.curves[name][:, -1], rtol=1e-3, atol=1e-6)
+
+
+def test_of_two_finished_plans_the_score_decides_unless_one_breaks_the_constraint_more():
+    score, excess = tf.constant([3.0, 3.0, 1.0, np.nan, 9.0, 2.0]), tf.constant([0.0, 0.0, 0.0, 0.0, 0.1, 0.0])
+    states = tf.range(6.0)[:, None, None]
+    plans = Finished(states, states, score, excess, excess)
+    chosen, scores = better_half(plans, score[:, None], excess)
+    # Plan 0 or 3, 1 or 4, 2 or 5: no number, more excess, a higher score.
+    np.testing.assert_array_equal(chosen.states[:, 0, 0], [0, 1, 5])
+    np.testing.assert_array_equal(scores, [[3.0], [3.0], [2.0]])
+
+
+@pytest.mark.parametrize("excess, better", [(0.5 * 0.01, 10.0), (1.5 * 0.01, 1.0)])
+def test_a_kept_start_wins_only_by_an_excess_that_counts(excess, better):
+    problem = dataclasses.replace(far(), constraint=lambda z: z)
+    planner = LatCo(problem, 1, 1, finish=1, keep_start=True, eps_con=0.01, **EAGER)
+    none = tf.zeros([2, 1, 1])
+    plans = Finished(none, none, tf.constant([10.0, 1.0]), tf.constant([excess, 0.0]), tf.zeros([2]))
+    planner._run_finish = lambda *_: (plans, plans.score[:, None])
+    end, scores = planner._better_finish(none[:1, 0], none[:1], none[:1], (), 1)
+    assert end.score == [better] and scores == [[better]]
+
+
+def test_a_gaussian_finish_that_is_not_finite_is_left_out():
+    # The mean dynamics stay below the edge, samples do not.
+    edge = 1.0
+    step = lambda z, a: z + 0.1 * a
+    reward = lambda z: z[..., 0] - tf.where(z[..., 0] > edge, tf.constant(np.nan, z.dtype), 0.0)
+    sample = lambda z, a, noise: step(z, a) + 2.0 * noise
+    problem = LatentProblem(step, reward, 1, 1, sample_step=sample, noise_size=1)
+    plan = GaussianLatCo(problem, 3, 4, samples=20, finish=1, **EAGER)(np.zeros([1, 1], np.float32), SEED)
+    for x in (plan.states, plan.rewards, plan.curves["reward"]):
+        assert np.all(np.isfinite(x))
+    assert plan.iterations == [4]

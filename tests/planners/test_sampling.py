@@ -1,15 +1,18 @@
 """Random shooting, CEM, MPPI and iCEM: refits by hand, coloured noise, what is kept."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
-from problems import SEED, curved
+from problems import SEED, curved, far
 
 from optimizers import LatentProblem
 from planners.cem import CEM, RandomShooting
 from planners.icem import ICEM, colored_noise_basis
 from planners.sampling import refit
 from planners.trajectories import rollout
+from tools.errors import UserError
 
 EAGER = {"jit_compile": False}
 Z0 = np.array([[0.1, 0.2]])
@@ -92,3 +95,41 @@ def test_icem_finds_smooth_plans_that_white_noise_does_not():
         ICEM(problem, 30, 2, 100, 5, sample_states=False, beta=beta, **EAGER)(z0, SEED) for beta in (2.5, 0.0)
     )
     assert np.all(tf.reduce_sum(smooth.rewards, 1) > tf.reduce_sum(white.rewards, 1) + 2.0)
+
+
+def test_icem_returns_the_best_sequence_of_all_populations_though_it_keeps_none():
+    planner, seen = ICEM(curved(), 6, 6, 60, 3, sample_states=False, beta=0.0, **EAGER), []
+    returns = planner._returns
+    planner._returns = lambda *args: seen.append(returns(*args)) or seen[-1]
+    tf.config.run_functions_eagerly(True)
+    plan = planner(np.array([[0.5, -0.5], [1.0, 1.0]], np.float32), SEED)
+    tf.config.run_functions_eagerly(False)
+    best = np.max([tf.reduce_max(x, 1) for x in seen], 0)
+    assert planner.num_kept == 0 and len(seen) == 6
+    assert np.any(best > tf.reduce_max(seen[-1], 1)), "the last population is not always the best"
+    np.testing.assert_allclose(tf.reduce_sum(plan.rewards, 1), best, rtol=1e-5)
+
+
+@pytest.mark.parametrize("elites", [1, 31])
+def test_icem_needs_two_elites_and_twice_as_many_candidates(elites):
+    with pytest.raises(UserError, match="two elites and twice as many"):
+        ICEM(curved(), 6, 4, 60, elites)
+
+
+def test_a_policy_s_best_sample_is_one_elite_of_icem():
+    # Full speed is best and the bound, so that no candidate can be better than the policy's.
+    policy = lambda z, noise: tf.clip_by_value(1.0 + (0.0 if noise is None else 0.01 * noise), -1.0, 1.0)
+    problem = dataclasses.replace(far(), policy=policy)
+    planner = ICEM(problem, 5, 4, 40, 6, sample_states=False, keep=0.5, policy_share=0.1, **EAGER)
+    elites = planner(np.zeros([1, 1]), SEED).warm_starts[0, 1:].numpy()
+    assert len(np.unique(elites, axis=0)) == len(elites)
+
+
+@pytest.mark.parametrize("planner", [CEM, RandomShooting])
+def test_populations_without_a_finite_candidate_are_no_convergence(planner):
+    nothing = LatentProblem(lambda z, a: z + a, lambda z: z[..., 0] * np.nan, 1, 1)
+    options = {"elites": 3} if planner is CEM else {}
+    plan = planner(nothing, 3, 30, candidates=10, sample_states=False, tolerance=1e-3, **options, **EAGER)(
+        np.zeros([1, 1], np.float32), SEED
+    )
+    assert plan.iterations == [30] and plan.non_finite == [300]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from problems import SEED, curved, edge, linear_quadratic, linear_quadratic_optimum, root_residual, shifted_root
+from problems import SEED, curved, edge, far, linear_quadratic, linear_quadratic_optimum, root_residual, shifted_root
 
 from optimizers import LatentProblem, WarmStart
 from planners.gaussian_latco import GaussianLatCo, moments_by_tape
@@ -46,6 +46,13 @@ def test_multipliers_that_do_not_learn_stay_what_they_were():
     plan = planner(np.array([[0.1, 0.2]]), SEED)
     np.testing.assert_array_equal(plan.curves["lam"], np.full([1, 10], 8.0))
     np.testing.assert_array_equal(plan.curves["nu"], np.full([1, 10], 16.0))
+
+
+@pytest.mark.parametrize("options", [{"lam_init": 0.0}, {"nu_init": 0.0, "eta": 0.0}])
+def test_multipliers_may_start_at_zero(options):
+    plan = LatCo(far(), 4, 60, **options, **EAGER)(np.zeros([2, 1]), SEED)
+    assert np.all(plan.non_finite == 0) and np.all(plan.curves["nu"] > 0.0)
+    np.testing.assert_allclose(plan.actions, 1.0, atol=0.01)
 
 
 def test_auto_takes_the_faster_solver():
@@ -313,3 +320,19 @@ def test_gaussian_restarts_are_compared_on_noise_that_they_have_not_seen():
     seen = tf.reduce_mean(reward(planner._noise(seeds, z0.dtype)[1][:, 0]), 1)
     compared = planner._score(z0, planner(z0, seeds), seeds)
     assert np.std(compared) > 0.1 and abs(np.corrcoef(seen, compared)[0, 1]) < 0.4  # four standard errors
+
+
+def test_feedback_gains_do_not_shrink_once_the_search_has_converged():
+    planner = ILQR(curved(), 4, 60, feedback=True, **EAGER)
+    z0 = np.array([[1.0, -1.0]], np.float32)
+    plan = planner(z0, SEED)
+    end = Shooting(plan.states, plan.actions, None, tf.constant([planner.damping]), None, None, None)
+    np.testing.assert_allclose(plan.gains, planner._backward(tf.constant(z0), end)[1], rtol=1e-3)
+    assert np.abs(plan.gains).max() > 0.01
+
+
+@pytest.mark.parametrize("planner", [GN, ILQR])
+def test_a_search_that_finds_no_better_plan_stays_finite(planner):
+    flat = LatentProblem(lambda z, a: z + a, lambda z: 0.0 * z[..., 0], 1, 1)
+    plan = planner(flat, 4, 160, **EAGER)(np.zeros([1, 1], np.float32), SEED)
+    assert plan.non_finite == [0] and plan.iterations == [160]
