@@ -138,12 +138,11 @@ class Collector:
                     "which state_probe cannot learn: turn it off."
                 )
 
-    def start_evaluation(self) -> Driver:
-        """The evaluation environments, reset to the starts that all evaluations share."""
-        seed = self.config.seed + envs.EVAL_SEED
+    def start_evaluation(self, seeds: Iterable[int]) -> Driver:
+        """The evaluation environments, which play an episode from each seed."""
         if self.eval_driver is None:
-            self.eval_driver = self._make_driver(seed)
-        self.eval_driver.restart(seed)
+            self.eval_driver = self._make_driver(self.config.seed + envs.EVAL_SEED)
+        self.eval_driver.restart(seeds)
         return self.eval_driver
 
     def metric_name(self, name: str) -> str:

@@ -14,6 +14,7 @@ import envs
 import training.run
 from base_agent import BaseAgent
 from episodes.episode import episode_files, read_episode
+from evaluation.episodes import episode_seeds
 from tests.training.fakes import ACTION_SIZE, Clock, FakeAgent, replace_simulators, short_run
 from tools.errors import UserError
 from tools.signals import Terminated
@@ -152,8 +153,9 @@ def test_a_stop_forgets_no_outcome(dice, config, tmp_path, monkeypatch, reports)
     seeds = {reports: None}
     config = config.replace(steps=30, log_every=0, eval_every=0 if reports == "a training" else 20)
     make_run(config, tmp_path / "look").run()
-    started = [seed for seed in dict.fromkeys(resets) if seed not in (None, config.seed, config.seed + envs.EVAL_SEED)]
-    seeds = {"a training": started[2], "an evaluation": config.seed + envs.EVAL_SEED}
+    evaluated = episode_seeds(config.seed, config.eval_episodes)
+    started = [seed for seed in dict.fromkeys(resets) if seed not in (None, *evaluated, config.seed)]
+    seeds = {"a training": started[2], "an evaluation": evaluated[0]}
     once = make_run(config, tmp_path / "once")
     once.run()
     for stop in (11, 26, 30):  # the first evaluation is at 10, and the third episode ends at 12

@@ -6,8 +6,8 @@ import types
 import numpy as np
 import pytest
 
-import envs
 from episodes.replay import Replay
+from evaluation.episodes import episode_seeds
 from tests.training.fakes import SIZE, Clock, FakeAgent, replace_simulators, short_run
 from tools.errors import UserError
 from tools.metric_names import own_name
@@ -217,7 +217,7 @@ def test_without_steps_everything_counts_updates(seeds, config, tmp_path, monkey
     again.close()
 
 
-def test_evaluations_take_the_first_episodes_from_the_same_starts(seeds, config, tmp_path):
+def test_evaluations_play_an_episode_from_each_of_the_same_starts(seeds, config, tmp_path):
     run = make_run(config.replace(envs=2, eval_episodes=3), tmp_path)
     for _ in range(2):
         run.evaluate()
@@ -227,8 +227,27 @@ def test_evaluations_take_the_first_episodes_from_the_same_starts(seeds, config,
     assert first["eval/return"] == second["eval/return"] == pytest.approx((16 + 49 + 16) / 3)
     assert first["eval/length"] == 5.0 and "train/return" not in first
     _, (_, *resets) = seeds
-    start = config.seed + envs.EVAL_SEED
-    assert resets == 2 * [start, start + 1, None, None, None]
+    assert resets == 2 * [*episode_seeds(config.seed, 3), None, None]  # those of evaluate.py
+
+
+def test_an_evaluation_waits_for_its_long_episodes(seeds, config, tmp_path, monkeypatch):
+    """Whatever the agent does, and whichever of its episodes end first, none replaces another one."""
+    starts, reset, lengths = episode_seeds(config.seed, 4), Clock.reset, [20, 2, 3, 4]
+
+    def by_start(self, *, seed=None, options=None):
+        self.length = lengths[starts.index(seed)] if seed in starts else 1
+        return reset(self, seed=seed, options=options)
+
+    monkeypatch.setattr(Clock, "reset", by_start)
+    run = make_run(config.replace(envs=2, eval_episodes=4), tmp_path)
+    shown = []
+    run.evaluation._media = lambda episode, collector: shown.append(episode)
+    run.evaluate()
+    lengths[:] = [3, 9, 9, 2]
+    run.evaluate()
+    run.close()
+    assert [row["eval/length"] for row in read_metrics(tmp_path)] == [29 / 4, 23 / 4]
+    assert [(episode.number, episode.length) for episode in shown] == [(0, 20), (0, 3)]
 
 
 def test_other_hosts_count_all_steps_and_neither_evaluate_nor_save(seeds, config, tmp_path):
