@@ -68,7 +68,10 @@ class Collector:
         return folder
 
     def _check_offline(self, agent: Agent) -> None:
-        """Raises UserError if offline episodes lack something that the model learns from, or have another shape."""
+        """Raises UserError if offline episodes lack something that the model learns from, or have another shape.
+
+        If the run collects, they also must have a state where its own have one: a replay holds episodes of one kind.
+        """
         memory, folder = self.replay.memory, self.config.offline_dir
         found = memory[0]["action"].shape[1]
         if found != agent.action_size:
@@ -80,6 +83,12 @@ class Collector:
                 raise UserError(
                     f"The {key} of an entry in {folder} is {found}, this task's {wanted}: name another --offline_dir."
                 )
+        found, wanted = ("state" in keys for keys in (memory[0], agent.observation_space.spaces))
+        if self.config.steps and found != wanted:
+            words = "a state, this task's have none" if found else "no state, this task's have one"
+            raise UserError(
+                f"Episodes in {folder} have {words}: name another --offline_dir, or collect nothing (--steps 0)."
+            )
         for key, name in (("cost", "cost_head"), ("state", "state_probe")):
             if self.config[name] and not any(key in episode for episode in memory):
                 raise UserError(f"Episodes in {folder} have no {key} to learn: turn {name} off.")
