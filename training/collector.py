@@ -19,6 +19,9 @@ from training.agent import Agent
 from training.driver import Driver, Episode, Policy
 from training.logdir import EPISODES
 
+# The seed of a resumed run's environments grows by this with each episode that it has. No other seed is as large.
+RESUMED_SEED = 2**64
+
 
 class Collector:
     """The environments and episodes of one task of a run.
@@ -99,7 +102,7 @@ class Collector:
         if self.config.deterministic:
             self.driver = self._make_driver(self.seed, self._episode_seeds())
         else:
-            self.driver = self._make_driver(self.seed + self.begun)
+            self.driver = self._make_driver(self.seed + RESUMED_SEED * self.replay.episodes)
 
     def _episode_seeds(self) -> Iterator[int]:
         """A seed for each episode, so that one in progress can be played again."""

@@ -6,11 +6,15 @@ import types
 import numpy as np
 import pytest
 
+from base_agent import WORKER_SEED
+from collect import COLLECT_SEED
+from envs import EVAL_SEED, stream_seed
 from episodes.replay import Replay
 from evaluation.episodes import episode_seeds
 from tests.training.fakes import SIZE, Clock, FakeAgent, replace_simulators, short_run
 from tools.errors import UserError
 from tools.metric_names import own_name
+from tools.schema import LARGEST_INT
 from training.driver import Episode
 from training.metrics import RunMetrics
 from training.run import TrainingRun
@@ -143,7 +147,21 @@ def test_episodes_that_are_ahead_of_the_checkpoint_count(seeds, config, tmp_path
     assert int(run.agent.step) == 16 and run.turns.decisions == 8 and run.replay.episodes == 2
     run.close()
     # Its environments do not repeat the episodes that it has.
-    assert [batch[0] for batch in seeds] == [config.seed, config.seed + 2 * 1000]
+    first, second = (batch[0] for batch in seeds)
+    assert first == config.seed != second
+
+
+def test_resumed_runs_start_nowhere_where_others_do(seeds, config, tmp_path, monkeypatch):
+    """However many episodes they have: neither where they, other hosts, evaluations nor data sets do."""
+    for episodes in (1, 1000, 2000, 10_000, 2**31):
+        monkeypatch.setattr(Replay, "episodes", episodes)
+        for worker in range(2):
+            make_run(config, tmp_path, worker=worker, workers=2).close()
+    resumed = [batch[0] for batch in seeds]
+    largest = LARGEST_INT + max(COLLECT_SEED, EVAL_SEED, WORKER_SEED * 1000)
+    assert len(set(resumed)) == len(resumed) == 10 and min(resumed) > largest
+    starts = {stream_seed(seed, index) for seed in [*resumed, config.seed, config.seed + EVAL_SEED] for index in (0, 1)}
+    assert len(starts) == 2 * 12
 
 
 def test_interrupted_pretraining_goes_on(seeds, config, tmp_path, monkeypatch):
