@@ -1,5 +1,6 @@
 """Resumed runs, with an agent and environments that do little: what they repeat, make up for, and go on with."""
 
+import contextlib
 import itertools
 import json
 from typing import NamedTuple
@@ -111,14 +112,27 @@ def same_episodes(first, second):
     return all(a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a) for a, b in pairs)
 
 
-@pytest.mark.parametrize("changes", [{}, {"envs": 3}, {"task": "pointmass_obstacle,pointmass_lottery", "envs": 2}])
-def test_a_run_that_stops_and_goes_on_is_the_run_that_does_not_stop(dice, config, tmp_path, changes):
+@pytest.mark.parametrize(
+    ("first", "changes"),
+    [
+        (30, {}),
+        (30, {"envs": 3}),
+        (30, {"task": "pointmass_obstacle,pointmass_lottery", "envs": 2}),
+        (30, {"pretrain": 0, "train_every": 50}),
+        (2, {"init_from": "other", "prefill": 0, "train_every": 1}),  # within the first episode
+    ],
+)
+def test_a_run_that_stops_and_goes_on_is_the_run_that_does_not_stop(
+    dice, config, tmp_path, monkeypatch, first, changes
+):
+    monkeypatch.setattr(training.run, "start_from", lambda agent, logdir: agent.updates.assign(5))
     config = config.replace(**changes, steps=120)
     runs = []
-    for name, stops in (("once", [120]), ("again", [120]), ("stopped", [30, 42, 120])):
-        for steps in stops:  # within a prefill's episode, or anywhere else
+    for name, stops in (("once", [120]), ("again", [120]), ("stopped", [first, 42, 120])):
+        for steps in stops:
             run = make_run(config.replace(steps=steps), tmp_path / name)
-            run.run()
+            with pytest.raises(UserError, match="No episode") if steps == 2 else contextlib.nullcontext():
+                run.run()
         runs.append(run)
     once, again, stopped = runs
     assert figures(tmp_path / "once") == figures(tmp_path / "again")

@@ -1,5 +1,6 @@
 """The training loop against hand-counted steps, with an agent and environments that do nothing."""
 
+import contextlib
 import json
 import types
 
@@ -89,6 +90,61 @@ def test_pretraining_waits_for_the_first_episode(seeds, config, tmp_path, monkey
         ("update", 8, 3), ("save", 8), ("update", 10, 2), ("save", 12), ("update", 16, 2), ("update", 20, 2),
         ("save", 24), ("update", 26, 2), ("update", 30, 2), ("save", 30),
     ]  # fmt: skip
+
+
+def test_the_first_evaluation_is_made_once_also_where_no_update_comes_before_it(seeds, config, tmp_path, monkeypatch):
+    config = config.replace(pretrain=0, train_every=20, eval_every=20, checkpoint_every=0)
+    found = []
+    for steps in (4, 12, 16, 30):
+        run = make_run(config.replace(steps=steps), tmp_path)
+        events = watch(run, monkeypatch)
+        with pytest.raises(UserError, match="No episode") if steps == 4 else contextlib.nullcontext():
+            run.run()
+        found.append(without(events, "write"))
+    assert found == [
+        [("save", 4)],  # within the prefill
+        [("evaluate", 12), ("save", 12)],  # the episode in progress was lost
+        [("save", 16)],
+        [("update", 20, 2), ("evaluate", 20), ("save", 30)],
+    ]
+
+
+def start_with_updates(monkeypatch, updates):
+    """`init_from` is a run with so many updates."""
+    monkeypatch.setattr("training.run.start_from", lambda agent, logdir: agent.updates.assign(updates))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        # The first episode ends at step 8.
+        ({"prefill": 0}, [("evaluate", 8), ("update", 8, 2), ("update", 10, 2), ("evaluate", 10), ("save", 12)]),
+        ({"prefill": 6}, [("evaluate", 8), ("update", 10, 2), ("evaluate", 10), ("save", 12)]),
+        # Only the updates that the other run has not made.
+        ({"pretrain": 5}, [("update", 8, 1), ("save", 8), ("evaluate", 8), ("update", 10, 2), ("evaluate", 10)]),
+    ],
+)
+def test_a_run_that_starts_from_another_is_evaluated_and_trained_from_the_start(
+    seeds, config, tmp_path, monkeypatch, changes, expected
+):
+    start_with_updates(monkeypatch, 4)
+    config = config.replace(**{"init_from": "other", "pretrain": 3, "steps": 12, "checkpoint_every": 0} | changes)
+    run = make_run(config, tmp_path)
+    events = watch(run, monkeypatch)
+    run.run()
+    assert without(events, "write")[: len(expected)] == expected
+
+
+@pytest.mark.parametrize("pretrain", [3, 6])
+def test_an_offline_run_that_starts_from_another_is_evaluated(seeds, config, tmp_path, monkeypatch, pretrain):
+    start_with_updates(monkeypatch, 4)
+    Replay(tmp_path / "data", 1, 1, 100, 0).add(make_episode(2.0))
+    offline = {"steps": 0, "pretrain": pretrain, "offline_dir": str(tmp_path / "data"), "init_from": "other"}
+    for evaluations in ([max(pretrain, 4)], []):
+        run = make_run(config.replace(**offline), tmp_path / "run")
+        events = watch(run, monkeypatch)
+        run.run()
+        assert [event[1] for event in events if event[0] == "evaluate"] == evaluations
 
 
 def test_metrics_count_what_happened(seeds, config, tmp_path):
