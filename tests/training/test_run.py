@@ -160,6 +160,15 @@ def test_metrics_count_what_happened(seeds, config, tmp_path):
     assert sum("model/loss" in row for row in rows) == 6
 
 
+def test_an_episode_that_the_prefill_began_has_no_predicted_return(seeds, config, tmp_path, monkeypatch):
+    extras = {"predicted_reward": np.float32([3.0]), "planned": np.array([True]), "metrics": {}}
+    monkeypatch.setattr(FakeAgent, "policy", lambda *_, **__: (np.zeros([1, 2]), "policy", extras))
+    make_run(config.replace(prefill=4, eval_every=0, log_every=8), tmp_path).run()
+    rows = {row["step"]: row for row in read_metrics(tmp_path) if "train/return" in row}
+    assert [row.get("plan/predicted_return") for row in rows.values()] == [None, 3.0 * EPISODE, 3.0 * EPISODE]
+    assert "plan/achieved_return" not in rows[8]
+
+
 def test_a_decision_that_passes_several_multiples_is_due_the_updates_of_each(seeds, config, tmp_path, monkeypatch):
     run = make_run(config.replace(envs=4, eval_every=0, checkpoint_every=0, steps=64), tmp_path)
     events = watch(run, monkeypatch)
