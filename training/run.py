@@ -87,15 +87,15 @@ class TrainingRun:
         media = EvaluationMedia(agent, self.turns, self.replay, self.logger) if c.media else None
         self.evaluation = Evaluator(agent, self.metrics, media, self.stop)
         if c.deterministic:
-            self._attach_exact_parts()
+            self._attach_exact_parts(resumed)
 
-    def _attach_exact_parts(self) -> None:
+    def _attach_exact_parts(self, resumed: bool) -> None:
         """Goes on in the middle of episodes, turns and metrics, where the checkpoint was saved."""
         parts: dict[str, Part] = {"run": self, "turns": self.turns, "metrics": self.logger, "outcomes": self.metrics}
         parts |= {f"collector/{collector.task}": collector for collector in self.turns.collectors}
         for name, part in parts.items():
             self.checkpoints.attach(name, part, exact=True)
-        if self.replay.episodes and not self.checkpoints.exact:
+        if (resumed or self.replay.episodes) and not self.checkpoints.exact:
             note("the run was killed or has other settings now, so it will not match an uninterrupted run.")
 
     @property

@@ -261,6 +261,15 @@ def test_a_plan_of_other_settings_is_not_gone_on_with(dice, config, tmp_path, ca
     run.run()
 
 
+def test_an_offline_run_with_other_settings_says_that_it_goes_on_otherwise(dice, config, tmp_path, capsys):
+    make_run(config.replace(steps=20, eval_every=0), tmp_path / "data").run()
+    config = config.replace(steps=0, offline_dir=str(tmp_path / "data" / "episodes"), eval_every=0)
+    for changes, said in (({}, False), ({}, False), ({"batch_size": 3}, True)):
+        run = make_run(config.replace(**changes), tmp_path / "run")
+        assert ("the run was killed or has other settings now" in capsys.readouterr().err) == said
+        run.run()
+
+
 def test_several_devices_are_refused(config):
     with pytest.raises(UserError, match="deterministic is for one device, not for strategy mirrored"):
         BaseAgent(config.replace(strategy="mirrored"), Dice.observation_space, Dice.action_space)
