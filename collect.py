@@ -95,9 +95,10 @@ class DataSet:
     def __init__(self, folder: Path, config: Config):
         self.folder, self.config = folder, config
         found, reader = read_collection(folder), EpisodeReader(folder, config.damaged_share)
-        if found is None and (reader.files or reader.damaged):
+        holds_any = bool(reader.files or reader.damaged)
+        if holds_any and found is None:
             raise UserError(f"{folder} holds episodes of unknown origin: choose another --out.")
-        if found and any(
+        if holds_any and any(
             (BEFORE | found["settings"]).get(key, value) != value for key, value in settings(config).items()
         ):
             raise UserError(f"{folder} holds episodes with other settings ({found['settings']}): choose another --out.")
@@ -106,17 +107,23 @@ class DataSet:
         reader.check_share()
         reader.set_aside()
         self.replay = Replay(folder, 1, 1, 1, seed=0)  # it writes the files; one episode in memory is enough
+        found = {key: value for key, value in (found or {}).items() if holds_any or key == "attempts"}
         for key in ("scripted_episodes", "attempts"):
-            known = (found or {}).get(key, 0)
+            known = found.get(key, 0)
             if type(known) is not int or not 0 <= known < 2**31:
                 raise UserError(f"{folder / FILE}: {key} must be a whole number from 0, not {known!r}: repair it.")
-        self.facts = {"scripted_episodes": 0, "attempts": 0} | (found or {}) | {"settings": settings(config)}
+        self.facts = {"scripted_episodes": 0, "attempts": 0} | found | {"settings": settings(config)}
 
     def add(self, data: dict[str, np.ndarray], **facts: Any) -> None:
         """Writes an episode and updates collection.json with `facts`."""
+        self.write()  # first, so that no stop leaves an episode whose origin, or whose attempt, is not known
         self.replay.add(data)
         self.rows.append(numbers(data))
         self.facts |= facts
+        self.write()
+
+    def write(self) -> None:
+        """Updates collection.json."""
         with writing(self.folder, "choose another --out"):
             write_collection(self.folder, self.summary())
 
@@ -178,14 +185,16 @@ def _fill(data: DataSet, driver: Driver, policy: MixedPolicy, quota: Quota) -> N
         progress.update(len(data.rows))
         while quota.left > 0:
             for episode in driver.step(policy):
-                data.facts["attempts"] += 1
-                unused += 1
                 if "success" not in episode.data and not (quota.any or quota.successes <= 0):
                     raise UserError("The simulator reports no success to mix by: set --success_rate 0.")
+                data.facts["attempts"] += 1
+                unused += 1
                 if quota.take(numbers(episode.data)[2]):
                     unused = 0
                     scripted = data.facts["scripted_episodes"] + int(episode.extras["scripted"][0])
                     data.add(episode.data, scripted_episodes=scripted)
+                else:
+                    data.write()  # a later start must not repeat the attempt
                 done = data.summary()
                 progress.update(done["episodes"], {"success": done["success_rate"] or 0.0})
             if quota.left and unused >= PATIENCE:

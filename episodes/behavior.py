@@ -45,8 +45,9 @@ class Detours:
     """
 
     def __init__(self, share: float, size: int, rng: np.random.Generator):
-        # A detour begins with probability p after one that ended: share = length / (length + 1 / p).
-        self.begin = min(share / (DETOUR_STEPS * (1.0 - share)), 1.0)
+        # A detour begins with probability p, maybe right after one that ended, so that 1 / p - 1 decisions lie between
+        # two of them on average: share = length / (length + 1 / p - 1).
+        self.begin = share / (DETOUR_STEPS * (1.0 - share) + share)
         self.size, self.rng = size, rng
 
     def __call__(self, action: np.ndarray, is_first: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:

@@ -214,9 +214,9 @@ def _fill(out: Path, episodes: Iterable[Episode], facts: dict[str, Any]) -> dict
             replay.add(episode)
             rows.append(numbers(episode))
         contents = facts | totals(rows)
+        write_collection(out, contents)  # first, so that no stop leaves episodes of unknown origin
         for file in episode_files(partial):
             file.rename(out / file.name)
-        write_collection(out, contents)
     except OSError as error:
         raise UserError(f"The episodes cannot be written to {out} ({error}): choose another --out.") from error
     finally:

@@ -94,12 +94,13 @@ class FakeDriver:
 
 @pytest.fixture
 def play(monkeypatch, tmp_path):
-    """Collects with fake environments, four episodes, half of which are to succeed."""
+    """Collects with fake environments, four episodes, half of which are to succeed; `seeds` gets that of the start."""
 
-    def collect_from(steps, episodes=4, success_rate=0.5):
+    def collect_from(steps, episodes=4, success_rate=0.5, seeds=None):
         driver = FakeDriver(steps)
         monkeypatch.setattr(envs, "scripted_policy", lambda task: lambda state: np.zeros(2))
-        monkeypatch.setattr(envs, "make_vector_env", lambda *_: None)
+        remember = lambda config, count, seed: None if seeds is None else seeds.append(seed)
+        monkeypatch.setattr(envs, "make_vector_env", remember)
         monkeypatch.setattr(collect, "Driver", lambda *_: driver)
         monkeypatch.setattr(collect, "PATIENCE", 3)
         try:
@@ -115,7 +116,7 @@ def test_an_unreachable_success_rate_ends_and_keeps_the_episodes(play, tmp_path)
         play([[0]] * 5)
     assert len(episode_files(tmp_path)) == read_collection(tmp_path)["episodes"] == 2
     done = play([[0], [1], [0, 1]])  # a second start goes on
-    assert (done["episodes"], done["successes"], done["attempts"], done["scripted_episodes"]) == (4, 2, 6, 4)
+    assert (done["episodes"], done["successes"], done["attempts"], done["scripted_episodes"]) == (4, 2, 9, 4)
     assert done["wanted_success_rate"] == 0.5 and len(episode_files(tmp_path)) == 4
 
 
@@ -127,6 +128,45 @@ def test_a_simulator_without_success_cannot_be_mixed(play):
     with pytest.raises(UserError, match="--success_rate 0"):
         play([[None]])
     assert play([[None]] * 4, success_rate=0.0)["success_rate"] == 0.0
+
+
+class StopError(Exception):
+    """A kill."""
+
+
+@pytest.mark.parametrize("episodes", [1, 2])
+def test_a_kill_between_an_episode_and_the_collection_loses_and_repeats_nothing(play, tmp_path, monkeypatch, episodes):
+    add = collect.Replay.add
+
+    def stop(self, data):
+        add(self, data)
+        if self.episodes == episodes:
+            raise StopError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(collect.Replay, "add", stop)
+        with pytest.raises(StopError):
+            play([[1], [0], [1], [0]])
+    assert len(episode_files(tmp_path)) == episodes and read_collection(tmp_path)["attempts"] == episodes
+    done = play([[0], [1], [0], [1]])
+    assert (done["episodes"], done["successes"]) == (4, 2) and done["attempts"] >= 4
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_second_start_does_not_repeat_discarded_attempts(play, tmp_path, monkeypatch, kept):
+    seeds = []
+    for _ in range(2):
+        with pytest.raises(UserError, match="None of the last 3 episodes was successful"):
+            play([[1]] * kept + [[0]] * 5, success_rate=1.0, seeds=seeds)
+    assert read_collection(tmp_path)["attempts"] == 2 * (kept + 3)
+    assert len(set(seeds)) == 2
+
+
+def test_a_collection_without_episodes_may_become_one_of_another_task(play, tmp_path):
+    with pytest.raises(UserError, match="None of the last 3"):
+        play([[0]] * 3, success_rate=1.0)
+    known = DataSet(tmp_path, make_config("--task", "pointmass_lottery")).summary()
+    assert known["settings"]["task"] == "pointmass_lottery" and known["attempts"] == 3 and "command" not in known
 
 
 def still(obs, is_first, state):

@@ -19,6 +19,9 @@ from training.agent import Agent
 from training.driver import Driver, Episode, Policy
 from training.logdir import EPISODES
 
+# The seed of a resumed run's environments grows by this with each episode that it has. No other seed is as large.
+RESUMED_SEED = 2**64
+
 
 class Collector:
     """The environments and episodes of one task of a run.
@@ -68,7 +71,10 @@ class Collector:
         return folder
 
     def _check_offline(self, agent: Agent) -> None:
-        """Raises UserError if offline episodes lack something that the model learns from, or have another shape."""
+        """Raises UserError if offline episodes lack something that the model learns from, or have another shape.
+
+        If the run collects, they also must have a state where its own have one: a replay holds episodes of one kind.
+        """
         memory, folder = self.replay.memory, self.config.offline_dir
         found = memory[0]["action"].shape[1]
         if found != agent.action_size:
@@ -80,6 +86,12 @@ class Collector:
                 raise UserError(
                     f"The {key} of an entry in {folder} is {found}, this task's {wanted}: name another --offline_dir."
                 )
+        found, wanted = ("state" in keys for keys in (memory[0], agent.observation_space.spaces))
+        if self.config.steps and found != wanted:
+            words = "a state, this task's have none" if found else "no state, this task's have one"
+            raise UserError(
+                f"Episodes in {folder} have {words}: name another --offline_dir, or collect nothing (--steps 0)."
+            )
         for key, name in (("cost", "cost_head"), ("state", "state_probe")):
             if self.config[name] and not any(key in episode for episode in memory):
                 raise UserError(f"Episodes in {folder} have no {key} to learn: turn {name} off.")
@@ -90,7 +102,7 @@ class Collector:
         if self.config.deterministic:
             self.driver = self._make_driver(self.seed, self._episode_seeds())
         else:
-            self.driver = self._make_driver(self.seed + self.begun)
+            self.driver = self._make_driver(self.seed + RESUMED_SEED * self.replay.episodes)
 
     def _episode_seeds(self) -> Iterator[int]:
         """A seed for each episode, so that one in progress can be played again."""
@@ -138,12 +150,11 @@ class Collector:
                     "which state_probe cannot learn: turn it off."
                 )
 
-    def start_evaluation(self) -> Driver:
-        """The evaluation environments, reset to the starts that all evaluations share."""
-        seed = self.config.seed + envs.EVAL_SEED
+    def start_evaluation(self, seeds: Iterable[int]) -> Driver:
+        """The evaluation environments, which play an episode from each seed."""
         if self.eval_driver is None:
-            self.eval_driver = self._make_driver(seed)
-        self.eval_driver.restart(seed)
+            self.eval_driver = self._make_driver(self.config.seed + envs.EVAL_SEED)
+        self.eval_driver.restart(seeds)
         return self.eval_driver
 
     def metric_name(self, name: str) -> str:

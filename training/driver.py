@@ -20,7 +20,8 @@ class Episode:
     Attributes:
         env: index of its environment in the batch.
         data: the T + 1 entries that a replay stores (docs/data.md).
-        extras: the policy's extras for its T actions, name -> [T]; 'metrics' is itself such a dictionary.
+        extras: the policy's extras for its T actions, name -> [T]; 'metrics' is itself such a dictionary. Numbers that
+            some of its actions lack, since another policy made them, are left out.
         number: index of its seed in the list given to `Driver.restart`, None without a list.
     """
 
@@ -55,15 +56,24 @@ class _Recorder:
     extras: list[dict[str, Any]] = field(default_factory=list)
 
     def episode(self, env: int, reported: Collection[str]) -> Episode:
-        return with_outcomes(Episode(env, _stack(self.entries), _stack(self.extras), self.number), reported)
+        return with_outcomes(Episode(env, _stack(self.entries), self._stacked_extras(), self.number), reported)
 
     @property
     def state(self) -> dict[str, Any]:
         """From what `Driver.resume` plays the episode again."""
         rows = self.entries[1:]
         actions, rewards = (np.array([row[key] for row in rows], np.float32) for key in ("action", "reward"))
-        extras = _stack(self.extras) if self.extras else {}
+        extras = self._stacked_extras() if self.extras else {}
         return {"seed": self.seed, "action": actions, "reward": rewards, "extras": extras}
+
+    def _stacked_extras(self) -> dict[str, Any]:
+        """The extras [T] of all actions."""
+
+        def known(key: str, value: Any) -> bool:
+            # Without a plan, a flag is false and metrics do not count, but 0 is no prediction.
+            return isinstance(value, dict) or value.dtype == bool or all(key in row for row in self.extras)
+
+        return {key: value for key, value in _stack(self.extras).items() if known(key, value)}
 
 
 def _row(values: dict[str, Any], env: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from itertools import islice
 
-from evaluation.episodes import EvaluationPolicy
+from evaluation.episodes import EvaluationPolicy, episode_seeds
 from tools.signals import StopRequest
 from training.agent import Agent
 from training.collector import Collector
@@ -12,26 +12,26 @@ from training.metrics import RunMetrics
 
 
 class Evaluator:
-    """Evaluates an agent during a run: `eval_episodes` episodes per task, always from the same seeds.
+    """Evaluates an agent during a run: an episode per task from each of `eval_episodes` starts, which stay the same.
 
-    With `media`, the first episode is shown.
+    They are the first starts of evaluate.py with the run's seed. With `media`, the first episode is shown.
     """
 
     def __init__(self, agent: Agent, metrics: RunMetrics, media: EvaluationMedia | None, stop: StopRequest):
         self._agent, self._metrics, self._media, self._stop = agent, metrics, media, stop
+        self._seeds = episode_seeds(agent.config.seed, agent.config.eval_episodes)
 
     def __call__(self, collector: Collector) -> None:
         """Evaluates a task. Raises Terminated between two decisions if the run has to stop."""
-        driver = collector.start_evaluation()
+        driver = collector.start_evaluation(self._seeds)
         policy = EvaluationPolicy(self._agent, driver, keep_plans=self._media is not None)
 
         def act(*args):
             self._stop.check()
             return policy(*args)
 
-        episodes = alike(list(islice(play(driver, act), self._agent.config.eval_episodes)))
+        episodes = alike(list(islice(play(driver, act), len(self._seeds))))
         for episode in episodes:
             self._metrics.episode("eval", episode, collector)
         if self._media:
-            # By index, since the order in which environments finish may change.
-            self._media(min(episodes, key=lambda episode: episode.env), collector)
+            self._media(next(episode for episode in episodes if episode.number == 0), collector)

@@ -62,10 +62,11 @@ class TrainingRun:
         self._check_offline()
         self._check_value()
         self.checkpoints = Checkpoints(agent, self.replay, collectors, logdir / CHECKPOINTS)
-        if not self.checkpoints.restore() and c.init_from:
+        resumed = self.checkpoints.restore()
+        if not resumed and c.init_from:
             start_from(agent, expanded(c.init_from))
         self._check_rewards()
-        self.schedule = Schedule(c, agent)
+        self.schedule = Schedule(c, agent, resumed)
         self.checkpoints.attach("schedule", self.schedule)
         self.learning = False  # whether there was an episode to learn from
         self.acting = False  # whether the policy's memory is the agent's, not that of random actions
@@ -86,15 +87,15 @@ class TrainingRun:
         media = EvaluationMedia(agent, self.turns, self.replay, self.logger) if c.media else None
         self.evaluation = Evaluator(agent, self.metrics, media, self.stop)
         if c.deterministic:
-            self._attach_exact_parts()
+            self._attach_exact_parts(resumed)
 
-    def _attach_exact_parts(self) -> None:
+    def _attach_exact_parts(self, resumed: bool) -> None:
         """Goes on in the middle of episodes, turns and metrics, where the checkpoint was saved."""
         parts: dict[str, Part] = {"run": self, "turns": self.turns, "metrics": self.logger, "outcomes": self.metrics}
         parts |= {f"collector/{collector.task}": collector for collector in self.turns.collectors}
         for name, part in parts.items():
             self.checkpoints.attach(name, part, exact=True)
-        if self.replay.episodes and not self.checkpoints.exact:
+        if (resumed or self.replay.episodes) and not self.checkpoints.exact:
             note("the run was killed or has other settings now, so it will not match an uninterrupted run.")
 
     @property
@@ -172,10 +173,10 @@ class TrainingRun:
         while agent.step < c.steps:
             self.collect(lambda *args: agent.policy(*args, explore=True))
             step = int(agent.step)
-            if not self.learning:
+            if self.learning:
+                self.update()
+            else:
                 self.start_learning()
-            elif due := self.schedule.train(step):
-                self.updates.make(due * c.train_steps)
             if self.learning and self.schedule.evaluate.due(step):
                 self.evaluate()
             if self.schedule.save(step):
@@ -187,6 +188,7 @@ class TrainingRun:
         while self.prefilling():
             self._switch(acting=False)
             self.collect(self.agent.random_policy)
+            self.schedule.train(int(self.agent.step))  # no updates are due for random actions
             self.stop.check()
         if self.agent.workers > 1 and not self.turns.can_train:
             raise UserError("Hosts update together, so each needs an episode before the first update: raise prefill.")
@@ -201,15 +203,27 @@ class TrainingRun:
         self.acting = acting
 
     def start_learning(self) -> None:
-        """Pretrains and evaluates as soon as there is an episode to learn from, which may be after the prefill."""
+        """Pretrains and evaluates as soon as there is an episode to learn from, which may be after the prefill.
+
+        A new run is evaluated also where it has nothing to pretrain.
+        """
         if not self.turns.can_train:
             return
         self.learning = True
-        if self.agent.updates < max(self.config.pretrain, 1):
+        if self.agent.updates < self.config.pretrain:
             self.pretrain()
-        self.schedule.train(int(self.agent.step))  # the updates for these steps are those of `pretrain`
+            self.schedule.train(int(self.agent.step))  # the updates for these steps are those of `pretrain`
+        elif not self.schedule.begun:
+            self.schedule.evaluate.count = -1
         if self.schedule.evaluate.due(self.schedule.now):
             self.evaluate()
+        self.update()
+
+    def update(self) -> None:
+        """Makes the updates that are due for the environment steps so far."""
+        self.schedule.begun = True
+        if due := self.schedule.train(int(self.agent.step)):
+            self.updates.make(due * self.config.train_steps)
 
     def prefilling(self) -> bool:
         """Whether to act randomly: for `prefill` steps, and with several tasks until each has an episode."""

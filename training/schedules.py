@@ -29,11 +29,17 @@ class Schedule:
     Attributes:
         offline: whether the run collects nothing and counts updates instead of environment steps.
         train, evaluate, log, save: an `Every` for each.
+        begun: whether the run, maybe before it was resumed, has come to its first updates or passed them by.
+
+    Args:
+        config: the run's settings.
+        agent: counts the steps.
+        resumed: whether the run goes on from a checkpoint.
     """
 
-    def __init__(self, config: Config, agent: Agent):
-        self._agent, self.offline = agent, config.steps == 0
-        self.train = Every(config.train_every, self.now)
+    def __init__(self, config: Config, agent: Agent, resumed: bool):
+        self._agent, self.offline, self.begun = agent, config.steps == 0, resumed
+        self.train = Every(config.train_every, int(agent.step))
         self.evaluate = Every(config.eval_every, self.now)
         self.log = Every(config.log_every, self.now)
         self.save = Every(config.checkpoint_every, self.now)
@@ -44,10 +50,17 @@ class Schedule:
         return int(self._agent.updates if self.offline else self._agent.step)
 
     @property
-    def state(self) -> dict[str, int]:
-        """When the last evaluation was made. One that is cut off is made again by the resumed run."""
-        return {"evaluated": self.evaluate.count}
+    def state(self) -> dict[str, int | None]:
+        """When the last evaluation was made, and until the first updates, from which step on they are due.
+
+        An evaluation that is cut off is made again by the resumed run.
+        """
+        return {"evaluated": self.evaluate.count, "trained": None if self.begun else self.train.count}
 
     @state.setter
-    def state(self, state: dict[str, int]) -> None:
+    def state(self, state: dict[str, int | None]) -> None:
         self.evaluate.count = state["evaluated"]
+        trained = state.get("trained")  # checkpoints of before do not say
+        self.begun = trained is None
+        if not self.begun:
+            self.train.count = trained

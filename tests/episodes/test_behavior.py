@@ -1,6 +1,7 @@
 """The policies that collect data without an agent."""
 
 import numpy as np
+import pytest
 
 from episodes.behavior import DETOUR_STEPS, Detours, MixedPolicy
 
@@ -61,9 +62,14 @@ def run_detours(share, steps, firsts=None):
     return actions, (actions != 7.0).all(-1)
 
 
-def test_detours_take_their_share_of_the_decisions_and_half_of_them_do_nothing():
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_detours_take_their_share_of_the_decisions(share):
+    _, detour = run_detours(share, 4000)
+    np.testing.assert_allclose(detour[100:].mean(), share, atol=0.015)  # an episode begins without one
+
+
+def test_half_of_the_detours_do_nothing():
     actions, detour = run_detours(0.3, 2000)
-    np.testing.assert_allclose(detour.mean(), 0.3, atol=0.02)
     begins = detour[1:] & (actions[1:] != actions[:-1]).any(-1)
     np.testing.assert_allclose(detour.sum() / begins.sum(), DETOUR_STEPS, rtol=0.05)
     np.testing.assert_allclose((actions[1:][begins] == 0).all(-1).mean(), 0.5, atol=0.03)
@@ -73,7 +79,7 @@ def test_detours_take_their_share_of_the_decisions_and_half_of_them_do_nothing()
 def test_a_detour_ends_with_its_episode():
     firsts = np.ones([400, 50], bool)
     _, detour = run_detours(0.3, 400, firsts)
-    begin = 0.3 / (DETOUR_STEPS * 0.7)
+    begin = 0.3 / (DETOUR_STEPS * 0.7 + 0.3)
     np.testing.assert_allclose(detour.mean(), begin, rtol=0.1)  # each lasts for one decision
 
 

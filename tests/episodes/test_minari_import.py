@@ -1,10 +1,12 @@
 """Other people's Minari data sets: pictures, replayed episodes, refusals."""
 
+import itertools
 import multiprocessing
 import os
 import sys
 import types
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import gymnasium as gym
 import minari
@@ -15,6 +17,9 @@ from gymnasium import spaces
 from minari.data_collector.episode_buffer import EpisodeBuffer
 
 import collect
+from episodes import minari_import
+from episodes.dataset import read_collection
+from episodes.episode import episode_files
 from tests.episodes.folders import assert_same_episodes, import_folder, make_episode, make_folder, read_folder, refused
 
 pytestmark = [
@@ -178,6 +183,22 @@ def test_nothing_is_imported_over_episodes(tmp_path, store, capsys):
     assert "has episodes already" in refused(capsys, "import", "good-v0", "--out", folder)
     assert_same_episodes(read_folder(folder), [make_episode()])
     assert "unrecognized arguments: --seed" in refused(capsys, "import", "good-v0", "--out", tmp_path, "--seed", "3")
+
+
+@pytest.mark.parametrize("moved", [0, 1])
+def test_a_stopped_import_leaves_no_episodes_of_unknown_origin(tmp_path, monkeypatch, moved):
+    rename, calls = Path.rename, itertools.count()
+
+    def stop(self, target):
+        if next(calls) == moved:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", stop)
+    with pytest.raises(KeyboardInterrupt):
+        minari_import._fill(tmp_path, [make_episode(0), make_episode(1)], {"settings": {"task": "pointmass_obstacle"}})
+    assert len(episode_files(tmp_path)) == moved
+    assert read_collection(tmp_path)["settings"] == {"task": "pointmass_obstacle"}
 
 
 def test_a_damaged_data_set_is_refused(tmp_path, store, capsys):

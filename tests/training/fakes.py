@@ -6,6 +6,7 @@ import tensorflow as tf
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import envs
+from training.run import TrainingRun
 from world_model.rewards import RewardTransform
 
 SIZE = 4  # pixels of the pictures
@@ -100,3 +101,27 @@ class FakeAgent:
 
     def planned_states(self, state):
         return None
+
+
+def make_run(config, logdir, **host):
+    return TrainingRun(FakeAgent(config, **host), logdir, quiet=True)
+
+
+def watch(run, monkeypatch):
+    """What the run does from now on: name, the step at which, and the number of updates."""
+    events = []
+
+    def note(owner, name, event):
+        function = getattr(owner, name)
+        call = lambda *args: (events.append((event, run.schedule.now, *args)), function(*args))
+        monkeypatch.setattr(owner, name, call)
+
+    note(run, "evaluate", "evaluate")
+    note(run.checkpoints, "save", "save")
+    note(run.metrics, "write", "write")
+    note(run.updates, "make", "update")
+    return events
+
+
+def without(events, *names):
+    return [event for event in events if event[0] not in names]

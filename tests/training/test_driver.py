@@ -179,6 +179,25 @@ def test_environments_beyond_the_seeds_wait_from_the_start():
     assert [(e.number, e.env) for _ in range(5) for e in driver.step(policy)] == [(0, 0)]
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_predictions_that_some_decisions_of_an_episode_lack_are_left_out(resumed):
+    def planning(obs, is_first, state):
+        action, state, _ = policy(obs, is_first, state)
+        metrics = {"plan/nu": np.ones(1, np.float32)}
+        return action, state, {"predicted": np.ones(1, np.float32), "planned": np.ones(1, bool), "metrics": metrics}
+
+    driver = make_driver((3, True))
+    driver.restart(range(9))
+    driver.step(lambda *args: (*policy(*args)[:2], {}))
+    driver.step(planning)
+    if resumed:
+        assert driver.resume(driver.state, range(9))
+    mixed, whole = (episode.extras for _ in range(4) for episode in driver.step(planning))
+    assert "predicted" not in mixed and mixed["planned"].tolist() == [False, True, True]
+    assert mixed["metrics"]["plan/nu"][mixed["planned"]].tolist() == [1, 1]
+    assert whole["predicted"].tolist() == [1, 1, 1] and whole["planned"].all()
+
+
 def test_restart_drops_the_episodes_in_progress():
     driver = make_driver((3, True))
     driver.step(policy)

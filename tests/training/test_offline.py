@@ -13,12 +13,13 @@ from tools.errors import UserError
 from training.logdir import open_logdir
 from training.run import TrainingRun
 
-OBSERVATIONS = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)})
+IMAGES = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)})
+OBSERVATIONS = gymnasium.spaces.Dict({**IMAGES, "state": gymnasium.spaces.Box(-np.inf, np.inf, (4,), np.float32)})
 ACTION_SPACE = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
 EPISODES, LENGTH = 3, 20
 
 
-def make_episodes(folder, rewards=(0.0, 1.0, 2.0)):
+def make_episodes(folder, rewards=(0.0, 1.0, 2.0), states=True):
     """Episodes of constant rewards, as those of a point mass are shaped."""
     replay, rng = Replay(folder, 1, 1, 1000, 0), np.random.default_rng(0)
     for reward in rewards:
@@ -33,6 +34,8 @@ def make_episodes(folder, rewards=(0.0, 1.0, 2.0)):
             "cost": np.zeros(LENGTH + 1, np.float32),
         }
         episode["action"][0] = 0.0
+        if not states:
+            del episode["state"]
         replay.add(episode)
     return folder
 
@@ -160,6 +163,19 @@ def test_actions_of_another_size_are_refused(offline_config, tmp_path):
     agent = CEMAgent(offline_config, OBSERVATIONS, gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32))
     with pytest.raises(UserError, match="have 2 numbers, this task's 3"):
         TrainingRun(agent, tmp_path / "run", quiet=True)
+
+
+@pytest.mark.parametrize("states", [False, True])
+def test_episodes_that_cannot_be_beside_own_ones_are_refused(offline_config, tmp_path, states):
+    data, observations = tmp_path / "other", OBSERVATIONS if not states else IMAGES
+    make_episodes(data, states=states)
+    config = offline_config.replace(offline_dir=str(data), steps=100)
+    words = "have a state, this task's have none" if states else "have no state, this task's have one"
+    with pytest.raises(UserError, match=f"other {words}.*--offline_dir, or collect nothing \\(--steps 0\\)"):
+        TrainingRun(CEMAgent(config, observations, ACTION_SPACE), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    agent = CEMAgent(config.replace(steps=0), observations, ACTION_SPACE)
+    TrainingRun(agent, tmp_path / "run", quiet=True).close()
 
 
 def test_a_log_directory_is_for_runs_that_collect_or_for_those_that_do_not(offline_config, tmp_path):

@@ -1,5 +1,6 @@
 """Resumed runs, with an agent and environments that do little: what they repeat, make up for, and go on with."""
 
+import contextlib
 import itertools
 import json
 from typing import NamedTuple
@@ -14,6 +15,7 @@ import envs
 import training.run
 from base_agent import BaseAgent
 from episodes.episode import episode_files, read_episode
+from evaluation.episodes import episode_seeds
 from tests.training.fakes import ACTION_SIZE, Clock, FakeAgent, replace_simulators, short_run
 from tools.errors import UserError
 from tools.signals import Terminated
@@ -110,14 +112,27 @@ def same_episodes(first, second):
     return all(a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a) for a, b in pairs)
 
 
-@pytest.mark.parametrize("changes", [{}, {"envs": 3}, {"task": "pointmass_obstacle,pointmass_lottery", "envs": 2}])
-def test_a_run_that_stops_and_goes_on_is_the_run_that_does_not_stop(dice, config, tmp_path, changes):
+@pytest.mark.parametrize(
+    ("first", "changes"),
+    [
+        (30, {}),
+        (30, {"envs": 3}),
+        (30, {"task": "pointmass_obstacle,pointmass_lottery", "envs": 2}),
+        (30, {"pretrain": 0, "train_every": 50}),
+        (2, {"init_from": "other", "prefill": 0, "train_every": 1}),  # within the first episode
+    ],
+)
+def test_a_run_that_stops_and_goes_on_is_the_run_that_does_not_stop(
+    dice, config, tmp_path, monkeypatch, first, changes
+):
+    monkeypatch.setattr(training.run, "start_from", lambda agent, logdir: agent.updates.assign(5))
     config = config.replace(**changes, steps=120)
     runs = []
-    for name, stops in (("once", [120]), ("again", [120]), ("stopped", [30, 42, 120])):
-        for steps in stops:  # within a prefill's episode, or anywhere else
+    for name, stops in (("once", [120]), ("again", [120]), ("stopped", [first, 42, 120])):
+        for steps in stops:
             run = make_run(config.replace(steps=steps), tmp_path / name)
-            run.run()
+            with pytest.raises(UserError, match="No episode") if steps == 2 else contextlib.nullcontext():
+                run.run()
         runs.append(run)
     once, again, stopped = runs
     assert figures(tmp_path / "once") == figures(tmp_path / "again")
@@ -152,8 +167,9 @@ def test_a_stop_forgets_no_outcome(dice, config, tmp_path, monkeypatch, reports)
     seeds = {reports: None}
     config = config.replace(steps=30, log_every=0, eval_every=0 if reports == "a training" else 20)
     make_run(config, tmp_path / "look").run()
-    started = [seed for seed in dict.fromkeys(resets) if seed not in (None, config.seed, config.seed + envs.EVAL_SEED)]
-    seeds = {"a training": started[2], "an evaluation": config.seed + envs.EVAL_SEED}
+    evaluated = episode_seeds(config.seed, config.eval_episodes)
+    started = [seed for seed in dict.fromkeys(resets) if seed not in (None, *evaluated, config.seed)]
+    seeds = {"a training": started[2], "an evaluation": evaluated[0]}
     once = make_run(config, tmp_path / "once")
     once.run()
     for stop in (11, 26, 30):  # the first evaluation is at 10, and the third episode ends at 12
@@ -243,6 +259,15 @@ def test_a_plan_of_other_settings_is_not_gone_on_with(dice, config, tmp_path, ca
     assert "the run was killed or has other settings now" in capsys.readouterr().err
     assert run.turns.current.driver.policy_state is None
     run.run()
+
+
+def test_an_offline_run_with_other_settings_says_that_it_goes_on_otherwise(dice, config, tmp_path, capsys):
+    make_run(config.replace(steps=20, eval_every=0), tmp_path / "data").run()
+    config = config.replace(steps=0, offline_dir=str(tmp_path / "data" / "episodes"), eval_every=0)
+    for changes, said in (({}, False), ({}, False), ({"batch_size": 3}, True)):
+        run = make_run(config.replace(**changes), tmp_path / "run")
+        assert ("the run was killed or has other settings now" in capsys.readouterr().err) == said
+        run.run()
 
 
 def test_several_devices_are_refused(config):

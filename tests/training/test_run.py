@@ -6,14 +6,17 @@ import types
 import numpy as np
 import pytest
 
-import envs
+from base_agent import WORKER_SEED
+from collect import COLLECT_SEED
+from envs import EVAL_SEED, stream_seed
 from episodes.replay import Replay
-from tests.training.fakes import SIZE, Clock, FakeAgent, replace_simulators, short_run
+from evaluation.episodes import episode_seeds
+from tests.training.fakes import SIZE, Clock, FakeAgent, make_run, replace_simulators, short_run, watch, without
 from tools.errors import UserError
 from tools.metric_names import own_name
+from tools.schema import LARGEST_INT
 from training.driver import Episode
 from training.metrics import RunMetrics
-from training.run import TrainingRun
 
 EPISODE = 4  # decisions
 REWARD = 4.0  # of each
@@ -32,30 +35,6 @@ def config(tiny_config):
     return short_run(
         tiny_config, action_repeat=2, steps=30, prefill=8, pretrain=3, train_steps=2, eval_episodes=2, **every
     )
-
-
-def make_run(config, logdir, **host):
-    return TrainingRun(FakeAgent(config, **host), logdir, quiet=True)
-
-
-def watch(run, monkeypatch):
-    """What the run does from now on: name, the step at which, and the number of updates."""
-    events = []
-
-    def note(owner, name, event):
-        function = getattr(owner, name)
-        call = lambda *args: (events.append((event, run.schedule.now, *args)), function(*args))
-        monkeypatch.setattr(owner, name, call)
-
-    note(run, "evaluate", "evaluate")
-    note(run.checkpoints, "save", "save")
-    note(run.metrics, "write", "write")
-    note(run.updates, "make", "update")
-    return events
-
-
-def without(events, *names):
-    return [event for event in events if event[0] not in names]
 
 
 def read_metrics(logdir):
@@ -77,16 +56,6 @@ def test_schedule_of_updates_evaluations_and_checkpoints(seeds, config, tmp_path
     assert run.replay.episodes == 3 and run.turns.decisions == 15
 
 
-def test_pretraining_waits_for_the_first_episode(seeds, config, tmp_path, monkeypatch):
-    run = make_run(config.replace(prefill=2, eval_every=0), tmp_path)
-    events = watch(run, monkeypatch)
-    run.run()
-    assert without(events, "write") == [
-        ("update", 8, 3), ("save", 8), ("update", 10, 2), ("save", 12), ("update", 16, 2), ("update", 20, 2),
-        ("save", 24), ("update", 26, 2), ("update", 30, 2), ("save", 30),
-    ]  # fmt: skip
-
-
 def test_metrics_count_what_happened(seeds, config, tmp_path):
     make_run(config.replace(log_every=6), tmp_path).run()
     rows = read_metrics(tmp_path)
@@ -98,6 +67,15 @@ def test_metrics_count_what_happened(seeds, config, tmp_path):
     returns = {row["step"]: row["train/return"] for row in rows if "train/return" in row}
     assert returns == {8: EPISODE * REWARD, 18: EPISODE * REWARD, 24: EPISODE * REWARD}
     assert sum("model/loss" in row for row in rows) == 6
+
+
+def test_an_episode_that_the_prefill_began_has_no_predicted_return(seeds, config, tmp_path, monkeypatch):
+    extras = {"predicted_reward": np.float32([3.0]), "planned": np.array([True]), "metrics": {}}
+    monkeypatch.setattr(FakeAgent, "policy", lambda *_, **__: (np.zeros([1, 2]), "policy", extras))
+    make_run(config.replace(prefill=4, eval_every=0, log_every=8), tmp_path).run()
+    rows = {row["step"]: row for row in read_metrics(tmp_path) if "train/return" in row}
+    assert [row.get("plan/predicted_return") for row in rows.values()] == [None, 3.0 * EPISODE, 3.0 * EPISODE]
+    assert "plan/achieved_return" not in rows[8]
 
 
 def test_a_decision_that_passes_several_multiples_is_due_the_updates_of_each(seeds, config, tmp_path, monkeypatch):
@@ -143,81 +121,24 @@ def test_episodes_that_are_ahead_of_the_checkpoint_count(seeds, config, tmp_path
     assert int(run.agent.step) == 16 and run.turns.decisions == 8 and run.replay.episodes == 2
     run.close()
     # Its environments do not repeat the episodes that it has.
-    assert [batch[0] for batch in seeds] == [config.seed, config.seed + 2 * 1000]
+    first, second = (batch[0] for batch in seeds)
+    assert first == config.seed != second
 
 
-def test_interrupted_pretraining_goes_on(seeds, config, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.run.PRETRAIN_SLICE", 2)
-    run = make_run(config.replace(pretrain=7, checkpoint_every=4, log_every=3), tmp_path)
-    run.prefill()
-    events = watch(run, monkeypatch)
-    monkeypatch.setattr(run.metrics, "write", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        run.pretrain()
-    run.close()
-    assert without(events, "write") == [("update", 8, 2), ("update", 8, 2)]
-    again = make_run(config.replace(pretrain=7, checkpoint_every=4), tmp_path)
-    assert int(again.agent.updates) == 0  # nothing was saved yet
-    events = watch(again, monkeypatch)
-    again.pretrain()
-    again.close()
-    names = [event[0] for event in events]
-    assert names == ["update", "update", "save", "update", "update", "save"]
-    last = make_run(config.replace(pretrain=9), tmp_path)
-    events = watch(last, monkeypatch)
-    last.pretrain()
-    last.close()
-    assert events == [("update", 8, 2), ("save", 8)]
+def test_resumed_runs_start_nowhere_where_others_do(seeds, config, tmp_path, monkeypatch):
+    """However many episodes they have: neither where they, other hosts, evaluations nor data sets do."""
+    for episodes in (1, 1000, 2000, 10_000, 2**31):
+        monkeypatch.setattr(Replay, "episodes", episodes)
+        for worker in range(2):
+            make_run(config, tmp_path, worker=worker, workers=2).close()
+    resumed = [batch[0] for batch in seeds]
+    largest = LARGEST_INT + max(COLLECT_SEED, EVAL_SEED, WORKER_SEED * 1000)
+    assert len(set(resumed)) == len(resumed) == 10 and min(resumed) > largest
+    starts = {stream_seed(seed, index) for seed in [*resumed, config.seed, config.seed + EVAL_SEED] for index in (0, 1)}
+    assert len(starts) == 2 * 12
 
 
-def test_pretraining_is_saved_on_the_way(seeds, config, tmp_path, monkeypatch):
-    """Before environment steps, too, which may take hours to come."""
-    monkeypatch.setattr("training.run.PRETRAIN_SLICE", 1)
-    run = make_run(config.replace(pretrain=5, checkpoint_every=2), tmp_path)
-    run.prefill()
-    saved = []
-    monkeypatch.setattr(run.checkpoints, "save", lambda: saved.append(int(run.agent.updates)))
-    run.pretrain()
-    run.close()
-    assert saved == [2, 4, 5]
-
-
-def interrupt():
-    raise KeyboardInterrupt
-
-
-def make_episode(reward):
-    return {
-        "image": np.zeros([EPISODE + 1, SIZE, SIZE, 3], np.uint8),
-        "action": np.zeros([EPISODE + 1, 2], np.float32),
-        "reward": np.full(EPISODE + 1, reward, np.float32),
-        "discount": np.ones(EPISODE + 1, np.float32),
-        "is_first": np.arange(EPISODE + 1) == 0,
-    }
-
-
-def test_without_steps_everything_counts_updates(seeds, config, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.run.PRETRAIN_SLICE", 2)
-    Replay(tmp_path / "data", 1, 1, 100, 0).add(make_episode(2.0))
-    offline = config.replace(
-        steps=0, pretrain=7, eval_every=4, log_every=3, checkpoint_every=5, offline_dir=str(tmp_path / "data"),
-        reward_normalization=True,
-    )  # fmt: skip
-    run = make_run(offline, tmp_path / "run")
-    assert float(run.agent.rewards.count) == EPISODE and float(run.agent.rewards.mean) == 2.0
-    events = watch(run, monkeypatch)
-    run.run()
-    assert events == [
-        ("update", 0, 2), ("update", 2, 2), ("write", 4), ("evaluate", 4), ("write", 4), ("update", 4, 2), ("write", 6),
-        ("save", 6), ("update", 6, 1), ("save", 7), ("evaluate", 7), ("write", 7), ("save", 7), ("write", 7),
-    ]  # fmt: skip
-    assert int(run.agent.step) == 0 and len(seeds) == 1  # only the environments of the evaluation were started
-    again = make_run(offline, tmp_path / "run")
-    assert float(again.agent.rewards.count) == EPISODE  # from the checkpoint, not added once more
-    again.close()
-
-
-def test_evaluations_take_the_first_episodes_from_the_same_starts(seeds, config, tmp_path):
+def test_evaluations_play_an_episode_from_each_of_the_same_starts(seeds, config, tmp_path):
     run = make_run(config.replace(envs=2, eval_episodes=3), tmp_path)
     for _ in range(2):
         run.evaluate()
@@ -227,8 +148,27 @@ def test_evaluations_take_the_first_episodes_from_the_same_starts(seeds, config,
     assert first["eval/return"] == second["eval/return"] == pytest.approx((16 + 49 + 16) / 3)
     assert first["eval/length"] == 5.0 and "train/return" not in first
     _, (_, *resets) = seeds
-    start = config.seed + envs.EVAL_SEED
-    assert resets == 2 * [start, start + 1, None, None, None]
+    assert resets == 2 * [*episode_seeds(config.seed, 3), None, None]  # those of evaluate.py
+
+
+def test_an_evaluation_waits_for_its_long_episodes(seeds, config, tmp_path, monkeypatch):
+    """Whatever the agent does, and whichever of its episodes end first, none replaces another one."""
+    starts, reset, lengths = episode_seeds(config.seed, 4), Clock.reset, [20, 2, 3, 4]
+
+    def by_start(self, *, seed=None, options=None):
+        self.length = lengths[starts.index(seed)] if seed in starts else 1
+        return reset(self, seed=seed, options=options)
+
+    monkeypatch.setattr(Clock, "reset", by_start)
+    run = make_run(config.replace(envs=2, eval_episodes=4), tmp_path)
+    shown = []
+    run.evaluation._media = lambda episode, collector: shown.append(episode)
+    run.evaluate()
+    lengths[:] = [3, 9, 9, 2]
+    run.evaluate()
+    run.close()
+    assert [row["eval/length"] for row in read_metrics(tmp_path)] == [29 / 4, 23 / 4]
+    assert [(episode.number, episode.length) for episode in shown] == [(0, 20), (0, 3)]
 
 
 def test_other_hosts_count_all_steps_and_neither_evaluate_nor_save(seeds, config, tmp_path):
