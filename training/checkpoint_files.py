@@ -21,6 +21,7 @@ from google.protobuf import text_format
 from tools.command_line import note
 from tools.errors import UserError
 from tools.files import replaced
+from training.optimizer_state import own_rates
 
 INDEX = "checkpoint"
 _NUMBERED = re.compile(r"ckpt-(\d+)\.index")
@@ -95,7 +96,7 @@ def restore_newest(
 
 
 def restore(checkpoint: tf.train.Checkpoint, path: str, partial: bool = False) -> None:
-    """Restores objects from a checkpoint file that must contain all of them.
+    """Restores objects from a checkpoint file that must contain all of them. Learning rates stay as they are.
 
     Args:
         checkpoint: the objects by name.
@@ -107,11 +108,12 @@ def restore(checkpoint: tf.train.Checkpoint, path: str, partial: bool = False) -
     """
     try:
         _read_all(path)
-        status = checkpoint.restore(path)
-        if partial:
-            status.expect_partial().assert_existing_objects_matched()
-        else:
-            status.assert_existing_objects_matched().assert_consumed()
+        with own_rates(checkpoint):
+            status = checkpoint.restore(path)
+            if partial:
+                status.expect_partial().assert_existing_objects_matched()
+            else:
+                status.assert_existing_objects_matched().assert_consumed()
     except (AssertionError, IndexError, RuntimeError, ValueError, tf.errors.OpError) as error:
         raise UserError(
             f"The checkpoint {path} does not fit this configuration or is damaged "

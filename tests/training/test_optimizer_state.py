@@ -1,0 +1,61 @@
+"""Optimizers in checkpoints: their learning rates are those of the settings."""
+
+import pytest
+import tensorflow as tf
+
+from base_agent import BaseAgent
+from policy_agents import DreamerAgent, PolicyAgent
+from tests.tiny_agents import ACTION_SPACE, OBSERVATIONS
+from tools.errors import UserError
+from training import checkpoint_files
+from training.initial_weights import restore_newest
+from training.logdir import CHECKPOINTS
+
+
+def make(config, cls=BaseAgent, **changes):
+    return cls(config.replace(**changes), OBSERVATIONS, ACTION_SPACE)
+
+
+def save(agent, logdir):
+    checkpoint = tf.train.Checkpoint(**agent.checkpointed)
+    tf.train.CheckpointManager(checkpoint, str(logdir / CHECKPOINTS), max_to_keep=1).save()
+
+
+def resume(agent, logdir):
+    """Restores as a resumed run does."""
+    assert checkpoint_files.restore_newest(tf.train.Checkpoint(**agent.checkpointed), logdir / CHECKPOINTS)
+
+
+def start(agent, logdir):
+    """Restores as an evaluation or a run with `init_from` does."""
+    restore_newest(agent.checkpointed, logdir)
+
+
+def rate(part):
+    return pytest.approx(float(part.learning_rate.numpy()), rel=1e-6)
+
+
+@pytest.mark.parametrize("restore", [resume, start])
+def test_learning_rates_are_those_of_the_settings(tiny_config, tmp_path, restore):
+    save(make(tiny_config, DreamerAgent, model_lr=1e-3, value_lr=2e-3, actor_lr=3e-3), tmp_path)
+    agent = make(tiny_config, DreamerAgent, model_lr=1e-4, value_lr=2e-4, actor_lr=3e-4)
+    agent.optimizer.iterations.assign(7)
+    restore(agent, tmp_path)
+    assert int(agent.optimizer.iterations) == 0  # it was restored
+    optimizers = agent.optimizer, agent.value.optimizer, agent.actor.optimizer
+    assert [rate(optimizer) for optimizer in optimizers] == [1e-4, 2e-4, 3e-4]
+
+
+def test_a_policy_that_was_dreamers_actor_learns_at_its_own_rate(tiny_config, tmp_path):
+    save(make(tiny_config, DreamerAgent, actor_lr=1e-3), tmp_path)
+    agent = make(tiny_config, PolicyAgent, policy_teacher="gd", policy_lr=1e-4)
+    start(agent, tmp_path)
+    assert rate(agent.actor.optimizer) == 1e-4 and rate(agent.optimizer) == agent.config.model_lr
+
+
+def test_a_checkpoint_that_does_not_fit_changes_no_rate(tiny_config, tmp_path):
+    save(make(tiny_config, model_lr=1e-3), tmp_path)
+    agent = make(tiny_config, model_lr=1e-4, reward_units=5)
+    with pytest.raises(UserError, match="does not fit this configuration"):
+        resume(agent, tmp_path)
+    assert rate(agent.optimizer) == 1e-4
