@@ -1,8 +1,12 @@
-"""Optimizers in checkpoints: their learning rates are those of the settings."""
+"""Optimizers in checkpoints: their learning rates and the precision are those of the settings."""
 
+import itertools
+
+import numpy as np
 import pytest
 import tensorflow as tf
 
+import models
 from base_agent import BaseAgent
 from policy_agents import DreamerAgent, PolicyAgent
 from tests.tiny_agents import ACTION_SPACE, OBSERVATIONS
@@ -59,3 +63,42 @@ def test_a_checkpoint_that_does_not_fit_changes_no_rate(tiny_config, tmp_path):
     with pytest.raises(UserError, match="does not fit this configuration"):
         resume(agent, tmp_path)
     assert rate(agent.optimizer) == 1e-4
+
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+def optimizers_of(agent):
+    return agent.optimizer, agent.value.optimizer, agent.actor.optimizer
+
+
+@pytest.mark.parametrize(("before", "now"), [*itertools.permutations(PRECISIONS, 2)])
+def test_the_precision_may_change_when_a_run_goes_on(tiny_config, tmp_path, before, now):
+    first = make(tiny_config, DreamerAgent, precision=before, model_lr=1e-3)
+    for number, optimizer in enumerate(optimizers_of(first)):
+        for moment in optimizer.variables:
+            moment.assign(tf.fill(moment.shape, tf.cast(number + 2, moment.dtype)))
+    save(first, tmp_path)
+    scale = models.loss_scale(make(tiny_config, DreamerAgent, precision=now).optimizer)
+    for restore in (resume, start):
+        agent = make(tiny_config, DreamerAgent, precision=now, seed=1, model_lr=1e-4)
+        own = optimizers_of(agent)
+        restore(agent, tmp_path)
+        for old, new in zip(first.model.trainable_variables, agent.model.trainable_variables, strict=True):
+            np.testing.assert_array_equal(old, new)
+        for number, (optimizer, same) in enumerate(zip(optimizers_of(agent), own, strict=True)):
+            assert optimizer is same and float(models.loss_scale(optimizer)) == float(scale)
+            adam = getattr(optimizer, "inner_optimizer", optimizer)
+            assert int(adam.iterations) == number + 2
+            assert all(np.all(moment.numpy() == number + 2) for moment in (*adam._momentums, *adam._velocities))
+        assert rate(agent.optimizer) == 1e-4
+    save(agent, tmp_path / "again")
+    resume(agent, tmp_path / "again")
+
+
+def test_the_loss_scale_goes_on(tiny_config, tmp_path):
+    first, agent = (make(tiny_config, precision="float16") for _ in range(2))
+    first.optimizer.dynamic_scale.assign(16.0)
+    save(first, tmp_path)
+    resume(agent, tmp_path)
+    assert float(agent.loss_scale) == 16.0
