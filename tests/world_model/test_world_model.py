@@ -15,7 +15,7 @@ import models
 from base_agent import BaseAgent
 from tests.tiny_agents import ACTION_SPACE, OBSERVATIONS, make_batch, make_noise
 from tools.errors import UserError
-from training.data_parallel import make_strategy
+from training.data_parallel import compiles_update, make_strategy
 from world_model.kl_loss import kl_loss
 from world_model.rewards import RewardTransform
 
@@ -291,6 +291,17 @@ def test_two_devices_train_like_one_with_the_whole_batch(free_nats):
         [sys.executable, "-c", DEVICES, free_nats], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
     )
     assert run.stdout.strip() == "equal", run.stderr[-3000:]
+
+
+def test_a_compiled_update_on_several_processors_is_refused(monkeypatch):
+    one, two = (types.SimpleNamespace(num_replicas_in_sync=number) for number in (1, 2))
+    assert compiles_update("always", one) and not compiles_update("never", two) and not compiles_update("never", one)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    assert not compiles_update("auto", one) and not compiles_update("auto", two)
+    with pytest.raises(UserError, match="compile_update always.*2 devices.*: use compile_update auto"):
+        compiles_update("always", two)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
+    assert compiles_update("auto", one) and compiles_update("always", two)
 
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused(monkeypatch):
