@@ -35,6 +35,9 @@ PLANNERS = {
     "policy": "policy_agents:PolicyAgent",
 }
 
+# What only some planners can use. An evaluation with another one turns it off and leaves that part of the run out.
+SPECIAL = ("augmented_objective", "cost_head")
+
 
 def agent_class(planner: str) -> type["PlanningAgent"]:
     """The agent class of a planner. Raises UserError for an unknown planner."""
@@ -65,7 +68,8 @@ def load_agent(logdir: str | Path, overrides: Sequence[str] = ()) -> "PlanningAg
     Args:
         logdir: the log directory of the run, or the name of a shipped model.
         overrides: command-line words that change settings of the run, such as ["--planner", "cem"]. A preset among them
-            does not change the task. Settings newer than the run have their defaults.
+            does not change the task. Settings newer than the run have their defaults. Those in `SPECIAL` may be turned
+            off.
 
     Raises:
         UserError: the log directory has no run or no checkpoint, the checkpoint does not fit the settings, or an
@@ -77,8 +81,12 @@ def load_agent(logdir: str | Path, overrides: Sequence[str] = ()) -> "PlanningAg
     own_task = [] if any(word.partition("=")[0] == "--task" for word in overrides) else ["--task", saved.task]
     config = load_config([*overrides, *own_task], saved=saved).resolved().replace(logdir=str(logdir))
     # An evaluation may change {collection} settings, such as the starts' randomization or the rendering quality.
-    fixed = keys_of("transitions", "episodes", "weights")
-    check_same(load_config([], saved=saved), config, fixed, logdir)
+    fixed = [key for key in keys_of("transitions", "episodes", "weights") if config[key] or key not in SPECIAL]
+    before = load_config([], saved=saved)
+    check_same(before, config, fixed, logdir)
+    if before.cost_head and not config.cost_head:
+        # In a checkpoint the probe's variables come after those of the cost head. Only training needs the probe.
+        config = config.replace(state_probe=False)
     return _restored(config, logdir)
 
 

@@ -62,6 +62,7 @@ class BaseAgent:
         c = self.config = config
         check_settings(c)
         self.strategy = make_strategy(c.strategy, c.batch_size)
+        compiled = compiles_update(c.compile_update, self.strategy)
         self.worker, self.workers = place_among_workers(self.strategy)
         if self.workers > 1 and c.reward_normalization:
             raise UserError("reward_normalization knows the rewards of one host only: turn it off with several hosts.")
@@ -90,7 +91,7 @@ class BaseAgent:
         self.updates = tf.Variable(0, dtype=tf.int64, trainable=False, name="updates")
         self.train_step = tf.function(self._train_step, autograph=False)
         self.differentiate: Callable = self._differentiate
-        if compiles_update(c.compile_update):
+        if compiled:
             self.differentiate = tf.function(self._differentiate, autograph=False, jit_compile=True)
         self.filter = tf.function(self._filter, autograph=False)
         self.open_loop = tf.function(self._open_loop, autograph=False)

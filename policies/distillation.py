@@ -147,8 +147,8 @@ class Distiller:
     def _regress(self, feat: tf.Tensor, action: tf.Tensor, weights: tf.Tensor) -> models.Metrics:
         """One Adam step of the weighted regression of actions [N, m] on features [N, n], with weights [N].
 
-        The mean minimizes the weighted squared error of tanh(mean). The standard deviation is the weighted maximum
-        likelihood given that mean, which it does not move.
+        The mean minimizes the weighted squared error of tanh(mean), the standard deviation the weighted negative
+        log-likelihood around that mean as a constant. Both losses train the hidden layers, which the two share.
         """
         feat, action, weights = (tf.stop_gradient(x) for x in (feat, action, weights))
         weights = tf.math.divide_no_nan(weights, tf.reduce_sum(weights))[:, None]

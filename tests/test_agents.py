@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import agents
 import optimizers
 import planning_agent
 import policy_agents
+import ship
 from planning_agent import PlanningAgent
 from policy_agents import ActorAgent
 from tests.tiny_agents import ACTION_SPACE, OBSERVATIONS
@@ -19,6 +21,7 @@ from tools.config import load_config
 from tools.errors import UserError
 from tools.memory import check_sizes
 from tools.schema import read_schema
+from training.logdir import CHECKPOINTS, open_logdir
 
 
 @pytest.mark.parametrize("planner", agents.PLANNERS)
@@ -99,3 +102,39 @@ def test_settings_that_nothing_uses_may_be_of_any_size(tiny_config):
 def test_unknown_planner_names_the_nearest(tiny_config):
     with pytest.raises(UserError, match="'latco'"):
         agents.make_agent(tiny_config.replace(planner="laco"))
+
+
+def new_run(config):
+    """A new agent, and its log directory with a checkpoint of it."""
+    agent, logdir = agents.make_agent(config), open_logdir(config, [])
+    tf.train.CheckpointManager(tf.train.Checkpoint(**agent.checkpointed), str(logdir / CHECKPOINTS), 1).save()
+    return agent, logdir
+
+
+@pytest.mark.parametrize("probe", [False, True])
+def test_an_evaluation_may_leave_out_what_its_planner_cannot_use(tiny_config, tmp_path, probe):
+    heads = {"cost_head": True, "value_head": True, "augmented_objective": True, "discount": 0.9, "state_probe": probe}
+    run, logdir = new_run(tiny_config.replace(task="pointmass_obstacle", planner="latco", **heads))
+    words = ["--planner", "cem"]
+    for advised in ("cost_head", "augmented_objective"):
+        with pytest.raises(UserError, match=f"{advised}.*to false"):
+            agents.load_agent(logdir, words)
+        words += [f"--{advised}", "false"]
+    ship.ship(logdir, tmp_path / "shipped")
+    for place in (logdir, tmp_path / "shipped"):
+        agent = agents.load_agent(place, words)
+        problem = agent.planner.problem
+        assert problem.constraint is None and problem.log_prob is None and problem.value is not None
+        for name in ("encoder", "dynamics", "decoder", "reward"):
+            old, new = (getattr(each.model, name).trainable_variables for each in (run, agent))
+            for one, other in zip(old, new, strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-7)  # shipped weights are float16
+        for one, other in zip(run.value.weights, agent.value.weights, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("key", ["cost_head", "value_head", "state_probe"])
+def test_an_evaluation_adds_nothing_that_the_run_did_not_learn(tiny_config, key):
+    _, logdir = new_run(tiny_config.replace(task="pointmass_obstacle", planner="latco", discount=0.9))
+    with pytest.raises(UserError, match=f"a run with {key} = False, this command says True"):
+        agents.load_agent(logdir, [f"--{key}", "true"])

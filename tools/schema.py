@@ -41,6 +41,7 @@ DEPENDENTS = {
     "episodes": "how episodes start and end: a resumed run and an evaluation have the same",
     "collection": "what else the collected episodes depend on: a resumed run has the same",
     "weights": "the variables and their targets: a resumed run and an evaluation have the same",
+    "memory": "what else a checkpoint holds, for training alone: a resumed run has the same",
 }
 
 # Names that a Config needs itself.

@@ -21,6 +21,7 @@ from google.protobuf import text_format
 from tools.command_line import note
 from tools.errors import UserError
 from tools.files import replaced
+from training.optimizer_state import as_saved, own_rates
 
 INDEX = "checkpoint"
 _NUMBERED = re.compile(r"ckpt-(\d+)\.index")
@@ -95,7 +96,9 @@ def restore_newest(
 
 
 def restore(checkpoint: tf.train.Checkpoint, path: str, partial: bool = False) -> None:
-    """Restores objects from a checkpoint file that must contain all of them.
+    """Restores objects from a checkpoint file that must contain all of them, whatever its precision.
+
+    Learning rates stay as they are.
 
     Args:
         checkpoint: the objects by name.
@@ -106,12 +109,13 @@ def restore(checkpoint: tf.train.Checkpoint, path: str, partial: bool = False) -
         UserError: the file is damaged or was made with another configuration.
     """
     try:
-        _read_all(path)
-        status = checkpoint.restore(path)
-        if partial:
-            status.expect_partial().assert_existing_objects_matched()
-        else:
-            status.assert_existing_objects_matched().assert_consumed()
+        names = _read_all(path)
+        with own_rates(checkpoint), as_saved(checkpoint, names):
+            status = checkpoint.restore(path)
+            if partial:
+                status.expect_partial().assert_existing_objects_matched()
+            else:
+                status.assert_existing_objects_matched().assert_consumed()
     except (AssertionError, IndexError, RuntimeError, ValueError, tf.errors.OpError) as error:
         raise UserError(
             f"The checkpoint {path} does not fit this configuration or is damaged "
@@ -128,11 +132,16 @@ def open_checkpoint(path: str) -> Any:
     return tf.train.load_checkpoint(path)
 
 
-def _read_all(path: str) -> None:
-    """Reads a checkpoint, which raises an error if it is damaged: then nothing was restored, not even a part of it."""
+def _read_all(path: str) -> list[str]:
+    """Reads a checkpoint and returns the names in it.
+
+    If it is damaged, this raises an error: then nothing was restored, not even a part of it.
+    """
     reader = open_checkpoint(path)
-    for name in reader.get_variable_to_shape_map():
+    names = list(reader.get_variable_to_shape_map())
+    for name in names:
         reader.get_tensor(name)
+    return names
 
 
 def tidy(folder: Path, newest: str) -> None:

@@ -31,9 +31,19 @@ def make_strategy(name: str, batch_size: int) -> tf.distribute.Strategy:
     return strategy
 
 
-def compiles_update(when: str) -> bool:
-    """Whether XLA compiles the world model's gradients; "auto" does it on a GPU, which small kernels leave idle."""
-    return when == "always" or (when == "auto" and bool(tf.config.list_physical_devices("GPU")))
+def compiles_update(when: str, strategy: tf.distribute.Strategy) -> bool:
+    """Whether XLA compiles the world model's gradients; "auto" does it on a GPU, which small kernels leave idle.
+
+    Raises:
+        UserError: it should, but there are several devices and no GPUs. TensorFlow sums over these in plain code only.
+    """
+    gpu, devices = bool(tf.config.list_physical_devices("GPU")), strategy.num_replicas_in_sync
+    if when == "always" and devices > 1 and not gpu:
+        raise UserError(
+            f"compile_update always cannot share a batch over {devices} devices that are not GPUs: use compile_update "
+            "auto, or strategy one."
+        )
+    return when == "always" or (when == "auto" and gpu)
 
 
 def _local_devices() -> list[str]:

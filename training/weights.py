@@ -42,7 +42,7 @@ def write_weights(parts: Mapping[str, Any], folder: Path) -> Path:
 
 
 def read_weights(parts: Mapping[str, Any], folder: Path) -> None:
-    """Loads the weights of parts of an agent, by name. Optimizers stay as they are.
+    """Loads the weights of parts of an agent, by name. The file may hold more. Optimizers stay as they are.
 
     Raises:
         UserError: the file is damaged, or of a model of other sizes.
@@ -54,7 +54,7 @@ def read_weights(parts: Mapping[str, Any], folder: Path) -> None:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}): get it again, or choose another --logdir.") from None
     shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
-    wrong = sorted(shapes.items() ^ {name: array.shape for name, array in arrays.items()}.items())
+    wrong = sorted(shapes.items() - {name: array.shape for name, array in arrays.items()}.items())
     if wrong:
         raise UserError(
             f"{path} does not fit this configuration (first at {wrong[0][0]}): use the config.yaml that came with it."

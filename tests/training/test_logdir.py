@@ -25,6 +25,8 @@ def test_log_directory_of_another_model_is_refused_and_left_alone(tiny_config):
         open_logdir(tiny_config.replace(cost_head=True), [])
     with pytest.raises(UserError, match="randomize = True"):
         open_logdir(tiny_config.replace(randomize=False), [])
+    with pytest.raises(UserError, match="policy_memory = .*, this command says 7"):
+        open_logdir(tiny_config.replace(policy_memory=7), [])
     with pytest.raises(UserError, match="render_quality = fast"):
         open_logdir(tiny_config.replace(render_quality="full"), [])
     assert (logdir / "config.yaml").read_bytes() == saved

@@ -15,7 +15,7 @@ import models
 from base_agent import BaseAgent
 from tests.tiny_agents import ACTION_SPACE, OBSERVATIONS, make_batch, make_noise
 from tools.errors import UserError
-from training.data_parallel import make_strategy
+from training.data_parallel import compiles_update, make_strategy
 from world_model.kl_loss import kl_loss
 from world_model.rewards import RewardTransform
 
@@ -164,7 +164,7 @@ def test_images_keep_their_upper_bits(bits):
     assert low.max() == width - 1 and low.mean() == pytest.approx((width - 1) / 2, abs=0.02 * width)
 
 
-def test_fewer_bits_reach_the_loss_and_the_filter(tiny_config):
+def test_fewer_bits_reach_the_filter(tiny_config):
     agent = agent_of(tiny_config, image_bits=1)
     state = agent.model.dynamics.initial(2)
     dark, light = (tf.fill([2, 64, 64, 3], tf.constant(value, tf.uint8)) for value in (3, 120))
@@ -175,6 +175,19 @@ def test_fewer_bits_reach_the_loss_and_the_filter(tiny_config):
     np.testing.assert_array_equal(*results)
     with pytest.raises(UserError, match="image_bits"):
         agent_of(tiny_config, image_bits=9)
+
+
+def test_fewer_bits_reach_the_update(tiny_config):
+    # These dynamics draw no numbers of their own.
+    agent = agent_of(tiny_config, image_bits=1, dynamics="deterministic")
+    batch, seed = make_batch(agent.config), tf.constant([1, 2])
+    other = batch | {"image": tf.bitwise.bitwise_xor(batch["image"], tf.constant(127, tf.uint8))}
+    first, same = agent._gradients(batch, seed), agent._gradients(other, seed)
+    for one, two in zip(first[0], same[0], strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-7)
+    # The noise in the place of the lower bits is drawn from the seed.
+    losses = [float(found[2]["image_loss"]) for found in (first, same, agent._gradients(batch, seed + 2))]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6) and losses[2] != pytest.approx(losses[0], rel=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -278,6 +291,17 @@ def test_two_devices_train_like_one_with_the_whole_batch(free_nats):
         [sys.executable, "-c", DEVICES, free_nats], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
     )
     assert run.stdout.strip() == "equal", run.stderr[-3000:]
+
+
+def test_a_compiled_update_on_several_processors_is_refused(monkeypatch):
+    one, two = (types.SimpleNamespace(num_replicas_in_sync=number) for number in (1, 2))
+    assert compiles_update("always", one) and not compiles_update("never", two) and not compiles_update("never", one)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    assert not compiles_update("auto", one) and not compiles_update("auto", two)
+    with pytest.raises(UserError, match="compile_update always.*2 devices.*: use compile_update auto"):
+        compiles_update("always", two)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
+    assert compiles_update("auto", one) and compiles_update("always", two)
 
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused(monkeypatch):
