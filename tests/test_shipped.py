@@ -24,7 +24,7 @@ from tools.errors import UserError
 from training import logdir as logdirs
 from training.initial_weights import start_from
 from training.logdir import SHIPPED, WEIGHTS, shipped_models
-from training.weights import read_weights, write_weights
+from training.weights import fingerprint, read_weights, write_weights
 from world_model.rewards import RewardTransform
 
 LARGEST = 5e6  # bytes of a model in the repository
@@ -78,6 +78,12 @@ def test_a_shipped_model_predicts_what_the_agent_does(trained, by_name):
         lambda agent: agent.value(z),
     ):
         np.testing.assert_allclose(function(loaded), function(trained[0]), rtol=0.01, atol=0.01)
+
+
+def test_a_fingerprint_is_of_the_weights_alone(trained, by_name):
+    models = [agents.load_agent(by_name), agents.load_agent(by_name, ["--seed", "5", "--planner", "gd"]), trained[0]]
+    same, again, other = (fingerprint(agent.checkpointed) for agent in models)
+    assert same == again != other and len(same) == 12
 
 
 def test_statistics_of_rewards_are_kept_whole(tmp_path):
