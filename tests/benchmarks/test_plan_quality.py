@@ -297,6 +297,24 @@ def test_without_execution_lines_are_of_plans_only(logdir, capsys):
     assert "achieved_open_loop" not in line and "per_start" not in line
 
 
+def test_without_execution_starts_are_those_of_the_task(monkeypatch):
+    config = load_config([*DEBUG, "--task", "pointmass_lottery pointmass_obstacle"])
+    agent = types.SimpleNamespace(config=config, step=0)
+    made = []
+
+    def environments(config, number, seed, task):
+        made.append(task)
+        raise KeyError  # far enough
+
+    monkeypatch.setattr(plan_quality, "load_agent", lambda logdir, words: agent)
+    monkeypatch.setattr(plan_quality.envs, "make_vector_env", environments)
+    for words in ([], ["--task", "pointmass_obstacle"]):
+        options, overrides = plan_quality.parse_options(["--logdir", "run", *words])
+        with pytest.raises(KeyError):
+            next(plan_quality.plans_only(options, {"cem": overrides}))
+    assert made == ["pointmass_lottery", "pointmass_obstacle"]
+
+
 def refusal(capsys, *argv):
     """The sentence with which a command line is refused."""
     assert plan_quality.main([str(word) for word in argv]) == 2
@@ -320,6 +338,7 @@ def refusal(capsys, *argv):
         (["--variant", "a: --planer cem", "--execute"], ["--planer", "--planner"]),
         (["--variants", "cem", "--variant", "a: --randomize false", "--execute"], ["randomize", "starts"]),
         (["--variants", "cem", "--execute", "--task", "pointmass_lottery"], ["pointmass_lottery"]),
+        (["--variants", "cem", "--task", "pointmass_lottery"], ["pointmass_lottery"]),
     ],
 )
 def test_bad_options_are_refused(logdir, argv, words, capsys):
