@@ -159,6 +159,23 @@ def test_blind_execution_by_hand():
     assert played.first(2).rewards.shape == (3, 2)
 
 
+def test_starts_whose_environment_is_lost_are_played_again():
+    class Losing(Line):
+        """Loses its second environment at the second step of all."""
+
+        steps_left = 2
+
+        def step(self, action):
+            self.steps_left -= 1
+            obs, reward, *ended, info = super().step(action)
+            lost = np.array([False, self.steps_left == 0])
+            return obs, np.where(lost, 0.0, reward), *ended, info | ({"lost": lost} if lost.any() else {})
+
+    seeds, actions = [2, 4, 6], np.float32(np.arange(9).reshape(3, 3, 1)) / 10
+    for right, played in zip(play_blind(Line(), seeds, actions), play_blind(Losing(), seeds, actions), strict=True):
+        np.testing.assert_array_equal(played, right)
+
+
 def test_episodes_are_weighted_as_their_plans_were():
     data = {"reward": np.float32([0, 1, 1, 1, 1, 1])}
     extras = {"planned": np.array([1, 0, 0, 1, 0], bool), "predicted_reward": np.float32([0.5, 0.25, 0.1, 0.5, 0.3])}
