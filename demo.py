@@ -178,7 +178,8 @@ def report(results: Sequence[Result], files: Sequence[Path], model: str, seed: i
     return "\n".join(
         [
             *lines,
-            "Returns of one episode from one start; predicted are the rewards of the executed actions.",
+            "Returns of one episode from one start, in the units that the model learned; predicted are the rewards of",
+            "the executed actions.",
             f"picture: {files[0]}",
             f"video:   {files[1]}",
             "Next:",
