@@ -229,7 +229,7 @@ def test_demonstration(by_name, tmp_path, monkeypatch):
 
 
 def test_demonstration_has_the_preset_and_the_horizon_of_the_run(by_name):
-    config = load_config(demo.closed_loop(by_name))
+    config = load_config(demo.closed_loop(by_name, []))
     preset = load_config(["--configs", "closed_loop"])
     # This run has no finish, which keeping the start needs.
     assert {key for key in config if config[key] != preset[key]} == {"planning_horizon", "latco_keep_start"}
@@ -237,9 +237,21 @@ def test_demonstration_has_the_preset_and_the_horizon_of_the_run(by_name):
     path = logdirs.SHIPPED / by_name / "config.yaml"
     whole = path.read_bytes()
     Config.load(path).replace(planning_horizon=3, latco_finish=10).save(path)
-    short = load_config(demo.closed_loop(by_name))
+    short = load_config(demo.closed_loop(by_name, []))
     path.write_bytes(whole)
     assert short.planning_horizon == 3 == short.mpc_steps and short.latco_keep_start
+
+
+def test_presets_of_the_command_line_are_stronger_than_those_of_the_demonstration(by_name):
+    settings = lambda *words: load_config([*demo.closed_loop(by_name, words), *words])
+    assert settings("--configs", "icem").mpc_steps == 1
+    config = settings("--configs", "closed_loop")
+    assert (config.planning_horizon, config.mpc_steps) == (50, 5)
+    config = settings("--configs", "icem", "--planning_horizon=3")
+    assert (config.planning_horizon, config.mpc_steps) == (3, 1)
+    assert settings("--planning_horizon", "3").mpc_steps == 3  # no more than there are
+    assert settings("--planning_horizon", "9").mpc_steps == 5
+    assert not settings().latco_keep_start and settings("--latco_finish", "5").latco_keep_start
 
 
 def test_demonstration_refuses_what_it_cannot_do(by_name, tmp_path, capsys):
