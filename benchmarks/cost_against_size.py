@@ -161,7 +161,6 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         prog="python benchmarks/cost_against_size.py",
         description=__doc__,
-        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
