@@ -209,7 +209,7 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of this program, and the words that are settings of config.yaml."""
     parser = Parser(prog="python collect.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="kind", required=True, parser_class=Parser)
-    options: dict[str, Any] = {"allow_abbrev": False, "formatter_class": argparse.ArgumentDefaultsHelpFormatter}
+    options: dict[str, Any] = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
     make = kinds.add_parser(
         "episodes",
         help="play episodes",

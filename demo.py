@@ -5,8 +5,8 @@
 
 Both make a new plan from the camera's picture every few decisions, with the settings of the preset closed_loop and the
 planning horizon of the model's run. One picture and one video are written: the search for the first plan, where each
-later plan ends, the execution below, and the rewards, returns and violations. Every setting of the model's run can be
-overridden, except those that the weights depend on.
+later plan ends, the execution below, and the rewards, returns and violations. Every other setting of the model's run
+can be overridden, by presets too, except those that the weights depend on.
 """
 
 if __name__ == "__main__":
@@ -32,7 +32,7 @@ from evaluation.side_by_side import Side, draw_picture, draw_video, make_side
 from optimizers import Plan
 from planners.plan_state import cold_start
 from tools.command_line import Parser, count, place
-from tools.config import load_config
+from tools.config import keys_given, load_config
 from tools.files import expanded, writing
 from tools.logger import write_video
 from tools.program import run_program
@@ -61,7 +61,7 @@ def play(model: str, planner: str, overrides: Sequence[str], seed: int) -> Resul
 
     The same model and seed give the same start, the same first state and the same random numbers to every planner.
     """
-    agent = load_agent(model, [*closed_loop(model), *overrides, "--planner", planner, "--seed", str(seed)])
+    agent = load_agent(model, [*closed_loop(model, overrides), *overrides, "--planner", planner, "--seed", str(seed)])
     print(f"{planner} acts ...", file=sys.stderr, flush=True)
     driver = Driver(envs.make_vector_env(agent.config, 1, seed, envs.split_tasks(agent.config.task)[0]))
     policy = EvaluationPolicy(agent, driver, keep_plans=True)
@@ -74,13 +74,19 @@ def play(model: str, planner: str, overrides: Sequence[str], seed: int) -> Resul
     return Result(make_side(agent, *search(agent, episode.data["image"][:1], seed), episode), seconds)
 
 
-def closed_loop(model: str) -> list[str]:
-    """Words that set the preset closed_loop, with the planning horizon that the model's run had."""
-    steps = load_config(["--configs", PRESET]).mpc_steps
-    saved = load_config([], saved=read_config(find_logdir(model)))
-    horizon = saved.planning_horizon
-    words = ["--configs", PRESET, "--planning_horizon", str(horizon), "--mpc_steps", str(min(steps, horizon))]
-    return words if saved.latco_finish else [*words, "--latco_keep_start", "false"]  # which needs a finish
+def closed_loop(model: str, overrides: Sequence[str]) -> list[str]:
+    """Words that set the preset closed_loop, with the planning horizon that the model's run had.
+
+    They come before the overrides. What these set, by presets too, is left to them.
+    """
+    given, saved = keys_given(overrides), read_config(find_logdir(model))
+    config = load_config(["--configs", PRESET, *overrides], saved=saved)
+    horizon = config.planning_horizon if "planning_horizon" in given else load_config([], saved=saved).planning_horizon
+    own = {"planning_horizon": horizon, "mpc_steps": min(config.mpc_steps, horizon)}
+    if not config.latco_finish:
+        own["latco_keep_start"] = "false"  # which needs a finish
+    words = [word for key, value in own.items() if key not in given for word in (f"--{key}", str(value))]
+    return ["--configs", PRESET, *words]
 
 
 def search(agent: "PlanningAgent", image: np.ndarray, seed: int) -> tuple[tf.Tensor, list[tuple[int, Plan]]]:
@@ -132,7 +138,6 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         usage="%(prog)s [--model NAME] [--seed N] [--out DIR] [--KEY VALUE ...]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--model",
@@ -178,7 +183,8 @@ def report(results: Sequence[Result], files: Sequence[Path], model: str, seed: i
     return "\n".join(
         [
             *lines,
-            "Returns of one episode from one start; predicted are the rewards of the executed actions.",
+            "Returns of one episode from one start, in the units that the model learned; predicted are the rewards of",
+            "the executed actions.",
             f"picture: {files[0]}",
             f"video:   {files[1]}",
             "Next:",

@@ -150,7 +150,6 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "[--out FILE] [--configs PRESET ...] [--KEY VALUE ...]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--logdir",

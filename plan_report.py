@@ -80,7 +80,7 @@ def report(
         z0 = agent.infer_first(image)
         plans = plans_after(agent, z0, rows)
         iterations, plan = plans[-1]
-        executed = execute(env, image[0], plan.actions[0].numpy())
+        executed = execute(agent, env, image[0], plan.actions[0].numpy())
     finally:
         env.close()
     title = f"{task}, {planner}, seed {seed}, model after {int(agent.step):,} environment steps"
@@ -102,14 +102,17 @@ def plans_after(agent: "PlanningAgent", z0: tf.Tensor, rows: Sequence[int]) -> l
 
 
 def numbers(agent: "PlanningAgent", plan: Plan, executed: Execution) -> dict[str, Any]:
-    """The report in numbers: the last iteration of the plan, its predicted and its achieved return."""
+    """The report in numbers: the last iteration of the plan, its predicted and its achieved return.
+
+    Returns are in the units that the model learned, and discounted where plans are.
+    """
     last = {name: _finite(curve[0, -1]) for name, curve in plan.curves.items()}
     return {
         "planner": agent.config.planner,
         "return_predicted": _finite(tf.reduce_sum(plan.rewards[0])),
         "return_planned": last["reward"],
         **({} if plan.value is None else {"value": _finite(plan.value[0])}),
-        "return_achieved": _finite(executed.rewards.sum()),
+        "return_achieved": _finite(executed.discounted),
         "success": executed.success,
         "largest_cost": executed.cost,
         "violations": {name: last[name] for name in VIOLATIONS if name in last},
@@ -136,7 +139,6 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         usage="%(prog)s --logdir DIR [--task NAME] [--out DIR] [--seed N] [--rows N ...] [--KEY VALUE ...]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--logdir",

@@ -70,7 +70,6 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         usage="%(prog)s --logdir DIR --out DIR [--KEY VALUE ...]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--logdir", type=place, required=True, metavar="DIR", help="log directory of a trained agent")
     parser.add_argument("--out", type=place, required=True, metavar="DIR", help="the new folder")

@@ -47,7 +47,6 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--out DIR [--configs PRESET ...] [--KEY VALUE ...]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     which = parser.add_argument_group("which runs")
     which.add_argument(

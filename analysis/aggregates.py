@@ -144,8 +144,8 @@ def score_matrices(
     bins: int | None,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The steps [S] that all runs have in common, and method -> scores [runs, tasks, S]. Raises UserError."""
-    width = max(run.metrics[metric].steps[-1] for run in runs) / bins if bins else None
-    steps, values = align([run.metrics[metric] for run in runs], width)
+    end = max(run.metrics[metric].steps[-1] for run in runs)
+    steps, values = align([run.metrics[metric] for run in runs], bins, end)
     common = ~np.isnan(values).any(0)
     if not common.any():
         ends = [(run.metrics[metric].steps[-1], str(run.logdir)) for run in runs]

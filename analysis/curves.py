@@ -99,12 +99,12 @@ def _note_missing(runs: Sequence[Run], metrics: Sequence[str]) -> None:
 def task_curves(runs: Sequence[Run], task: str, metric: str, bins: int | None) -> dict[str, Curve]:
     """The curve of every method that has the metric in a task."""
     having = [run for run in runs if run.task == task and metric in run.metrics]
-    width = max(run.metrics[metric].steps[-1] for run in having) / bins if bins and having else None
+    end = max((run.metrics[metric].steps[-1] for run in having), default=0)
     bounds = (0.0, 1.0) if is_success(metric) else (-math.inf, math.inf)
     found = {}
     for method in sorted({run.method for run in having}):
         own = [run for run in having if run.method == method]
-        steps, values = align([run.metrics[metric] for run in own], width)
+        steps, values = align([run.metrics[metric] for run in own], bins, end)
         estimates = interval_over_seeds(values, SEEDS_FOR_BAND, bounds)
         found[method] = Curve([run.seed for run in own], steps, values, *estimates, np.sum(~np.isnan(values), 0))
     return found

@@ -23,24 +23,25 @@ class Estimate(NamedTuple):
     high: float
 
 
-def align(series: Sequence[Series], width: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+def align(series: Sequence[Series], bins: int | None = None, end: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Brings n seeds to the same steps [S]: values [n, S], in which each seed counts once, however often it logged.
 
     The steps are all those at which any of the seeds has a value; between its own ones a seed is interpolated linearly,
-    before its first and after its last one it is NaN. With a width, each seed is averaged over bins (0, width],
-    (width, 2 width], ... before, each of which then stands for its middle.
+    before its first and after its last one it is NaN. With bins, each seed is averaged before over so many equal parts
+    of (0, end], each of which then stands for its middle.
     """
-    if width:
-        series = [bin_means(each, width) for each in series]
+    if bins and end > 0:
+        series = [bin_means(each, bins, end) for each in series]
     steps = np.unique(np.concatenate([each.steps for each in series]))
     return steps, np.stack([np.interp(steps, *each, left=np.nan, right=np.nan) for each in series])
 
 
-def bin_means(series: Series, width: float) -> Series:
-    """The mean of every bin of steps that has values, at the middle of the bin."""
-    index = np.maximum(np.ceil(series.steps / width).astype(int) - 1, 0)
+def bin_means(series: Series, bins: int, end: float) -> Series:
+    """The mean of every bin of steps that has values, at the middle of the bin; see `align`."""
+    # Not divided by a width, whose rounding would push a step at the end of a bin into the next one.
+    index = np.maximum(np.ceil(series.steps * bins / end).astype(int) - 1, 0)
     filled, inverse = np.unique(index, return_inverse=True)
-    return Series((filled + 0.5) * width, np.bincount(inverse, series.values) / np.bincount(inverse))
+    return Series((filled + 0.5) * (end / bins), np.bincount(inverse, series.values) / np.bincount(inverse))
 
 
 def interval_over_seeds(

@@ -24,7 +24,7 @@ import tensorflow as tf
 from benchmarks.memory import peak_gb
 from benchmarks.train_step import make_agent, make_batch, timed
 from policy_agents import DreamerAgent
-from tools.command_line import Parser
+from tools.command_line import Parser, positive
 from tools.config import load_config
 from tools.program import run_program
 
@@ -63,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _compare(argv: Sequence[str]) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", nargs="*", default=[], help="presets of config.yaml stacked on defaults")
-    parser.add_argument("--actions", type=int, default=4, help="size of the action vector")
-    parser.add_argument("--repeats", type=int, default=5, help="timed updates")
+    parser.add_argument("--actions", type=positive, default=4, help="size of the action vector")
+    parser.add_argument("--repeats", type=positive, default=5, help="timed updates")
     args, words = parser.parse_known_args(argv)
     config = load_config(["--configs", "defaults", *args.preset, *words]).replace(planner="dreamer")
     print(json.dumps(measure(config, args.actions, args.repeats) | {key: config[key] for key in KEYS}))

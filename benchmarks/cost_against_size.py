@@ -11,7 +11,7 @@ sizes. Lines that --out has are not measured again.
 
 The sweep "crossing" times the two solvers at horizons of 2 to 16 times the state size. A line "crossing" then says at
 which multiple of it the block-tridiagonal solver becomes the faster one, by interpolation between logarithms. This is
-what `planners.latco.CROSSOVER` stands for.
+what `planners.latco.CROSSOVER` stands for. The figure has the lines of one `--clock`.
 """
 
 import checkout
@@ -133,20 +133,21 @@ def crossing(lines: Sequence[Line], state_size: int, clock: str) -> Line:
     return line | {"horizon_in_state_sizes": found and float(f"{found:.3g}"), "auto": CROSSOVER}
 
 
-def draw(lines: Sequence[Mapping[str, Any]]) -> Figure:
-    """Seconds of an iteration against each size, on logarithmic axes; one line for each method."""
+def draw(lines: Sequence[Mapping[str, Any]], clock: str) -> Figure:
+    """Seconds of an iteration by one clock against each size, on logarithmic axes; one line for each method."""
     styles = figures.styles(METHODS)
+    timed = [line for line in lines if "method" in line and line["clock"] == clock]
     figure, axes = figures.grid(1, len(SWEEPS), (3.4, 3.2))
     for axis, sweep in zip(axes[0], SWEEPS, strict=True):
         fixed = {key: value for key, value in BASE.items() if key != sweep}
         for method in METHODS:
-            rows = [line for line in lines if line.get("method") == method and fixed.items() <= line.items()]
+            rows = [line for line in timed if line["method"] == method and fixed.items() <= line.items()]
             points = sorted((line[sweep], line["seconds"]) for line in rows if line[sweep] in SWEEPS[sweep])
             axis.plot(*zip(*points, strict=True), **styles[method], marker="o", markersize=4) if points else None
         axis.set(xscale="log", yscale="log", xlabel=LABELS[sweep])
         axis.set_title(", ".join(f"{LABELS[key]} {value}" for key, value in fixed.items()), fontsize=9)
         figures.tidy(axis)
-    axes[0, 0].set_ylabel("seconds of an iteration")
+    axes[0, 0].set_ylabel(f"{'processor ' if clock == 'cpu' else ''}seconds of an iteration")
     figures.legend_below(
         figure,
         {method.replace("_", "-"): style for method, style in styles.items()},
@@ -160,7 +161,6 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         prog="python benchmarks/cost_against_size.py",
         description=__doc__,
-        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -193,7 +193,7 @@ def _measure(argv: Sequence[str]) -> int:
         append_json(options.out, lines[-1])
         print(json.dumps(lines[-1]), flush=True)
     if options.figure:
-        figures.save(draw(lines), options.figure)
+        figures.save(draw(lines, options.clock), options.figure)
     return 0
 
 

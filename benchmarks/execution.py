@@ -37,23 +37,41 @@ def chunks(count: int, size: int) -> Iterator[np.ndarray]:
 
 
 def play_blind(batch: Any, seeds: Sequence[int], actions: np.ndarray) -> Played:
-    """Plays actions [N, H, m] without feedback from N starts, as many at a time as there are environments."""
+    """Plays actions [N, H, m] without feedback from N starts, as many at a time as there are environments.
+
+    Starts during which an environment is lost are played again, see `envs.workers`.
+    """
     shape, reports = actions.shape[:2], False
     rewards, alive, success = np.zeros(shape, np.float32), np.zeros(shape, bool), np.zeros(shape, bool)
     for rows in chunks(len(seeds), batch.num_envs):
-        batch.reset(seed=[seeds[row] for row in rows])
-        going = np.ones(batch.num_envs, bool)
-        for step in range(shape[1]):
-            _, reward, terminated, truncated, info = batch.step(actions[rows, step])
-            rewards[rows, step], alive[rows, step] = reward * going, going
-            if "success" in info:
-                reports, success[rows, step] = True, going & (info["success"] > 0)
-            ended = terminated | truncated
-            going &= ~ended
-            if not going.any():
-                break
-            if ended.any():  # simulators refuse to be stepped beyond the end
-                batch.reset(options={"reset_mask": ended})
+        played = None
+        while played is None:  # after a few losses the batch itself gives up
+            played = _play_together(batch, [seeds[row] for row in rows], actions[rows])
+        rewards[rows], alive[rows] = played.rewards, played.alive
+        if played.success is not None:
+            reports, success[rows] = True, played.success
+    return Played(actions, rewards, alive, success if reports else None)
+
+
+def _play_together(batch: Any, seeds: Sequence[int], actions: np.ndarray) -> Played | None:
+    """As `play_blind`, for a start in every environment; None if one was lost."""
+    shape, reports = actions.shape[:2], False
+    rewards, alive, success = np.zeros(shape, np.float32), np.zeros(shape, bool), np.zeros(shape, bool)
+    batch.reset(seed=seeds)
+    going = np.ones(batch.num_envs, bool)
+    for step in range(shape[1]):
+        _, reward, terminated, truncated, info = batch.step(actions[:, step])
+        if "lost" in info:
+            return None
+        rewards[:, step], alive[:, step] = reward * going, going
+        if "success" in info:
+            reports, success[:, step] = True, going & (info["success"] > 0)
+        ended = terminated | truncated
+        going &= ~ended
+        if not going.any():
+            break
+        if ended.any():  # simulators refuse to be stepped beyond the end
+            batch.reset(options={"reset_mask": ended})
     return Played(actions, rewards, alive, success if reports else None)
 
 

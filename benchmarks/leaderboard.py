@@ -30,7 +30,7 @@ Each is a mean over the starts with its 95% interval (Student's t; Wilson's for 
 `--repeats` calls). `per_start` has the single values, so that planners can be paired. Starts are those of
 `evaluate.py --seed S` with S = `--start_seed`. `return_mean`, `return_sampled` and `predicted` are in the units that
 the model learned, `return` and `return_blind` in the environment's. `peak_gflops` is a large matrix product on the same
-machine, timed by this call.
+machine, timed by this call. `weights` is a fingerprint of the model, wherever it lies; all lines of a file are of one.
 """
 
 import checkout
@@ -60,6 +60,7 @@ from tools.files import append_json
 from tools.program import run_program
 from tools.revision import git_revision
 from training.logdir import check_task
+from training.weights import fingerprint
 
 BUDGETS = (0.1, 0.3, 1.0, 3.0, 10.0)  # seconds a plan
 TUNE_SEED = 1_000_000  # is added to the seed of the starts
@@ -113,6 +114,7 @@ def compete(options: argparse.Namespace, overrides: Sequence[str]) -> Iterator[B
     task = check_task(agent.config, options.model, options.task or envs.split_tasks(agent.config.task)[0])
     c = agent.config
     head: Line = {"benchmark": "leaderboard", "task": task, "step": int(agent.step), "updates": int(agent.updates)}
+    head["weights"] = fingerprint(agent.checkpointed)
     head |= {"horizon": c.planning_horizon, "mpc_steps": c.mpc_steps, "warm_start": c.warm_start}
     for key in ("starts", "start_seed", "execution", "trials", "tune_starts", "tune_budget"):
         head[key] = getattr(options, key)
@@ -172,7 +174,6 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = Parser(
         prog="python benchmarks/leaderboard.py",
         description=__doc__,
-        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument

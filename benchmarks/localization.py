@@ -76,7 +76,8 @@ def posterior_features(agent: BaseAgent, episodes: Sequence[Episode]) -> list[np
 
     @tf.function(autograph=False, reduce_retracing=True)
     def filtered(image, action, is_first, noise):
-        post, _ = agent.model.dynamics.observe(agent.model.embed(image), action, is_first, noise)
+        embed = agent.model.embed(models.reduce_bits(image, agent.config.image_bits))
+        post, _ = agent.model.dynamics.observe(embed, action, is_first, noise)
         return models.get_feat(post)
 
     features = []

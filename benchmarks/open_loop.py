@@ -3,14 +3,15 @@
     python benchmarks/open_loop.py --data cheetah=logdir/x/episodes --data reach=logdir/y/episodes --updates 1000 \\
         --out results/open_loop --preset dmc small
     python benchmarks/open_loop.py --data reach=logdir/y/episodes --out results/free_nats --preset small \\
-        --variants rssm one_nat="--free_nats 1" --batch_size 20     # any setting of config.yaml, for all or for one
+        --variants rssm one_nat="--free_nats 1" --batch_size 20     # settings of config.yaml, for all or for one
 
 The newest tenth of the episodes, at least five, is held out. Every variant is trained from the same seed on the same
-batches of the others, then filters the first five frames of each held-out chunk and predicts the next `--horizon`
-steps from the actions alone. Errors are squared: of images the mean over pixels and channels, which range from 0 to 1
-(PSNR in dB is -10 log10 of it); of rewards as they are. One JSON line per data set and variant, appended to
-open_loop.jsonl too, has them after 1, 5, 10, 20 and 30 steps, as `mean` over all steps and with the standard error `se`
-of that mean over the chunks, which are treated as independent:
+batches of the others, whose size and length and the replay's capacity are therefore for all variants. It then filters
+the first five frames of each held-out chunk and predicts the next `--horizon` steps from the actions alone. Errors are
+squared: of images the mean over pixels and channels, which range from 0 to 1 (PSNR in dB is -10 log10 of it); of
+rewards as they are. One JSON line per data set and variant, appended to open_loop.jsonl too, has them after 1, 5, 10,
+20 and 30 steps, as `mean` over all steps and with the standard error `se` of that mean over the chunks, which are
+treated as independent:
 
 `mean_dynamics`: one rollout without noise, from the mean of the posterior through the means of the prior;
 `sampled`: rollouts with noise, the average of their errors;
@@ -55,6 +56,7 @@ from world_model.open_loop import CONTEXT
 # label -> words that make it of the settings all variants share.
 VARIANTS = {name: ["--dynamics", name] for name in ("rssm", "ssm", "deterministic")}
 LINES_FILE = "open_loop.jsonl"
+SHARED = ("batch_size", "batch_length", "replay_capacity")  # what decides the batches, with the seed
 HORIZONS = (1, 5, 10, 20, 30)  # steps whose errors are printed
 
 
@@ -168,6 +170,23 @@ def parse_variants(words: Sequence[str]) -> dict[str, list[str]]:
     return variants
 
 
+def load_configs(args: argparse.Namespace) -> dict[str, Config]:
+    """Label -> settings of a variant. Raises UserError unless all are trained on the same batches."""
+    shared = ["--configs", "defaults", *args.preset, *args.overrides, "--seed", str(args.seed)]
+    configs = {label: load_config([*shared, *words]) for label, words in args.variants.items()}
+    first = next(iter(configs))
+    for label, config in configs.items():
+        if config.seed != args.seed:
+            raise UserError(f"{label} has seed = {config.seed}: give one for all variants instead, --seed {args.seed}.")
+        for key in SHARED:
+            if config[key] != configs[first][key]:
+                raise UserError(
+                    f"{label} has {key} = {config[key]}, {first} has {configs[first][key]}: all variants train on the "
+                    f"same batches, give --{key} for all variants."
+                )
+    return configs
+
+
 def parse_data(words: Sequence[str]) -> dict[str, Path]:
     """Name -> folder, from `name=folder`. Raises UserError."""
     folders = {}
@@ -183,7 +202,7 @@ def parse_data(words: Sequence[str]) -> dict[str, Path]:
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     """The options; what they do not know overrides settings of config.yaml for all variants. Raises UserError."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", action="append", required=True, metavar="NAME=FOLDER", help="may be given repeatedly")
     parser.add_argument("--out", type=place, required=True, help="folder for open_loop.jsonl and the pictures")
     parser.add_argument("--preset", nargs="*", default=[], help="presets of config.yaml stacked on defaults")
@@ -220,10 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _compare(argv: Sequence[str]) -> int:
     args = parse_options(argv)
-    shared = ["--configs", "defaults", *args.preset, *args.overrides]
-    configs = {
-        label: load_config([*shared, *words, "--seed", str(args.seed)]) for label, words in args.variants.items()
-    }
+    configs = load_configs(args)
     # All data are read first, so that bad data fail before any training.
     first = next(iter(configs.values()))
     sets = [read_data(name, path, first, args.horizon, args.chunks) for name, path in args.data.items()]

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from benchmarks.execution import Played, chunks
 from evaluation.episodes import run_episodes
+from evaluation.executed_plans import achieved_rewards
 from evaluation.numbers import describe, share_interval
 from optimizers import LatentProblem, Plan, Planner
 from planners.plan_state import before_finish
@@ -156,10 +157,7 @@ def achieved(agent: PlanningAgent, played: Played) -> np.ndarray:
 
 def episode_returns(agent: PlanningAgent, episode: Episode) -> tuple[float, float]:
     """The rewards that plans predicted for the executed actions, and those received, weighted alike."""
-    steps = np.arange(episode.length)
-    since = steps - np.maximum.accumulate(np.where(episode.extras["planned"], steps, 0))
-    rewards = agent.rewards(tf.constant(episode.data["reward"][1:])).numpy()
-    return float(episode.extras["predicted_reward"].sum()), float(rewards @ agent.config.discount ** (since + 1))
+    return float(episode.extras["predicted_reward"].sum()), float(achieved_rewards(agent, episode).sum())
 
 
 # Lines

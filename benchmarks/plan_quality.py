@@ -126,17 +126,18 @@ def plans_only(options: argparse.Namespace, variants: dict[str, list[str]]) -> I
     z0, seed = None, START_SEED if options.start_seed is None else options.start_seed
     for label, words in variants.items():
         agent = load_agent(options.logdir, words)
+        task = check_task(agent.config, options.logdir, options.task or envs.split_tasks(agent.config.task)[0])
+        about = {"task": task, "step": int(agent.step), "starts": options.starts}
         if z0 is None:
-            batch = envs.make_vector_env(agent.config, 1, seed)
+            batch = envs.make_vector_env(agent.config, 1, seed, task)
             try:
                 z0 = plan_losses.start_states(agent, batch, [seed + index for index in range(options.starts)])
             finally:
                 batch.close()
             still = plan_losses.idle(agent, agent.planner_start(z0)).returns
-            row = {"benchmark": "plan_quality", "variant": "idle", "step": int(agent.step), "starts": options.starts}
+            row = {"benchmark": "plan_quality", "variant": "idle"} | about
             yield plan_losses.rounded(row | plan_losses.estimate("return_mean", still))
-        row = {"benchmark": "plan_quality", "variant": label, "step": int(agent.step), "starts": options.starts}
-        row |= {"horizon": agent.planner.horizon}
+        row = {"benchmark": "plan_quality", "variant": label} | about | {"horizon": agent.planner.horizon}
         yield row | plan_losses.measure(agent.planner, agent.planner_start(z0), seed)[0]
 
 
@@ -172,7 +173,6 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = Parser(
         prog="python benchmarks/plan_quality.py",
         description=__doc__,
-        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument

@@ -37,7 +37,7 @@ from planners.icem import ICEM
 from planners.ilqr import ILQR
 from planners.image_collocation import ImageCollocation
 from planners.latco import SOLVERS, LatCo
-from tools.command_line import Parser
+from tools.command_line import Parser, count, positive
 from tools.program import run_program
 from world_model.latent_problem import latent_problem
 
@@ -146,11 +146,12 @@ def _measure(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--jacobian", default="explicit", choices=["explicit", "tape"], help="the RSSM's own or autodiff"
     )
-    parser.add_argument("--horizons", nargs="+", type=int, help="default: 12 for sampling, 30 for the others")
-    parser.add_argument("--batches", nargs="+", type=int, default=[1])
-    parser.add_argument("--iterations", type=int, help="of every planner, instead of the papers'")
-    for key, default in (("repeats", 5), ("stoch", 30), ("deter", 200), ("actions", 4), ("seed", 0)):
-        parser.add_argument(f"--{key}", type=int, default=default)
+    parser.add_argument("--horizons", nargs="+", type=positive, help="default: 12 for sampling, 30 for the others")
+    parser.add_argument("--batches", nargs="+", type=positive, default=[1])
+    parser.add_argument("--iterations", type=positive, help="of every planner, instead of the papers'")
+    for key, default in (("repeats", 5), ("stoch", 30), ("deter", 200), ("actions", 4)):
+        parser.add_argument(f"--{key}", type=positive, default=default)
+    parser.add_argument("--seed", type=count, default=0)
     args = parser.parse_args(argv)
     args.planners = list(PLANNERS) if args.all else args.planners
     problem, peak = make_problem(args), measure_peak()

@@ -25,7 +25,7 @@ import numpy as np
 
 from episodes.episode import Episode
 from episodes.replay import Replay
-from tools.command_line import Parser
+from tools.command_line import Parser, positive, seconds
 from tools.program import run_program
 
 
@@ -57,14 +57,14 @@ def _measure(argv: Sequence[str]) -> int:
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     """Sizes; the defaults are those of the papers."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch_size", type=int, default=50, help="chunks a batch")
-    parser.add_argument("--batch_length", type=int, default=50, help="entries a chunk")
-    parser.add_argument("--image_size", type=int, default=64, help="pixels a side")
-    parser.add_argument("--action_size", type=int, default=4, help="numbers an action")
-    parser.add_argument("--episodes", type=int, default=20, help="episodes in the replay")
-    parser.add_argument("--episode_length", type=int, default=150, help="transitions an episode")
-    parser.add_argument("--batches", type=int, default=30, help="batches measured")
-    parser.add_argument("--train_seconds", type=float, default=0.1, help="duration of the imitated train step")
+    parser.add_argument("--batch_size", type=positive, default=50, help="chunks a batch")
+    parser.add_argument("--batch_length", type=positive, default=50, help="entries a chunk")
+    parser.add_argument("--image_size", type=positive, default=64, help="pixels a side")
+    parser.add_argument("--action_size", type=positive, default=4, help="numbers an action")
+    parser.add_argument("--episodes", type=positive, default=20, help="episodes in the replay")
+    parser.add_argument("--episode_length", type=positive, default=150, help="transitions an episode")
+    parser.add_argument("--batches", type=positive, default=30, help="batches measured")
+    parser.add_argument("--train_seconds", type=seconds, default=0.1, help="duration of the imitated train step")
     return parser.parse_args(argv)
 
 

@@ -21,7 +21,7 @@ import envs
 from agents import load_agent
 from base_agent import BaseAgent
 from evaluation.episodes import run_episodes
-from tools.command_line import Parser
+from tools.command_line import Parser, count, positive
 from tools.errors import UserError
 from tools.program import run_program
 from tools.revision import git_revision
@@ -48,8 +48,8 @@ def _compare(argv: Sequence[str]) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--logdir", required=True, help="of a run of planning_agent.py with --cost_head true")
     parser.add_argument("--limits", nargs="+", default=["0.1", "1000"], help="values of cost_limit to compare")
-    parser.add_argument("--episodes", type=int, default=10)
-    parser.add_argument("--start_seed", type=int, default=2_000_000)
+    parser.add_argument("--episodes", type=positive, default=10)
+    parser.add_argument("--start_seed", type=count, default=2_000_000)
     args, overrides = parser.parse_known_args(argv)
     for limit in args.limits:
         agent = load_agent(args.logdir, [*overrides, "--cost_limit", limit])

@@ -35,7 +35,7 @@ from tensorflow import keras
 from base_agent import BaseAgent
 from benchmarks.memory import peak_gb
 from benchmarks.plain_update import PlainUpdate
-from tools.command_line import Parser
+from tools.command_line import Parser, positive
 from tools.config import load_config
 from tools.program import run_program
 
@@ -233,8 +233,8 @@ def _measure(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--variants", nargs="+", choices=[*PLAIN, *VARIANTS], default=["plain", "rssm_gaussian"])
     parser.add_argument("--all", action="store_true", help="all variants at full and small size")
-    parser.add_argument("--actions", type=int, default=4, help="size of the action vector")
-    parser.add_argument("--repeats", type=int, default=5, help="timed updates")
+    parser.add_argument("--actions", type=positive, default=4, help="size of the action vector")
+    parser.add_argument("--repeats", type=positive, default=5, help="timed updates")
     parser.add_argument("--profile", metavar="DIR", help="write a profile of one update there and stop")
     parser.add_argument("--serve", choices=[*PLAIN, *VARIANTS], help=argparse.SUPPRESS)
     parser.add_argument("--config", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)

@@ -26,19 +26,18 @@ class ExecutedPlan:
         frames: uint8 [H + 1, 64, 64, 3], the observed frames from then on, white after the end of the episode.
         executed: number of executed actions.
         predicted: sum of the rewards predicted for these actions.
-        achieved: sum of the rewards received, in the same units.
+        achieved: sum of the rewards received, counted alike.
     """
 
     def __init__(self, agent: Agent, episode: Episode, time: int, end: int):
-        extras, rewards = episode.extras, episode.data["reward"]
+        extras = episode.extras
         feat = np.concatenate([extras["plan_start"][time][None], extras["plan_states"][time]])
         self.time, self.executed = time, end - time
         self.decoded, self.frames = plan_above_execution(
             agent.model, feat, episode.data["image"][time : time + len(feat)]
         )
         self.predicted = float(extras["predicted_reward"][time:end].sum())
-        # In the units that the model learned.
-        self.achieved = float(tf.reduce_sum(agent.rewards(tf.constant(rewards[time + 1 : end + 1]))))
+        self.achieved = float(achieved_rewards(agent, episode)[time:end].sum())
 
     def rows(self, columns: np.ndarray) -> list[np.ndarray]:
         """The plan and its execution at some of the H + 1 times; paler where another plan was executed already."""
@@ -46,6 +45,14 @@ class ExecutedPlan:
         later = np.arange(len(frames)) > self.executed
         frames[later] = 255 - (255 - frames[later]) // 3
         return [self.decoded[columns], frames[columns]]
+
+
+def achieved_rewards(agent: Agent, episode: Episode) -> np.ndarray:
+    """The rewards [T] of an episode as its plans predict them: in the units that the model learned, and discounted."""
+    steps = np.arange(episode.length)
+    since = steps - np.maximum.accumulate(np.where(episode.extras["planned"], steps, 0))
+    rewards = agent.rewards(tf.constant(episode.data["reward"][1:])).numpy()
+    return rewards * agent.config.discount ** (since + 1)
 
 
 def executed_plans(agent: Agent, episode: Episode) -> list[ExecutedPlan]:

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.figures import make_logarithmic
 from evaluation.plan_frames import decode, draw_sheet, fill_up, spread
 from optimizers import Plan
+from tools.errors import UserError
 from training.agent import Agent
 
 COLUMNS = 11  # time steps shown at most, the start among them
@@ -29,22 +30,30 @@ class Execution(NamedTuple):
 
     Attributes:
         frames: uint8 [T + 1, 64, 64, 3], the start first.
-        rewards: [T].
+        rewards: [T], in the units that the model learned.
+        discounted: their sum with the discount of plans.
         success: whether the simulator reported success at any step, None where it reports none.
         cost: the largest cost of a step, None where the simulator reports none.
     """
 
     frames: np.ndarray
     rewards: np.ndarray
+    discounted: float
     success: bool | None
     cost: float | None
 
 
-def execute(env: Any, image: np.ndarray, actions: np.ndarray) -> Execution:
-    """Executes actions [H, m] without feedback; `image` is the environment's first one."""
+def execute(agent: Agent, env: Any, image: np.ndarray, actions: np.ndarray) -> Execution:
+    """Executes actions [H, m] of the agent without feedback; `image` is the environment's first one.
+
+    Raises:
+        UserError: the environment was lost, see `envs.workers`.
+    """
     frames, rewards, successes, costs = [image], [], [], []
     for action in actions:
         obs, reward, terminated, truncated, info = env.step(action[None])
+        if "lost" in info:  # the next one would start elsewhere
+            raise UserError("The environment was lost while it executed the plan: start the same command again.")
         frames.append(obs["image"][0].copy())
         rewards.append(float(reward[0]))
         if "success" in info:
@@ -54,7 +63,9 @@ def execute(env: Any, image: np.ndarray, actions: np.ndarray) -> Execution:
         if terminated[0] or truncated[0]:
             break
     success, cost = any(successes) if successes else None, max(costs, default=None)
-    return Execution(np.stack(frames), np.array(rewards), success, cost)
+    units = agent.rewards(tf.constant(rewards)).numpy()
+    discounted = float(units @ agent.config.discount ** np.arange(1, len(units) + 1))
+    return Execution(np.stack(frames), units, discounted, success, cost)
 
 
 def draw_curves(plan: Plan, iterations: int, executed: Execution, title: str) -> Figure:
@@ -84,7 +95,7 @@ def _draw_returns(axis: Axes, reward: np.ndarray, plan: Plan, executed: Executio
     horizon, steps = plan.actions.shape[1], len(executed.rewards)
     own = "as the planner\nsees it" + ("" if plan.value is None else ", with\nthe terminal value")
     axis.plot(np.arange(1, len(reward) + 1), reward, ".-", markersize=3, label=own)
-    predicted, achieved = float(tf.reduce_sum(plan.rewards[0])), executed.rewards.sum()
+    predicted, achieved = float(tf.reduce_sum(plan.rewards[0])), executed.discounted
     axis.axhline(predicted, color="C1", linestyle="--", label=f"rolled out in\nthe model: {predicted:.2f}")
     early = "" if steps == horizon else f"\n(ended after {steps})"
     axis.axhline(achieved, color="C2", linestyle=":", label=f"achieved in the\nenvironment: {achieved:.2f}{early}")

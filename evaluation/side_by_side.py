@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import make_logarithmic, styles, tidy
+from evaluation.executed_plans import achieved_rewards
 from evaluation.plan_frames import decode, fill_up, show_sheet, spread
 from evaluation.plan_optimization import VIOLATIONS, Execution
 from optimizers import Plan
@@ -40,7 +41,7 @@ class Side(NamedTuple):
         goals: uint8 [T, 64, 64, 3], the last state of the plan that is executed at each decision, decoded.
         predicted: [T], rewards that the model predicts for the executed actions.
         curves: of the first plan (`optimizers.Plan.curves`), [iterations] each.
-        executed: what came of it.
+        executed: what came of it; its rewards are discounted as the predicted ones are.
     """
 
     name: str
@@ -69,6 +70,7 @@ def make_side(agent: Agent, z0: tf.Tensor, plans: Sequence[tuple[int, Plan]], ep
     goals = decode(agent.model, extras["plan_states"][new, -1])
     success = bool(data["success"].max() > 0) if "success" in data else None
     cost = float(data["cost"].max()) if "cost" in data else None
+    rewards = achieved_rewards(agent, episode)
     return Side(
         name=agent.config.planner,
         iterations=np.array([number for number, _ in plans]),
@@ -77,7 +79,7 @@ def make_side(agent: Agent, z0: tf.Tensor, plans: Sequence[tuple[int, Plan]], ep
         goals=goals[np.cumsum(new) - 1],
         predicted=extras["predicted_reward"],
         curves={name: curve[0, :last].numpy() for name, curve in plan.curves.items()},
-        executed=Execution(data["image"], data["reward"][1:], success, cost),
+        executed=Execution(data["image"], rewards, float(rewards.sum()), success, cost),
     )
 
 

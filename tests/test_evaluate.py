@@ -35,7 +35,7 @@ def logdir(tmp_path_factory):
 def evaluation(logdir):
     """Three episodes in two environments: the line, and the folder."""
     words = ["--episodes", str(EPISODES), "--envs", "2", "--seed", "5", "--show", "1", "--configs", "latco_iclr"]
-    out = logdir.parent / "all.jsonl"
+    out = logdir.parent / "new" / "all.jsonl"
     assert evaluate.main(["--logdir", str(logdir), *words, "--planning_horizon", "8", "--out", str(out)]) == 0
     assert out.read_text() == (logdir / "evaluations.jsonl").read_text()
     (line,) = map(json.loads, out.read_text().splitlines())

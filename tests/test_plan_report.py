@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import plan_report
 from evaluation import plan_optimization
 from tests.recorded import STEPS, UPDATES, recorded_run
 from tools.config import Config
+from tools.errors import UserError
 
 HORIZON = 5  # of the preset debug
 pytestmark = pytest.mark.usefixtures("line_by_line")
@@ -154,12 +156,36 @@ class Countdown:
         return {"image": image}, np.array([0.5]), over, ~over & False, {"success": np.array([float(count == 2)])}
 
 
+AGENT = types.SimpleNamespace(rewards=lambda rewards: 10.0 * rewards - 1.0, config=types.SimpleNamespace(discount=0.5))
+
+
 def test_execution_ends_with_the_episode():
     env, actions = Countdown(), np.arange(10.0).reshape(5, 2)
-    executed = plan_optimization.execute(env, np.zeros([64, 64, 3], np.uint8), actions)
+    executed = plan_optimization.execute(AGENT, env, np.zeros([64, 64, 3], np.uint8), actions)
     np.testing.assert_array_equal(np.concatenate(env.actions), actions[:3])
     np.testing.assert_array_equal(executed.frames[:, 0, 0, 0], [0, 1, 2, 3])
-    assert executed.rewards.sum() == 1.5 and executed.success is True
+    assert executed.success is True
+    # In the units and with the discount of the predictions beside which they are shown.
+    assert executed.rewards.tolist() == [4.0, 4.0, 4.0] and executed.discounted == 2.0 + 1.0 + 0.5
+
+
+def test_what_was_achieved_is_drawn_as_the_plan_counts_it():
+    executed = plan_optimization.execute(AGENT, Countdown(), np.zeros([64, 64, 3], np.uint8), np.zeros([5, 2]))
+    plan = types.SimpleNamespace(
+        actions=np.zeros([1, 5, 2]), curves={"reward": tf.ones([1, 3])}, rewards=tf.ones([1, 5]), value=None
+    )
+    lines = plan_optimization.draw_curves(plan, 3, executed, "title").axes[0].lines
+    assert [line.get_ydata()[0] for line in lines] == [1.0, 5.0, 3.5]
+
+
+def test_an_environment_that_is_lost_ends_the_report():
+    class Dying(Countdown):
+        def step(self, action):
+            obs, reward, terminated, truncated, info = super().step(action)
+            return obs, 0.0 * reward, terminated, truncated, info | {"lost": np.array([True])}
+
+    with pytest.raises(UserError, match="environment was lost.*start the same command again"):
+        plan_optimization.execute(AGENT, Dying(), np.zeros([64, 64, 3], np.uint8), np.zeros([5, 2]))
 
 
 def test_curve_with_zeros_is_drawn_where_it_is_positive():

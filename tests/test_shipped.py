@@ -24,7 +24,7 @@ from tools.errors import UserError
 from training import logdir as logdirs
 from training.initial_weights import start_from
 from training.logdir import SHIPPED, WEIGHTS, shipped_models
-from training.weights import read_weights, write_weights
+from training.weights import fingerprint, read_weights, write_weights
 from world_model.rewards import RewardTransform
 
 LARGEST = 5e6  # bytes of a model in the repository
@@ -78,6 +78,12 @@ def test_a_shipped_model_predicts_what_the_agent_does(trained, by_name):
         lambda agent: agent.value(z),
     ):
         np.testing.assert_allclose(function(loaded), function(trained[0]), rtol=0.01, atol=0.01)
+
+
+def test_a_fingerprint_is_of_the_weights_alone(trained, by_name):
+    models = [agents.load_agent(by_name), agents.load_agent(by_name, ["--seed", "5", "--planner", "gd"]), trained[0]]
+    same, again, other = (fingerprint(agent.checkpointed) for agent in models)
+    assert same == again != other and len(same) == 12
 
 
 def test_statistics_of_rewards_are_kept_whole(tmp_path):
@@ -223,7 +229,7 @@ def test_demonstration(by_name, tmp_path, monkeypatch):
 
 
 def test_demonstration_has_the_preset_and_the_horizon_of_the_run(by_name):
-    config = load_config(demo.closed_loop(by_name))
+    config = load_config(demo.closed_loop(by_name, []))
     preset = load_config(["--configs", "closed_loop"])
     # This run has no finish, which keeping the start needs.
     assert {key for key in config if config[key] != preset[key]} == {"planning_horizon", "latco_keep_start"}
@@ -231,9 +237,21 @@ def test_demonstration_has_the_preset_and_the_horizon_of_the_run(by_name):
     path = logdirs.SHIPPED / by_name / "config.yaml"
     whole = path.read_bytes()
     Config.load(path).replace(planning_horizon=3, latco_finish=10).save(path)
-    short = load_config(demo.closed_loop(by_name))
+    short = load_config(demo.closed_loop(by_name, []))
     path.write_bytes(whole)
     assert short.planning_horizon == 3 == short.mpc_steps and short.latco_keep_start
+
+
+def test_presets_of_the_command_line_are_stronger_than_those_of_the_demonstration(by_name):
+    settings = lambda *words: load_config([*demo.closed_loop(by_name, words), *words])
+    assert settings("--configs", "icem").mpc_steps == 1
+    config = settings("--configs", "closed_loop")
+    assert (config.planning_horizon, config.mpc_steps) == (50, 5)
+    config = settings("--configs", "icem", "--planning_horizon=3")
+    assert (config.planning_horizon, config.mpc_steps) == (3, 1)
+    assert settings("--planning_horizon", "3").mpc_steps == 3  # no more than there are
+    assert settings("--planning_horizon", "9").mpc_steps == 5
+    assert not settings().latco_keep_start and settings("--latco_finish", "5").latco_keep_start
 
 
 def test_demonstration_refuses_what_it_cannot_do(by_name, tmp_path, capsys):

@@ -6,13 +6,16 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tools.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports bad input as a UserError."""
+    """Reports bad input as a UserError, and knows no option by its beginning, which may be a setting."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**{"allow_abbrev": False} | options)
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError."""

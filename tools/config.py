@@ -182,6 +182,22 @@ def load_config(
     return Config(values)
 
 
+def keys_given(argv: Sequence[str]) -> set[str]:
+    """The keys that a command line sets, by presets other than ``defaults`` or one by one.
+
+    Raises:
+        UserError: for an unknown preset or key, or a key without a value.
+    """
+    schema = read_schema()
+    presets, overrides = _split_arguments(argv, schema)
+    keys = set(overrides)
+    for name in presets:
+        if name not in schema.presets:
+            raise unknown("preset", name, schema.presets)
+        keys |= schema.presets[name].values.keys() if name != "defaults" else set()
+    return keys
+
+
 def _like(key: str, value: Value, present: Value) -> Value:
     """A value in the type of the present one, or another that config.yaml allows beside true and false."""
     if {type(value), type(present)} == {bool, str} and (setting := read_schema().settings.get(key)) and setting.words:

@@ -68,13 +68,20 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def append_json(path: Path, line: Mapping[str, Any]) -> None:
+def append_json(path: Path, line: Mapping[str, Any], make_folder: bool = True) -> None:
     """Appends one line of JSON to a file: all of it or nothing, also where several programs append. Numbers are finite.
+
+    Args:
+        path: the file.
+        line: what it gets.
+        make_folder: makes its folder if need be; otherwise a folder that is gone is an error.
 
     Raises:
         OSError: the file cannot be written.
     """
     data = (json.dumps(line, allow_nan=False) + "\n").encode()
+    if make_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab", buffering=0) as file:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX)

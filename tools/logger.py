@@ -174,7 +174,7 @@ class Logger:
         if metrics:
             line: dict[str, Any] = {"step": int(step), "time": round(time.time(), 3)}
             line |= {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-            append_json(self._metrics, line)
+            append_json(self._metrics, line, make_folder=False)  # a run does not go on in a folder that was deleted
         with self._writer.as_default(step=int(step)):
             for name, value in metrics.items():
                 tf.summary.scalar(name, value)

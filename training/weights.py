@@ -4,6 +4,7 @@
 `<part>/<number>/<variable>`. Weights are float16 there. Counters and statistics are whole.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,6 +62,18 @@ def read_weights(parts: Mapping[str, Any], folder: Path) -> None:
         )
     for name, variable in variables.items():
         variable.assign(arrays[name].astype(tf.as_dtype(variable.dtype).as_numpy_dtype))
+
+
+def fingerprint(parts: Mapping[str, Any]) -> str:
+    """Twelve letters and digits for the weights, counters and statistics of parts of an agent, by name.
+
+    They are the same wherever the weights come from, and others after every update.
+    """
+    digest = hashlib.sha256()
+    for name, variable in sorted(_variables(parts).items()):
+        array = variable.numpy()
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode() + array.tobytes())
+    return digest.hexdigest()[:12]
 
 
 def _check_numbers(arrays: Mapping[str, np.ndarray]) -> None:

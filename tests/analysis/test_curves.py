@@ -6,7 +6,7 @@ from scipy import stats
 
 from analysis import figures, runs
 from analysis.curves import draw_curves, task_curves
-from analysis.statistics import interval_over_seeds
+from analysis.statistics import align, bin_means, interval_over_seeds
 from tests.analysis.logdirs import T2, count_pixels, drawn, refusal, returns, run, write_run
 
 
@@ -31,6 +31,19 @@ def test_interval_agrees_with_scipy_and_ends_where_success_ends():
     np.testing.assert_allclose((mean, low, high), (values.mean(0), *right))
     mean, low, high = interval_over_seeds(np.array([[0.0], [0.0], [1.0]]), bounds=(0.0, 1.0))
     assert (low[0], high[0]) == (0.0, 1.0)
+
+
+def test_bins_end_where_they_should_whatever_is_rounded():
+    steps = np.arange(600, 60001, 600)
+    for bins in range(1, 101):
+        binned = bin_means(runs.Series(steps, np.ones(100)), bins, 60000)
+        assert len(binned.steps) == bins
+        np.testing.assert_allclose(binned.steps, (np.arange(bins) + 0.5) * 60000 / bins)
+    first = [runs.Series(np.array([0]), np.array([3.0]))]  # a run that has only begun
+    assert [part.tolist() for part in align(first, 7, 0)] == [[0], [[3.0]]]
+    # The last step of a bin is in it: of three steps in each of seven bins their means are the middle ones.
+    binned = bin_means(runs.Series(np.arange(1, 22), np.arange(1.0, 22.0)), 7, 21)
+    assert binned.values.tolist() == [2.0, 5.0, 8.0, 11.0, 14.0, 17.0, 20.0]
 
 
 def test_seeds_of_different_lengths_and_steps_each_count_once(tmp_path, capsys):

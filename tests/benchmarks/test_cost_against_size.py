@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -81,6 +82,16 @@ def test_sweeps_stop_where_an_iteration_takes_too_long(timed, tmp_path, capsys):
             assert sum(value > 63 for value in seconds.values()) <= 1
     assert len(timed) == len(set(timed))  # the sweeps share a size, which is timed once
     assert Image.open(picture).size[0] > 1000
+
+
+def test_a_picture_is_of_one_clock(timed, tmp_path, capsys):
+    argv = ["--out", tmp_path / "cost.jsonl", "--sweeps", "batch", "--limit", 100]
+    lines = run(capsys, *argv) + run(capsys, *argv, "--clock", "cpu")
+    for clock, label in (("wall", "seconds"), ("cpu", "processor seconds")):
+        axis = cost_against_size.draw(lines, clock).axes
+        curves = [line.get_xdata() for line in axis[list(cost_against_size.SWEEPS).index("batch")].lines]
+        assert len(curves) == 3 and all(np.all(np.diff(curve) > 0) for curve in curves)
+        assert axis[0].get_ylabel().startswith(label)
 
 
 @pytest.mark.slow

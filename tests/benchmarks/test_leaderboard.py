@@ -143,6 +143,7 @@ class Bench:
         self.log, self.config = log, CONFIG.replace(planner=planner, cem_candidates=50)
         self.seeds = [0, 0]
         self.planner_start = lambda z: z
+        self.checkpointed = {"model": tf.Variable(np.float32(log.weight)), "updates": tf.Variable(self.updates)}
 
     # An agent
 
@@ -169,13 +170,23 @@ class Bench:
         self.log.append("closed")
 
 
+class Log(list):
+    """What the program asked for: planners that were loaded, sizes that were timed, episodes that were played.
+
+    Attributes:
+        weight: of the models that are loaded.
+    """
+
+    weight = 1.0
+
+
 @pytest.fixture
 def bench(monkeypatch):
-    """What the program asked for: planners that were loaded, sizes that were timed, episodes that were played."""
-    log = []
+    """A log, while no model is loaded and no environment made."""
+    log = Log()
 
     def load(model, words):
-        assert model == "shipped"
+        assert model in ("shipped", "copy")
         log.append(("load", words[-1]))
         return Bench(log, words[-1])
 
@@ -286,6 +297,19 @@ def test_a_board_of_something_else_is_refused(bench, tmp_path, capsys):
     assert "starts = 2" in refusal(capsys, *argv) and len(out.read_text().splitlines()) == 3
     out.write_text('{"benchmark": "planning"}\n')
     assert "not a file that this program wrote" in refusal(capsys, *argv)
+
+
+def test_a_board_is_of_one_model_wherever_that_lies(bench, tmp_path, capsys):
+    out = tmp_path / "board.jsonl"
+    few = ["--starts", "2", "--trials", "1", "--tune_starts", "1", "--repeats", "1", "--tune_budget", "0.2"]
+    words = ["--planners", "cem", "--execution", "blind", "--budgets", "0.2", *few]
+    lines = board(capsys, out, *words)
+    assert len(lines) == 2 and len({line["weights"] for line in lines}) == 1
+    assert board(capsys, out, *words, "--model", "copy") == []  # the last --model counts
+    bench.weight = 1.001  # as far trained, from another seed
+    sentence = refusal(capsys, "--model", "shipped", "--out", out, *words)
+    assert f"weights = {lines[0]['weights']}" in sentence and "choose another --out" in sentence
+    assert len(out.read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize(

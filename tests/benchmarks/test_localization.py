@@ -45,6 +45,24 @@ def test_open_loop_predictions_follow_the_recorded_actions():
     assert short.shape[0] == 0 and none.size == 0
 
 
+def test_pictures_have_the_bits_that_the_model_knows():
+    class Seen:
+        """Its posterior is the picture."""
+
+        noise_size = 1
+
+        def observe(self, embed, action, is_first, noise):
+            return {"deter": embed, "stoch": embed[..., :0]}, None
+
+    model = SimpleNamespace(dynamics=Seen(), embed=lambda image: tf.cast(image[..., 0, 0, :], tf.float32))
+    agent = SimpleNamespace(config=SimpleNamespace(seed=0, image_bits=5), model=model)
+    image = np.full([2, 64, 64, 3], 255, np.uint8)
+    episode = {"image": image, "action": np.zeros([2, 1], np.float32), "is_first": np.array([True, False])}
+    episode["reward"] = np.zeros(2, np.float32)
+    (features,) = localization.posterior_features(agent, [episode])
+    assert np.unique(features).tolist() == [252.0]  # the middle of 248 to 255
+
+
 def test_errors_are_sorted_by_pictures_seen_distance_and_steps(monkeypatch):
     def episode():
         # The first picture misplaces the hand by 0.2 m, later ones do not; actions move it by 1 cm a step.

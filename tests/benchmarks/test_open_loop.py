@@ -274,6 +274,10 @@ def test_variants_on_the_command_line():
         (["--variants", "a=", "--data", "b=nowhere"], ["nowhere is not a folder"]),
         (["--variants", "a=", "b=--cost_head true"], ["cost_head"]),
         (["--variants", "a=", "--horizon", "21"], ["25 entries", "--horizon 20"]),
+        (["--variants", "a=", "b=--batch_size 3"], ["b has batch_size = 3, a", "for all variants"]),
+        (["--variants", "a=", "b=--configs small"], ["b has batch_", "for all variants"]),
+        (["--variants", "a=", "b=--replay_capacity 999"], ["replay_capacity = 999"]),
+        (["--variants", "a=--seed 3", "--seed", "1"], ["a has seed = 3", "--seed 1"]),
     ],
 )
 def test_bad_options_are_refused_before_training(tmp_path, capsys, episodes, words, named):

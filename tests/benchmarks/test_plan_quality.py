@@ -159,6 +159,23 @@ def test_blind_execution_by_hand():
     assert played.first(2).rewards.shape == (3, 2)
 
 
+def test_starts_whose_environment_is_lost_are_played_again():
+    class Losing(Line):
+        """Loses its second environment at the second step of all."""
+
+        steps_left = 2
+
+        def step(self, action):
+            self.steps_left -= 1
+            obs, reward, *ended, info = super().step(action)
+            lost = np.array([False, self.steps_left == 0])
+            return obs, np.where(lost, 0.0, reward), *ended, info | ({"lost": lost} if lost.any() else {})
+
+    seeds, actions = [2, 4, 6], np.float32(np.arange(9).reshape(3, 3, 1)) / 10
+    for right, played in zip(play_blind(Line(), seeds, actions), play_blind(Losing(), seeds, actions), strict=True):
+        np.testing.assert_array_equal(played, right)
+
+
 def test_episodes_are_weighted_as_their_plans_were():
     data = {"reward": np.float32([0, 1, 1, 1, 1, 1])}
     extras = {"planned": np.array([1, 0, 0, 1, 0], bool), "predicted_reward": np.float32([0.5, 0.25, 0.1, 0.5, 0.3])}
@@ -297,6 +314,24 @@ def test_without_execution_lines_are_of_plans_only(logdir, capsys):
     assert "achieved_open_loop" not in line and "per_start" not in line
 
 
+def test_without_execution_starts_are_those_of_the_task(monkeypatch):
+    config = load_config([*DEBUG, "--task", "pointmass_lottery pointmass_obstacle"])
+    agent = types.SimpleNamespace(config=config, step=0)
+    made = []
+
+    def environments(config, number, seed, task):
+        made.append(task)
+        raise KeyError  # far enough
+
+    monkeypatch.setattr(plan_quality, "load_agent", lambda logdir, words: agent)
+    monkeypatch.setattr(plan_quality.envs, "make_vector_env", environments)
+    for words in ([], ["--task", "pointmass_obstacle"]):
+        options, overrides = plan_quality.parse_options(["--logdir", "run", *words])
+        with pytest.raises(KeyError):
+            next(plan_quality.plans_only(options, {"cem": overrides}))
+    assert made == ["pointmass_lottery", "pointmass_obstacle"]
+
+
 def refusal(capsys, *argv):
     """The sentence with which a command line is refused."""
     assert plan_quality.main([str(word) for word in argv]) == 2
@@ -320,6 +355,7 @@ def refusal(capsys, *argv):
         (["--variant", "a: --planer cem", "--execute"], ["--planer", "--planner"]),
         (["--variants", "cem", "--variant", "a: --randomize false", "--execute"], ["randomize", "starts"]),
         (["--variants", "cem", "--execute", "--task", "pointmass_lottery"], ["pointmass_lottery"]),
+        (["--variants", "cem", "--task", "pointmass_lottery"], ["pointmass_lottery"]),
     ],
 )
 def test_bad_options_are_refused(logdir, argv, words, capsys):

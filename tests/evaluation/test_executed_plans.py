@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from evaluation import executed_plans
+from evaluation import executed_plans, side_by_side
 from evaluation.plan_frames import spread
 from training.driver import Episode
 
@@ -17,8 +17,11 @@ def numbered(values):
 
 
 @pytest.fixture
-def drawn():
-    """Plans of four actions after 0 and 3 of 5 decisions; their states say 10 (plan) + time, pictures 100 + time."""
+def episode():
+    """An agent, and its plans of four actions after 0 and 3 of 5 decisions.
+
+    States of plans say 10 (plan) + time, pictures 100 + time.
+    """
     states = np.array([[11, 12, 13, 14]] * 3 + [[24, 25, 26, 27]] * 2, np.float32)[..., None]
     extras = {
         "planned": np.array([True, False, False, True, False]),
@@ -28,8 +31,26 @@ def drawn():
     }
     data = {"image": numbered(100 + np.arange(6)), "reward": np.array([0, 5, 6, 7, 8, 9], np.float32)}
     decode = lambda feat: tf.constant(feat)[..., None, None] / 255.0 - 0.5 + np.zeros([64, 64, 3], np.float32)
-    agent = types.SimpleNamespace(model=types.SimpleNamespace(decode=decode), rewards=lambda rewards: rewards)
-    return executed_plans.executed_plans(agent, Episode(0, data, extras, number=7))
+    config = types.SimpleNamespace(discount=1.0, planner="cem")
+    agent = types.SimpleNamespace(model=types.SimpleNamespace(decode=decode), rewards=lambda r: r, config=config)
+    return agent, Episode(0, data, extras, number=7)
+
+
+@pytest.fixture
+def drawn(episode):
+    return executed_plans.executed_plans(*episode)
+
+
+def test_rewards_are_counted_as_the_plans_counted_them(episode):
+    agent = episode[0]
+    agent.rewards, agent.config.discount = lambda rewards: 2.0 * rewards, 0.5
+    assert executed_plans.achieved_rewards(*episode).tolist() == [5.0, 3.0, 1.75, 8.0, 4.5]
+    assert [plan.achieved for plan in executed_plans.executed_plans(*episode)] == [9.75, 12.5]
+    z = tf.zeros([1, 1])
+    plan = types.SimpleNamespace(states=tf.zeros([1, 4, 1]), curves={"reward": tf.zeros([1, 2])})
+    side = side_by_side.make_side(agent, z, [(0, plan), (2, plan)], episode[1])
+    assert side.predicted.tolist() == [1, 2, 3, 40, 50]
+    assert side.executed.rewards.tolist() == [5.0, 3.0, 1.75, 8.0, 4.5]
 
 
 def test_plans_are_shown_with_what_came_of_them(drawn):

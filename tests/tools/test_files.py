@@ -64,6 +64,15 @@ def test_lines_are_appended_and_are_json(tmp_path: Path):
     assert len(path.read_text().splitlines()) == 2
 
 
+def test_the_first_line_makes_its_folder_unless_a_folder_must_be_there(tmp_path: Path):
+    path = tmp_path / "new" / "folder" / "lines.jsonl"
+    with pytest.raises(FileNotFoundError, match="new/folder"):
+        append_json(path, {"step": 1}, make_folder=False)
+    assert not list(tmp_path.iterdir())
+    append_json(path, {"step": 1})
+    assert path.read_text() == '{"step": 1}\n'
+
+
 def test_a_line_goes_into_a_pipe(tmp_path: Path):
     """As evaluate.py's with --out /dev/stdout."""
     os.mkfifo(path := tmp_path / "pipe")

@@ -1,6 +1,7 @@
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -154,6 +155,16 @@ def test_directory_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written.*choose another"):
         Logger(tmp_path / "file" / "run", 1000, quiet=True)
+
+
+def test_a_directory_that_is_deleted_is_not_made_anew(tmp_path):
+    logger = Logger(tmp_path / "run", total_steps=1000, quiet=True)
+    shutil.rmtree(tmp_path / "run")
+    logger.scalars({"loss": 1.0})
+    with pytest.raises(UserError, match=r"metrics.jsonl cannot be written \(No such file or directory\)"):
+        logger.write(1)
+    logger.close()
+    assert not list(tmp_path.iterdir())
 
 
 def test_layout_draws_exactly_the_metrics_of_the_table(tmp_path, log):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tools import signals
+from tools.command_line import Parser
 from tools.errors import UserError
 from tools.program import run_program
 
@@ -96,6 +97,15 @@ def test_empty_folders_without_an_option_are_refused(capsys):
 @pytest.mark.parametrize("path", [*PROGRAMS, *BENCHMARKS], ids=lambda path: path.stem)
 def test_no_program_takes_an_empty_path(path):
     assert "type=Path" not in path.read_text(encoding="utf-8")
+
+
+def test_options_are_not_known_by_their_beginnings():
+    """Programs take settings beside their options, and `--act elu` is one of them."""
+    plain, outer = Parser(), Parser()
+    plain.add_argument("--actions")
+    outer.add_subparsers().add_parser("kind").add_argument("--actions")
+    assert plain.parse_known_args(["--act", "elu"])[1] == ["--act", "elu"]
+    assert outer.parse_known_args(["kind", "--act", "elu"])[1] == ["--act", "elu"]
 
 
 def test_sigterm_has_an_exit_code_of_its_own(capsys):

@@ -186,7 +186,7 @@ def test_folders_that_cannot_be_written_are_refused_in_one_sentence(train, tmp_p
 def test_a_disk_that_fills_up_is_one_sentence_and_loses_nothing(train, tmp_path, capsys, monkeypatch, writer):
     assert train(tmp_path, "--steps", "16") == 0
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as disk:

@@ -1,0 +1,36 @@
+"""Options that the small benchmarks refuse, and settings that they take."""
+
+import pytest
+
+from benchmarks import actor_critic, planning, replay, state_constraint, train_step
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        (actor_critic, "--repeats 0"),
+        (actor_critic, "--actions 0"),
+        (planning, "--repeats 0"),
+        (planning, "--horizons 0"),
+        (planning, "--batches 1 -1"),
+        (planning, "--iterations 0"),
+        (planning, "--seed -1"),
+        (replay, "--batches 0"),
+        (replay, "--episodes 0"),
+        (replay, "--train_seconds -1"),
+        (state_constraint, "--logdir run --episodes 0"),
+        (state_constraint, "--logdir run --start_seed -1"),
+        (train_step, "--repeats 0"),
+        (train_step, "--actions 0"),
+    ],
+)
+def test_numbers_that_measure_nothing_are_refused(program, words, capsys):
+    assert program.main(words.split()) == 2
+    said = capsys.readouterr()
+    assert not said.out and words.split()[-2 if "1 -1" not in words else 0] in said.err and said.err.count("\n") == 1
+
+
+def test_settings_are_not_taken_for_abbreviated_options(monkeypatch, capsys):
+    monkeypatch.setattr(actor_critic, "measure", lambda config, actions, repeats: {"act": config.act})
+    assert actor_critic.main(["--preset", "debug", "--act", "elu"]) == 0
+    assert '"act": "elu"' in capsys.readouterr().out
