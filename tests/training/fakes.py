@@ -125,3 +125,14 @@ def watch(run, monkeypatch):
 
 def without(events, *names):
     return [event for event in events if event[0] not in names]
+
+
+def make_episode(decisions, reward):
+    """An episode of black pictures whose decisions all pay the same."""
+    return {
+        "image": np.zeros([decisions + 1, SIZE, SIZE, 3], np.uint8),
+        "action": np.zeros([decisions + 1, ACTION_SIZE], np.float32),
+        "reward": np.full(decisions + 1, reward, np.float32),
+        "discount": np.ones(decisions + 1, np.float32),
+        "is_first": np.arange(decisions + 1) == 0,
+    }

@@ -2,11 +2,10 @@
 
 import contextlib
 
-import numpy as np
 import pytest
 
 from episodes.replay import Replay
-from tests.training.fakes import SIZE, make_run, replace_simulators, short_run, watch, without
+from tests.training.fakes import make_episode, make_run, replace_simulators, short_run, watch, without
 from tools.errors import UserError
 
 EPISODE = 4  # decisions
@@ -123,7 +122,7 @@ def test_a_run_that_starts_from_another_is_evaluated_and_trained_from_the_start(
 @pytest.mark.parametrize("pretrain", [3, 6])
 def test_an_offline_run_that_starts_from_another_is_evaluated(seeds, config, tmp_path, monkeypatch, pretrain):
     start_with_updates(monkeypatch, 4)
-    Replay(tmp_path / "data", 1, 1, 100, 0).add(make_episode(2.0))
+    Replay(tmp_path / "data", 1, 1, 100, 0).add(make_episode(EPISODE, 2.0))
     offline = {"steps": 0, "pretrain": pretrain, "offline_dir": str(tmp_path / "data"), "init_from": "other"}
     for evaluations in ([max(pretrain, 4)], []):
         run = make_run(config.replace(**offline), tmp_path / "run")
@@ -132,19 +131,9 @@ def test_an_offline_run_that_starts_from_another_is_evaluated(seeds, config, tmp
         assert [event[1] for event in events if event[0] == "evaluate"] == evaluations
 
 
-def make_episode(reward):
-    return {
-        "image": np.zeros([EPISODE + 1, SIZE, SIZE, 3], np.uint8),
-        "action": np.zeros([EPISODE + 1, 2], np.float32),
-        "reward": np.full(EPISODE + 1, reward, np.float32),
-        "discount": np.ones(EPISODE + 1, np.float32),
-        "is_first": np.arange(EPISODE + 1) == 0,
-    }
-
-
 def test_without_steps_everything_counts_updates(seeds, config, tmp_path, monkeypatch):
     monkeypatch.setattr("training.run.PRETRAIN_SLICE", 2)
-    Replay(tmp_path / "data", 1, 1, 100, 0).add(make_episode(2.0))
+    Replay(tmp_path / "data", 1, 1, 100, 0).add(make_episode(EPISODE, 2.0))
     offline = config.replace(
         steps=0, pretrain=7, eval_every=4, log_every=3, checkpoint_every=5, offline_dir=str(tmp_path / "data"),
         reward_normalization=True,

@@ -10,8 +10,8 @@ import pytest
 
 import planning_agent
 from episodes.replay import Replay
-from tests.training.fakes import ACTION_SIZE, FakeAgent, replace_simulators, short_run
-from tests.training.test_run import EPISODE, make_episode, make_run, read_metrics
+from tests.training.fakes import ACTION_SIZE, FakeAgent, make_episode, make_run, replace_simulators, short_run
+from tests.training.test_run import EPISODE, read_metrics
 from tools.errors import UserError
 from tools.lock import locked
 from tools.signals import Terminated
@@ -143,7 +143,7 @@ def test_refused_command_leaves_no_mark(train, tmp_path, capsys, monkeypatch):
     assert "batch_size" in refused(capsys, train(logdir, "--batch_size", "0"))
     assert "nowhere" in refused(capsys, train(logdir, "--offline_dir", str(tmp_path / "nowhere")))
     data = tmp_path / "data"
-    Replay(data, 1, 1, 100, 0).add(make_episode(1.0) | {"action": np.zeros([EPISODE + 1, 3], np.float32)})
+    Replay(data, 1, 1, 100, 0).add(make_episode(EPISODE, 1.0) | {"action": np.zeros([EPISODE + 1, 3], np.float32)})
     assert "have 3 numbers" in refused(capsys, train(logdir, "--offline_dir", str(data)))
     with monkeypatch.context() as broken:
         broken.setattr("training.collector.Collector.start", fail)
