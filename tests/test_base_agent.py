@@ -32,7 +32,8 @@ def test_an_update_changes_every_variable(agent):
     assert int(agent.updates) == updates + 3
 
 
-@pytest.mark.parametrize("latent", ["gaussian", pytest.param("categorical", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("latent", ["gaussian", "categorical"])
 def test_compiled_gradients_are_those_of_the_uncompiled_update(latent):
     words = ["--latent", latent, "--overshooting", "2", "--discount_head", "true"]
     updated = []

@@ -266,6 +266,7 @@ def test_lines_picture_and_table_of_a_problem_with_a_known_solution(bench, tmp_p
     assert "The smallest plan takes longer: `cem` (0.040 s)" in text.read_text()
 
 
+@pytest.mark.slow
 def test_a_board_goes_on_where_it_stopped(bench, tmp_path, capsys):
     out = tmp_path / "board.jsonl"
     words = ["--planners", "cem", "--execution", "blind"]

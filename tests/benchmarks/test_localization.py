@@ -12,6 +12,7 @@ RNG = np.random.default_rng(0)
 HORIZON = max(localization.STEPS)
 
 
+@pytest.mark.slow
 def test_a_probe_reads_what_the_features_hold_and_no_more():
     state = RNG.uniform(-0.5, 0.5, (3000, 3)).astype(np.float32)
     mixed = state @ RNG.normal(size=(3, 8)).astype(np.float32)

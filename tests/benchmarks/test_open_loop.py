@@ -193,6 +193,7 @@ def check(image_errors, reward_errors, predicted, truth):
         np.testing.assert_allclose(errors, reference, rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_no_samples_no_sampled_errors(model, episodes):
     image, reward = open_loop_errors.OpenLoop(model).errors(held_out_chunks(episodes[:1]), samples=0, seed=0)
     assert image.keys() == reward.keys() == {"repeat_last", "posterior", "mean_dynamics"}

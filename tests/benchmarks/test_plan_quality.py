@@ -201,6 +201,7 @@ def test_actions_bring_what_they_bring_when_played_by_hand():
     assert played.alive.all() and not played.success.any()
 
 
+@pytest.mark.slow
 def test_scripted_actions_bring_the_same_in_the_environments():
     config = load_config(["--configs", "defaults", "metaworld", "debug"]).resolved()
     seeds = episode_seeds(0, 2)

@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
+
 from benchmarks import planning
 
 
+@pytest.mark.slow
 def test_a_line_for_each_planner(monkeypatch, capsys):
     monkeypatch.setattr(planning, "PEAK_SIZE", 64)
     words = "--planners random_shooting latco --horizons 3 --iterations 2 --repeats 1 --stoch 3 --deter 4 --actions 2"

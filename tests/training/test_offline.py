@@ -215,6 +215,7 @@ def test_a_run_starts_from_the_weights_of_another(offline_config, tmp_path, monk
     assert int(again.updates) == 9
 
 
+@pytest.mark.slow
 def test_what_the_other_run_did_not_learn_starts_anew_with_settings_of_its_own(offline_config, tmp_path, capsys):
     base = offline_config.replace(pretrain=1, logdir=str(tmp_path / "base"))
     first, _ = train(base, open_logdir(base, []))

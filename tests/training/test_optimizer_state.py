@@ -72,7 +72,14 @@ def optimizers_of(agent):
     return agent.optimizer, agent.value.optimizer, agent.actor.optimizer
 
 
-@pytest.mark.parametrize(("before", "now"), [*itertools.permutations(PRECISIONS, 2)])
+QUICK = [("float32", "float16"), ("float16", "float32")]
+PAIRS = [
+    pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.slow)
+    for pair in itertools.permutations(PRECISIONS, 2)
+]
+
+
+@pytest.mark.parametrize(("before", "now"), PAIRS)
 def test_the_precision_may_change_when_a_run_goes_on(tiny_config, tmp_path, before, now):
     first = make(tiny_config, DreamerAgent, precision=before, model_lr=1e-3)
     for number, optimizer in enumerate(optimizers_of(first)):

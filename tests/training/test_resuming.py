@@ -199,7 +199,9 @@ class Prefetching(ForgetfulAgent):
         pytest.param("train_step", 3, {"prefill": 10}, id="the last slice of the pretraining"),
         pytest.param("policy", 15, {}, id="evaluation"),
         # The first task's evaluation has shown a batch of the replay when the second one is cut off.
-        pytest.param("open_loop", 1, {"media": True, "batch_size": 4, "batch_length": 6}, id="media"),
+        pytest.param(
+            "open_loop", 1, {"media": True, "batch_size": 4, "batch_length": 6}, id="media", marks=pytest.mark.slow
+        ),
         pytest.param("train_step", 6, {}, id="updates"),
     ],
 )

@@ -239,6 +239,7 @@ def test_overshooting_trains_predictions_but_not_what_they_aim_at():
     assert np.any(tape.gradient(loss, model.cell.kernel)) and np.any(tape.gradient(loss, model.prior_out.kernel))
 
 
+@pytest.mark.slow
 def test_categorical_plans_that_meet_the_dynamics_stay_on_the_simplex():
     from optimizers import LatentProblem
     from planners.latco import LatCo
