@@ -16,7 +16,7 @@ DEBUG = ["--configs", "defaults"]
 SUITES = ["dmc", "metaworld", "pointmass", "gym"]
 PLANNERS = sorted(agents.PLANNERS)
 # The others are slow. Dreamer is trained on a point mass below.
-QUICK = ("metaworld", "cem")
+QUICK = ("metaworld", "latco")
 PAIRS = [
     pytest.param(suite, planner, marks=[] if (suite, planner) == QUICK else pytest.mark.slow)
     for suite in SUITES

@@ -127,6 +127,7 @@ def test_most_gradients_from_one_random_start_lead_to_the_low_peak():
     assert np.sum(found < 10.0) >= 4
 
 
+@pytest.mark.slow
 def test_a_plan_is_no_worse_than_its_start():
     problem, z0 = two_peaks(), tf.constant([[0.0], [-0.5], [0.3]], tf.float64)
     options = {"finish": 2, "initial_candidates": 300, "initial_correlation": 0.9, **EAGER}

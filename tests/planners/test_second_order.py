@@ -311,6 +311,7 @@ def test_the_shifted_residual_has_the_optimum_of_the_return():
         assert (float(tf.reduce_sum(found.rewards)) > best - 1e-3) == better
 
 
+@pytest.mark.slow
 def test_gaussian_restarts_are_compared_on_noise_that_they_have_not_seen():
     """The state is noise, and the mean reward over some samples of it depends on which they are."""
     reward = lambda z: z[..., 0] ** 3
