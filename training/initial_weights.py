@@ -26,7 +26,7 @@ def restore_newest(parts: Mapping[str, Any], logdir: Path) -> None:
     A shipped model has no optimizers, so the agent keeps its own.
 
     Raises:
-        UserError: there is no checkpoint, or it is damaged or does not fit.
+        UserError: there is no checkpoint, it is damaged or does not fit, or the run learned no policy or value.
     """
     parts = {name: part for name, part in parts.items() if name != PLAN_MEMORY}
     saved = _saved_parts(logdir)
@@ -35,6 +35,8 @@ def restore_newest(parts: Mapping[str, Any], logdir: Path) -> None:
             f"{logdir} holds a run that learned no policy: choose one with --planner dreamer or policy, --warm_start "
             "policy or --policy_candidates."
         )
+    if saved and "value" in parts and "value" not in saved:  # value_head is the run's own, so this is Dreamer's critic
+        raise UserError(f"{logdir} holds a run that learned no value, as Dreamer does: add --planner policy.")
     if (logdir / WEIGHTS).is_file():
         read_weights(parts, logdir)
         return

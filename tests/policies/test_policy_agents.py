@@ -15,8 +15,8 @@ from policy_agents import DreamerAgent, PolicyAgent
 from tests.tiny_agents import ACTION_SPACE, ACTIONS, OBSERVATIONS, make_batch
 from tools.config import load_config
 from tools.errors import UserError
-from training.initial_weights import PLAN_MEMORY
-from training.logdir import open_logdir
+from training.initial_weights import PLAN_MEMORY, restore_newest
+from training.logdir import CHECKPOINTS, open_logdir
 
 
 def make(cls, config, **changes):
@@ -207,6 +207,16 @@ def test_runs_without_a_policy_start_one_and_are_not_evaluated_with_one(tmp_path
     words = ["--init_from", str(tmp_path / "run"), "--planner", "dreamer", "--eval_every", "0", "--pretrain", "99"]
     agent, _ = train(words, tmp_path / "new")
     assert "no actor and no value" in capsys.readouterr().err and int(agent.actor.updates) > 0
+
+
+def test_dreamer_does_not_act_in_runs_without_a_critic(tmp_path):
+    checkpoint = tf.train.Checkpoint(actor=tf.Variable(1.0))
+    tf.train.CheckpointManager(checkpoint, str(tmp_path / CHECKPOINTS), max_to_keep=1).save()
+    actor, value = tf.Variable(0.0), tf.Variable(0.0)
+    with pytest.raises(UserError, match="learned no value, as Dreamer does: add --planner policy"):
+        restore_newest({"actor": actor, "value": value}, tmp_path)
+    restore_newest({"actor": actor}, tmp_path)
+    assert float(actor) == 1.0
 
 
 def test_several_devices_are_refused(tmp_path, capsys):
