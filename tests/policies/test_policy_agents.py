@@ -15,7 +15,7 @@ from policy_agents import DreamerAgent, PolicyAgent
 from tests.tiny_agents import ACTION_SPACE, ACTIONS, OBSERVATIONS, make_batch
 from tools.config import load_config
 from tools.errors import UserError
-from training.initial_weights import PLAN_MEMORY, restore_newest
+from training.initial_weights import PLAN_MEMORY, check_parts, restore_newest
 from training.logdir import CHECKPOINTS, open_logdir
 
 
@@ -217,6 +217,24 @@ def test_dreamer_does_not_act_in_runs_without_a_critic(tmp_path):
         restore_newest({"actor": actor, "value": value}, tmp_path)
     restore_newest({"actor": actor}, tmp_path)
     assert float(actor) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("saved", "own", "expected"),
+    [
+        ([], ["actor", PLAN_MEMORY], "without a policy and plans that teach a policy, unlike"),
+        (["actor", PLAN_MEMORY], [], "with a policy and plans that teach a policy, unlike"),
+        (["actor", "value"], ["actor", PLAN_MEMORY], "without plans that teach a policy, unlike"),
+        (["actor", "value"], ["value"], "with a policy, unlike"),
+    ],
+)
+def test_a_run_does_not_go_on_with_another_kind_of_policy(tmp_path, saved, own, expected):
+    parts = lambda names: {name: tf.Variable(1.0) for name in ["model", *names]}
+    check_parts(parts(own), tmp_path)  # there is nothing yet
+    tf.train.CheckpointManager(tf.train.Checkpoint(**parts(saved)), str(tmp_path / CHECKPOINTS), max_to_keep=1).save()
+    check_parts(parts(saved), tmp_path)
+    with pytest.raises(UserError, match=f"holds a run {expected} this command's: resume it with the planner"):
+        check_parts(parts(own), tmp_path)
 
 
 def test_several_devices_are_refused(tmp_path, capsys):
