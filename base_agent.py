@@ -237,20 +237,30 @@ class BaseAgent:
         """Gradients of the loss; runs on each device.
 
         Returns:
-            the clipped gradients of the whole batch, their norm before clipping, this device's shares of the metrics,
-            and the features of its posterior states [B, L, n].
+            the clipped gradients of the whole batch, their norm before clipping without the state probe's, this
+            device's shares of the metrics, and the features of its posterior states [B, L, n].
         """
         c, seeds = self.config, tf.random.split(device_seed(seed), 2)
         batch = batch | {"image": models.reduce_bits(batch["image"], c.image_bits, seeds[1])}
         size = c.overshooting * self.model.dynamics.noise_size
         noise = tf.random.stateless_normal([*batch["reward"].shape, size], seeds[0])
         grads, metrics, feat = self.differentiate(batch, noise)
-        scale = self.loss_scale
         if devices() > 1:
             grads = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, grads)
+        probe = 0 if self.model.probe is None else len(self.model.probe.trainable_variables)  # the last ones
+        grads, own = grads[: len(grads) - probe], grads[len(grads) - probe :]
+        grads, norm = self._clipped(grads)
+        if own:
+            # By themselves: states in large units must not shorten the steps of all other weights.
+            own, own_norm = self._clipped(own)
+            norm += 0.0 * own_norm  # not finite where the probe's is not, so that the step is skipped
+        return [*grads, *own], norm, metrics, feat
+
+    def _clipped(self, grads: list[tf.Tensor]) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Gradients of the scaled loss, clipped, and their norm before clipping, without the scale."""
+        scale = self.loss_scale
         norm = tf.linalg.global_norm(grads) / scale
-        grads, _ = tf.clip_by_global_norm(grads, c.grad_clip * scale, norm * scale)
-        return grads, norm, metrics, feat
+        return tf.clip_by_global_norm(grads, self.config.grad_clip * scale, norm * scale)[0], norm
 
     def _differentiate(self, batch: Batch, noise: tf.Tensor) -> tuple[list[tf.Tensor], Metrics, tf.Tensor]:
         """Gradients of the scaled loss, metrics and features, without random numbers: XLA would draw others."""

@@ -146,6 +146,23 @@ def test_probe_changes_no_other_weight(tiny_config):
         np.testing.assert_allclose(without, with_probe, rtol=1e-4, atol=1e-6)
 
 
+def test_states_in_large_units_shorten_no_other_step(tiny_config, line_by_line):
+    batch = make_batch(tiny_config)
+    batch["state"] *= 1e6
+    found = []
+    for probe in (False, True):
+        agent = BaseAgent(tiny_config.replace(state_probe=probe), OBSERVATIONS, ACTION_SPACE)
+        grads, norm, *_ = agent._gradients(batch, tf.constant([1, 2]))
+        others = len(agent.model.trainable_variables) - (len(agent.model.probe.trainable_variables) if probe else 0)
+        found.append([*grads[:others], norm])
+    own = tf.linalg.global_norm(grads[others:])
+    assert float(own) == pytest.approx(tiny_config.grad_clip, rel=1e-3)
+    for without, with_probe in zip(*found, strict=True):
+        np.testing.assert_allclose(without, with_probe, rtol=1e-4, atol=1e-6)
+    batch["state"] *= np.inf
+    assert float(agent.train_step(batch)["skipped_updates"]) == 1.0
+
+
 def test_probe_without_a_state_is_refused(tiny_config):
     images = gymnasium.spaces.Dict({"image": OBSERVATIONS["image"]})
     with pytest.raises(UserError, match="state_probe"):

@@ -16,6 +16,7 @@ from tools.files import replaced, writing
 from training.agent import Agent
 from training.checkpoint_files import restore_newest, tidy
 from training.collector import Collector
+from training.initial_weights import check_parts
 from training.packing import pack, read_packed
 
 # Settings that do not change what a run does until it stops.
@@ -58,6 +59,7 @@ class Checkpoints:
 
     def restore(self) -> bool:
         """Restores the newest checkpoint that is whole; returns whether there was one."""
+        check_parts(self._agent.checkpointed, self._folder.parent)
         agent, newest = self._agent, restore_newest(self.checkpoint, self._folder)
         episodes = sum(collector.replay.episodes for collector in self._collectors)
         if newest and not agent.worker:

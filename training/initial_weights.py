@@ -1,6 +1,6 @@
 """Loads trained weights: those of a run to evaluate, or those that a new run starts with."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from training.weights import read_weights, saved_parts
 PLAN_MEMORY = "plan_memory"
 # Parts that a run may start anew where `init_from` has none, and how the names of their settings begin.
 OPTIONAL = {"actor": "policy_", "old_dynamics": "augmented_", "value": "value_"}
+# Parts that depend on the planner and on how it uses a policy.
+LEARNED = {"actor": "a policy", PLAN_MEMORY: "plans that teach a policy", "value": "a value"}
 
 
 def restore_newest(parts: Mapping[str, Any], logdir: Path) -> None:
@@ -26,7 +28,7 @@ def restore_newest(parts: Mapping[str, Any], logdir: Path) -> None:
     A shipped model has no optimizers, so the agent keeps its own.
 
     Raises:
-        UserError: there is no checkpoint, or it is damaged or does not fit.
+        UserError: there is no checkpoint, it is damaged or does not fit, or the run learned no policy or value.
     """
     parts = {name: part for name, part in parts.items() if name != PLAN_MEMORY}
     saved = _saved_parts(logdir)
@@ -35,6 +37,8 @@ def restore_newest(parts: Mapping[str, Any], logdir: Path) -> None:
             f"{logdir} holds a run that learned no policy: choose one with --planner dreamer or policy, --warm_start "
             "policy or --policy_candidates."
         )
+    if saved and "value" in parts and "value" not in saved:  # value_head is the run's own, so this is Dreamer's critic
+        raise UserError(f"{logdir} holds a run that learned no value, as Dreamer does: add --planner policy.")
     if (logdir / WEIGHTS).is_file():
         read_weights(parts, logdir)
         return
@@ -71,6 +75,24 @@ def start_from(agent: Agent, logdir: Path) -> None:
         note(f"{logdir} has no {' and no '.join(new)}: this run starts with new weights there.")
     if "old_dynamics" in parts and "old_dynamics" in unlearned:
         parts["old_dynamics"].copy()
+
+
+def check_parts(own: Container[str], logdir: Path) -> None:
+    """Raises UserError if a resumed run learns a policy or a value and the run that it resumes did not, or the reverse.
+
+    Args:
+        own: the names of the resumed run's parts.
+        logdir: its log directory.
+    """
+    saved = _saved_parts(logdir)
+    differ = [name for name in LEARNED if (name in own) != (name in saved)]
+    if saved and differ:
+        there = differ[0] in saved
+        words = " and ".join(LEARNED[name] for name in differ if (name in saved) == there)
+        raise UserError(
+            f"{logdir} holds a run with{'' if there else 'out'} {words}, unlike this command's: resume it with the "
+            "planner, warm_start and policy_candidates that it had, or start another --logdir from it (--init_from)."
+        )
 
 
 def _saved_parts(logdir: Path) -> set[str]:

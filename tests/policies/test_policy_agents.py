@@ -15,8 +15,8 @@ from policy_agents import DreamerAgent, PolicyAgent
 from tests.tiny_agents import ACTION_SPACE, ACTIONS, OBSERVATIONS, make_batch
 from tools.config import load_config
 from tools.errors import UserError
-from training.initial_weights import PLAN_MEMORY
-from training.logdir import open_logdir
+from training.initial_weights import PLAN_MEMORY, check_parts, restore_newest
+from training.logdir import CHECKPOINTS, open_logdir
 
 
 def make(cls, config, **changes):
@@ -207,6 +207,34 @@ def test_runs_without_a_policy_start_one_and_are_not_evaluated_with_one(tmp_path
     words = ["--init_from", str(tmp_path / "run"), "--planner", "dreamer", "--eval_every", "0", "--pretrain", "99"]
     agent, _ = train(words, tmp_path / "new")
     assert "no actor and no value" in capsys.readouterr().err and int(agent.actor.updates) > 0
+
+
+def test_dreamer_does_not_act_in_runs_without_a_critic(tmp_path):
+    checkpoint = tf.train.Checkpoint(actor=tf.Variable(1.0))
+    tf.train.CheckpointManager(checkpoint, str(tmp_path / CHECKPOINTS), max_to_keep=1).save()
+    actor, value = tf.Variable(0.0), tf.Variable(0.0)
+    with pytest.raises(UserError, match="learned no value, as Dreamer does: add --planner policy"):
+        restore_newest({"actor": actor, "value": value}, tmp_path)
+    restore_newest({"actor": actor}, tmp_path)
+    assert float(actor) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("saved", "own", "expected"),
+    [
+        ([], ["actor", PLAN_MEMORY], "without a policy and plans that teach a policy, unlike"),
+        (["actor", PLAN_MEMORY], [], "with a policy and plans that teach a policy, unlike"),
+        (["actor", "value"], ["actor", PLAN_MEMORY], "without plans that teach a policy, unlike"),
+        (["actor", "value"], ["value"], "with a policy, unlike"),
+    ],
+)
+def test_a_run_does_not_go_on_with_another_kind_of_policy(tmp_path, saved, own, expected):
+    parts = lambda names: {name: tf.Variable(1.0) for name in ["model", *names]}
+    check_parts(parts(own), tmp_path)  # there is nothing yet
+    tf.train.CheckpointManager(tf.train.Checkpoint(**parts(saved)), str(tmp_path / CHECKPOINTS), max_to_keep=1).save()
+    check_parts(parts(saved), tmp_path)
+    with pytest.raises(UserError, match=f"holds a run {expected} this command's: resume it with the planner"):
+        check_parts(parts(own), tmp_path)
 
 
 def test_several_devices_are_refused(tmp_path, capsys):
