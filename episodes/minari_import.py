@@ -72,7 +72,7 @@ def import_dataset(name: str, out: Path, task: str = "", image: str = "", replay
             return _fill(out, progress.track(episodes), facts)
     finally:
         if player:
-            player.env.close()
+            player.close()
 
 
 def _load(name: str) -> minari.MinariDataset:

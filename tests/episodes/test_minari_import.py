@@ -252,6 +252,34 @@ def test_what_cannot_be_played_again(strip, tmp_path, store, capsys, monkeypatch
     assert not list(tmp_path.glob("out/*"))
 
 
+def test_an_environment_that_fails_when_it_is_played_again_is_one_sentence(strip, tmp_path, store, capsys, monkeypatch):
+    record("strip-v0", gym.make(strip), places=[None])
+    words = ["import", "strip-v0", "--replay", "--out", tmp_path / "out"]
+
+    def fails(error):
+        def method(self, *_, **__):
+            raise error
+
+        return method
+
+    cases = [
+        ("__init__", fails(RuntimeError("no licence")), "cannot be made: RuntimeError: no licence"),
+        ("reset", fails(KeyError("place")), "failed at step 0 of episode 0, played again: KeyError: 'place'"),
+        ("step", fails(OSError("lost")), "failed at step 1 of episode 0, played again: OSError: lost"),
+        ("step", fails(SystemExit(3)), "failed at step 1 of episode 0, played again: SystemExit: 3"),
+        ("render", fails(ZeroDivisionError("width")), "cannot render here: ZeroDivisionError: width"),
+        ("render", lambda self: None, "cannot render here: what render() returns is None"),
+        ("metadata", {"render_modes": None}, "cannot render (render_mode 'rgb_array')"),
+    ]
+    for attribute, value, expected in cases:
+        with monkeypatch.context() as patch:
+            patch.setattr(Strip, attribute, value)
+            assert f"The environment Strip-v0 of strip-v0 {expected}" in refused(capsys, *words)
+        assert not list(tmp_path.glob("out/*"))
+    monkeypatch.setattr(Strip, "close", fails(OSError("busy")))
+    assert import_folder(capsys, tmp_path / "out", "strip-v0", "--replay")["episodes"] == 1
+
+
 def record_pendulum():
     return record("pendulum-v0", gym.make("InvertedPendulum-v5", max_episode_steps=8), [None] * 3, infos=False)
 
