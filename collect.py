@@ -217,7 +217,8 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         usage="%(prog)s --out DIR [--episodes N] [--success_rate P] [--noise STD] [--detours P] [--configs PRESET ...] "
         "[--KEY VALUE ...]",
         epilog="Settings of config.yaml follow as --KEY VALUE: task, action_repeat, time_limit, render_quality, "
-        "camera, reward, randomize, starts, envs, seed and prefill_correlation (of random actions) are read.",
+        "camera, reward, randomize, starts, envs, seed, step_timeout, damaged_share and prefill_correlation (of random "
+        "actions) are read.",
     )
     _add_episodes_options(make)
     export = kinds.add_parser("export", help="make a Minari data set of a folder", **options)
