@@ -107,6 +107,11 @@ def number(name: str, value: Any) -> float:
     return float(array.item())
 
 
+def to_state(values: Any) -> np.ndarray:
+    """A state as float32, whose largest numbers stand for those beyond; what is not a number stays so."""
+    return np.clip(np.asarray(values, np.float64), -LARGEST, LARGEST).astype(np.float32)
+
+
 def cause(what: str, error: BaseException) -> UserError:
     """Returns (does not raise) the error for an exception of somebody else's code.
 

@@ -14,7 +14,7 @@ from minari.storage import get_dataset_path
 from rich.console import Console
 
 import envs
-from envs.guard import OUTCOMES
+from envs.guard import OUTCOMES, to_state
 from envs.pictures import to_picture
 from episodes.dataset import numbers, totals, write_collection
 from episodes.episode import Episode, episode_files
@@ -103,9 +103,9 @@ def _action_scale(name: str, space: gym.Space) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
         raise UserError(f"{name} has the action space {space}: only continuous actions (Box) can be imported.")
     low, high = (np.float64(bound).reshape(-1) for bound in (space.low, space.high))
-    if not (np.isfinite(low) & np.isfinite(high) & (low < high)).all():
+    if not (np.isfinite(low) & np.isfinite(high)).all():
         raise UserError(f"{name} has the action space {space}: only actions between finite bounds can be imported.")
-    return (low + high) / 2, (high - low) / 2
+    return (low + high) / 2, np.where(low < high, (high - low) / 2, 1.0)  # an entry with only one value becomes 0
 
 
 def _boxes(space: gym.Space) -> dict[str, spaces.Box]:
@@ -174,23 +174,39 @@ def _episode(
     episode = {
         "image": np.stack(list(pictures)),
         "action": _actions(name, recorded, *scale),
-        "reward": np.concatenate([[0.0], recorded.rewards]).astype(np.float32),
-        "discount": np.concatenate([[1.0], 1.0 - np.float32(recorded.terminations)]).astype(np.float32),
+        "reward": np.concatenate([[0.0], _per_step(name, recorded, "rewards")]).astype(np.float32),
+        "discount": np.concatenate([[1.0], 1.0 - _per_step(name, recorded, "terminations")]).astype(np.float32),
         "is_first": first,
     }
     if state is not None:
-        episode["state"] = _entry(recorded.observations, state).astype(np.float32)
+        episode["state"] = to_state(_entry(recorded.observations, state))
     infos = recorded.infos or {}
     for key, names in OUTCOMES.items():
         values = np.asarray(next((infos[name] for name in names if name in infos), ()))
-        if values.dtype.kind in "bif" and values.shape in ((steps,), (steps + 1,)):
+        if values.dtype.kind in "biuf" and values.shape[:1] in ((steps,), (steps + 1,)) and values.size == len(values):
             # Where nothing was recorded at the reset it is 0, as in the replay.
-            episode[key] = np.concatenate([np.zeros(steps + 1 - len(values)), values]).astype(np.float32)
+            episode[key] = np.concatenate([np.zeros(steps + 1 - len(values)), values.ravel()]).astype(np.float32)
     return episode
+
+
+def _per_step(name: str, recorded: minari.EpisodeData, what: str) -> np.ndarray:
+    """Rewards or terminations [T], also where each is an array of one number."""
+    values = np.asarray(getattr(recorded, what), np.float64)
+    if values.size != len(recorded):
+        raise UserError(
+            f"{name} has {what} of shape {values.shape} in episode {recorded.id}, not one for each of {len(recorded)} "
+            "steps: it cannot be imported."
+        )
+    return values.ravel()
 
 
 def _actions(name: str, recorded: minari.EpisodeData, middle: np.ndarray, half: np.ndarray) -> np.ndarray:
     """Actions float32 [T+1, A] in [-1, 1]. Actions that have these bounds already are not changed."""
+    if len(recorded.actions) != len(recorded):
+        raise UserError(
+            f"{name} has {len(recorded.actions)} actions and {len(recorded)} rewards in episode {recorded.id}: it cannot "
+            "be imported."
+        )
     action = (np.float64(recorded.actions).reshape(len(recorded), -1) - middle) / half
     beyond = ~(np.abs(action) <= 1 + TOLERANCE)  # so that NaN counts
     if beyond.any():

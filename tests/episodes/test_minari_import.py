@@ -132,8 +132,8 @@ def test_a_recorded_data_set_is_imported_from_pictures_and_by_replay(strip, tmp_
 
 def buffers(observation, action=lambda: np.zeros((3, 2), np.float32), **more):
     """One episode of three steps."""
-    flags = {"terminations": np.zeros(3, bool), "truncations": np.array([False, False, True])}
-    return [EpisodeBuffer(observations=observation, actions=action(), rewards=np.zeros(3), infos={}, **flags, **more)]
+    usual = {"rewards": np.zeros(3), "terminations": np.zeros(3, bool), "truncations": np.arange(3) == 2, "infos": {}}
+    return [EpisodeBuffer(observations=observation, actions=action(), **{**usual, **more})]
 
 
 def make_dataset(name, episodes, observation_space, action_space=None, env=None):
@@ -168,6 +168,8 @@ def test_data_sets_that_do_not_fit_are_refused(tmp_path, store, capsys):
             "(episode 0, step 1, entry 1: 1.5)",
         ),
         ("nan", buffers(PICTURES, lambda: np.full((3, 2), np.nan, np.float32)), PICTURE, None, "out of its bounds"),
+        ("rewards", buffers(PICTURES, rewards=np.zeros(2)), PICTURE, None, "3 actions and 2 rewards in episode 0"),
+        ("pairs", buffers(PICTURES, rewards=np.zeros((3, 2))), PICTURE, None, "rewards of shape (3, 2) in episode 0"),
         ("short", buffers(PICTURES[:3]), PICTURE, None, "numbers of entries differ"),
         ("empty", [], PICTURE, None, "has no episodes"),
     ]
@@ -175,6 +177,25 @@ def test_data_sets_that_do_not_fit_are_refused(tmp_path, store, capsys):
         make_dataset(f"{name}-v0", episodes, observation_space, action_space)
         assert words in refused(capsys, "import", f"{name}-v0", "--out", out)
         assert not out.exists() or not list(out.iterdir())
+
+
+def test_numbers_in_columns_huge_states_and_fixed_actions_are_imported(tmp_path, store, capsys):
+    column = np.arange(3.0)[:, None]
+    episodes = buffers(
+        {"image": PICTURES, "state": np.full((4, 2), 1e300)},
+        lambda: np.float32([[1, 3]] * 3),
+        rewards=column,
+        terminations=column == 2,
+        infos={"success": column > 1, "cost": np.ones((4, 1), np.uint8)},
+    )
+    space = spaces.Dict({"image": PICTURE, "state": STATE})
+    make_dataset("columns-v0", episodes, space, spaces.Box(np.float32([-1, 3]), np.float32([1, 3])))
+    import_folder(capsys, tmp_path / "out", "columns-v0")
+    (episode,) = read_folder(tmp_path / "out")
+    assert episode["reward"].tolist() == [0, 0, 1, 2] and episode["discount"].tolist() == [1, 1, 1, 0]
+    assert episode["success"].tolist() == [0, 0, 0, 1] and episode["cost"].tolist() == [1, 1, 1, 1]
+    assert (episode["state"] == np.finfo(np.float32).max).all()
+    assert episode["action"][1:].tolist() == [[1, 0]] * 3
 
 
 def test_nothing_is_imported_over_episodes(tmp_path, store, capsys):
