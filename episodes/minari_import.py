@@ -202,10 +202,9 @@ def _per_step(name: str, recorded: minari.EpisodeData, what: str) -> np.ndarray:
 
 def _actions(name: str, recorded: minari.EpisodeData, middle: np.ndarray, half: np.ndarray) -> np.ndarray:
     """Actions float32 [T+1, A] in [-1, 1]. Actions that have these bounds already are not changed."""
-    if len(recorded.actions) != len(recorded):
+    if (count := len(recorded.actions)) != len(recorded):
         raise UserError(
-            f"{name} has {len(recorded.actions)} actions and {len(recorded)} rewards in episode {recorded.id}: it cannot "
-            "be imported."
+            f"{name} has {count} actions and {len(recorded)} rewards in episode {recorded.id}: it cannot be imported."
         )
     action = (np.float64(recorded.actions).reshape(len(recorded), -1) - middle) / half
     beyond = ~(np.abs(action) <= 1 + TOLERANCE)  # so that NaN counts
