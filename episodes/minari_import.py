@@ -27,6 +27,8 @@ from tools.progress import ProgressLine
 # Rounding may carry a rescaled action out of its bounds by this much.
 TOLERANCE = 1e-6
 
+PARTIAL = ".import-"  # where an import keeps its episodes until all are complete: the folder is its own meanwhile
+
 # What Minari, h5py and Gymnasium raise for data sets that are damaged or too new, or that lack a package.
 _UNREADABLE = (OSError, ValueError, KeyError, AssertionError, ImportError, gym.error.Error)
 
@@ -222,7 +224,9 @@ def _fill(out: Path, episodes: Iterable[Episode], facts: dict[str, Any]) -> dict
     partial = None
     try:
         out.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".import-", dir=out))
+        for left in out.glob(f"{PARTIAL}*"):  # by an import that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=out))
         replay = Replay(partial, 1, 1, 1, seed=0)  # it writes the files; one episode in memory is enough
         rows = []
         for episode in episodes:

@@ -222,6 +222,13 @@ def test_a_stopped_import_leaves_no_episodes_of_unknown_origin(tmp_path, monkeyp
     assert read_collection(tmp_path)["settings"] == {"task": "pointmass_obstacle"}
 
 
+def test_what_a_killed_import_left_behind_is_removed(tmp_path):
+    left = tmp_path / ".import-1234"
+    make_folder(left, [make_episode(0)])
+    minari_import._fill(tmp_path, [make_episode(1)], {"settings": {}})
+    assert not left.exists() and len(episode_files(tmp_path)) == 1
+
+
 def test_a_damaged_data_set_is_refused(tmp_path, store, capsys):
     make_dataset("torn-v0", buffers(PICTURES), PICTURE)
     file = store / "torn-v0" / "data" / "main_data.hdf5"
