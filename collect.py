@@ -30,6 +30,7 @@ from rich.console import Console
 import envs
 from episodes.behavior import MixedPolicy
 from episodes.dataset import FILE, numbers, read_collection, reported_outcomes, settings, totals, write_collection
+from episodes.episode import Episode
 from episodes.loading import EpisodeReader
 from episodes.replay import Replay
 from tools.command_line import Parser, count, place
@@ -102,8 +103,7 @@ class DataSet:
             (BEFORE | found["settings"]).get(key, value) != value for key, value in settings(config).items()
         ):
             raise UserError(f"{folder} holds episodes with other settings ({found['settings']}): choose another --out.")
-        episodes = map(reader.read, reader.files)
-        self.rows = [numbers(episode) for episode in episodes if episode is not None]
+        self.rows = _rows(reader)
         reader.check_share()
         reader.set_aside()
         self.replay = Replay(folder, 1, 1, 1, seed=0)  # it writes the files; one episode in memory is enough
@@ -130,6 +130,18 @@ class DataSet:
     def summary(self) -> dict[str, Any]:
         """The contents of collection.json."""
         return self.facts | totals(self.rows)
+
+
+def _rows(reader: EpisodeReader) -> list[tuple[int, float, bool]]:
+    """The `numbers` of each usable episode, oldest first. One that is not of the newest one's kind is not usable."""
+    newest: list[Episode] = []
+    rows = []
+    for path in reversed(reader.files):
+        episode = reader.read(path, newest)
+        if episode is not None:
+            rows.append(numbers(episode))
+            newest = newest or [episode]
+    return rows[::-1]
 
 
 def collect(
@@ -217,7 +229,8 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         usage="%(prog)s --out DIR [--episodes N] [--success_rate P] [--noise STD] [--detours P] [--configs PRESET ...] "
         "[--KEY VALUE ...]",
         epilog="Settings of config.yaml follow as --KEY VALUE: task, action_repeat, time_limit, render_quality, "
-        "camera, reward, randomize, starts, envs, seed and prefill_correlation (of random actions) are read.",
+        "camera, reward, randomize, starts, envs, seed, step_timeout, damaged_share and prefill_correlation (of random "
+        "actions) are read.",
     )
     _add_episodes_options(make)
     export = kinds.add_parser("export", help="make a Minari data set of a folder", **options)

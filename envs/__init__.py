@@ -202,12 +202,12 @@ def stream_seed(seed: int, index: int) -> int:
 
 
 def _import_mujoco() -> None:
-    from envs.rendering import HELP
+    from envs.rendering import NO_OPENGL, no_opengl
 
     try:
         importlib.import_module("mujoco")
-    except (AttributeError, ImportError, RuntimeError) as error:  # what it raises depends on the missing library
-        raise UserError(HELP) from error
+    except NO_OPENGL as error:
+        raise no_opengl() from error
 
 
 def setting_keys() -> tuple[str, ...]:

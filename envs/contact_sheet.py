@@ -3,15 +3,21 @@
 The agent's own 64 x 64 pixels, magnified without smoothing, so that a person sees what it sees.
 """
 
-import argparse
+if __name__ == "__main__":
+    import tools.startup
+
+import sys
 import types
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from envs import make_env
-from tools.command_line import place
+from tools.command_line import Parser, count, picture
+from tools.files import expanded, writing
+from tools.program import run_program
 
 TASKS = [
     "metaworld_reach",
@@ -64,27 +70,35 @@ def contact_sheet(pictures: dict[str, np.ndarray]) -> Image.Image:
     rows = -(-len(pictures) // COLUMNS)
     sheet = Image.new("RGB", (min(COLUMNS, len(pictures)) * width + MARGIN, rows * height + MARGIN), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for index, (title, picture) in enumerate(pictures.items()):
+    for index, (title, image) in enumerate(pictures.items()):
         left, top = MARGIN + index % COLUMNS * width, MARGIN + index // COLUMNS * height
         draw.text((left, top), title, fill="black", font=font)
-        enlarged = Image.fromarray(picture).resize((size, size), Image.Resampling.NEAREST)
+        enlarged = Image.fromarray(image).resize((size, size), Image.Resampling.NEAREST)
         sheet.paste(enlarged, (left, top + TITLE_HEIGHT))
     return sheet
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program and returns its exit code, see `tools.program`."""
+    return run_program(_work, argv, lambda: "no sheet was written; start the same command again")
+
+
+def _work(argv: Sequence[str]) -> int:
     """Writes the sheet."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=place, default=Path("docs/contact_sheet.png"), help="PNG file to write")
+    parser = Parser(prog="python -m envs.contact_sheet", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=picture, default=Path("docs/contact_sheet.png"), help="picture to write")
     parser.add_argument("--tasks", nargs="+", default=TASKS, help="tasks to show")
     parser.add_argument("--quality", choices=("full", "fast"), default="full", help="rendering quality")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the environments")
-    args = parser.parse_args()
+    parser.add_argument("--seed", type=count, default=0, help="seed of the environments")
+    args = parser.parse_args(argv)
+    out = expanded(args.out)
     pictures = {task: first_picture(task, args.quality, args.seed) for task in args.tasks}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(pictures).save(args.out)
-    print(args.out)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet(pictures).save(out)
+    print(out)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,5 +1,6 @@
 """What an environment returns, checked at every step; what is wrong is named with the environment and the step."""
 
+import sysconfig
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,10 @@ from tools.errors import UserError
 LONGEST_TEXT = 300  # characters of somebody else's message
 
 LARGEST = float(np.finfo(np.float32).max)
+
+# Where code lies that a person who writes an environment did not write.
+LIBRARIES = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), "<frozen")
+PACKAGES = {"site-packages", "dist-packages"}
 
 # Names in `info` by their names here, the first that is there counts. Stable-Baselines3 writes `is_success`.
 OUTCOMES = {"success": ("success", "is_success"), "cost": ("cost",)}
@@ -102,6 +107,11 @@ def number(name: str, value: Any) -> float:
     return float(array.item())
 
 
+def to_state(values: Any) -> np.ndarray:
+    """A state as float32, whose largest numbers stand for those beyond; what is not a number stays so."""
+    return np.clip(np.asarray(values, np.float64), -LARGEST, LARGEST).astype(np.float32)
+
+
 def cause(what: str, error: BaseException) -> UserError:
     """Returns (does not raise) the error for an exception of somebody else's code.
 
@@ -119,9 +129,8 @@ def cause(what: str, error: BaseException) -> UserError:
 
 def _line(error: BaseException) -> str:
     """The innermost line that is neither this package's nor a library's."""
-    here = str(Path(__file__).parent)
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not f.filename.startswith((here, "<frozen")) and "site-packages" not in f.filename]
+    own = [f for f in frames if not f.filename.startswith(LIBRARIES) and not PACKAGES & set(Path(f.filename).parts)]
     if isinstance(error, SyntaxError) or not own:  # the text of a SyntaxError has it already
         return ""
     return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})"

@@ -26,6 +26,10 @@ class Lost(Exception):  # noqa: N818 - not a failure of the program
     """The process died or did not answer. The message goes on from "the process of environment 3"."""
 
 
+class Late(Lost):
+    """The process did not answer in time."""
+
+
 class Process:
     """A process that makes an object.
 
@@ -74,7 +78,7 @@ class Process:
             while not self._pipe.poll(min(1.0, timeout - self.waited)):
                 self.waited += 1.0
                 if self.waited >= timeout:
-                    raise Lost("did not answer in time (step_timeout)")
+                    raise Late("did not answer in time (step_timeout)")
                 if self.waited == PATIENCE:
                     note(f"{self._name} has not answered for {PATIENCE:.0f} s; the limit is {timeout:.0f} s.")
             done, answer = self._pipe.recv()

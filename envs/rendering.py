@@ -18,6 +18,9 @@ HELP = (
     f"Off-screen rendering does not work here: install the Debian packages {PACKAGES['egl']} (EGL), or "
     f"{PACKAGES['osmesa']} and set MUJOCO_GL=osmesa."
 )
+CHOICES = f"set it to egl (Debian packages {PACKAGES['egl']}), or to osmesa ({PACKAGES['osmesa']})"
+# What MuJoCo raises where it cannot draw depends on the library that is missing, and on MUJOCO_GL.
+NO_OPENGL = (AttributeError, ImportError, RuntimeError)
 CHECK_TIMEOUT = 120.0  # seconds; a healthy back-end needs two
 CHECK_PROGRAM = """
 import mujoco
@@ -101,9 +104,9 @@ class Camera:
 
         if self._renderer is None:
             try:
-                self._renderer = mujoco.Renderer(self._model, IMAGE_SIZE, IMAGE_SIZE)
-            except (ImportError, RuntimeError, mujoco.FatalError) as error:
-                raise UserError(HELP) from error
+                self._renderer = _renderer(self._model)
+            except (*NO_OPENGL, mujoco.FatalError) as error:
+                raise no_opengl() from error
         self._renderer.update_scene(self._data, self._view, self._option)
         image = self._renderer.render()
         return np.ascontiguousarray(image[::-1, ::-1]) if self._flip else image
@@ -121,6 +124,23 @@ class Camera:
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
+
+
+def _renderer(model):
+    import mujoco
+
+    class Renderer(mujoco.Renderer):
+        _gl_context = _mjr_context = None  # `__del__` asks for them, also after a start that failed
+
+    return Renderer(model, IMAGE_SIZE, IMAGE_SIZE)
+
+
+def no_opengl() -> UserError:
+    """The error (returned, not raised) for a machine that cannot draw, or a MUJOCO_GL with which none could."""
+    backend = os.environ.get("MUJOCO_GL", "")
+    if backend.lower().strip() in PACKAGES:
+        return UserError(HELP)
+    return UserError(f"Off-screen rendering does not work here with MUJOCO_GL={backend}: {CHOICES}.")
 
 
 def simplify(model) -> None:

@@ -8,12 +8,14 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
-from envs.process import Lost, Process
+from envs.process import Late, Lost, Process
 from tools.command_line import note
 from tools.errors import UserError
 
 # Workers that are replaced before a batch of environments counts as broken.
 RESTARTS = 5
+
+LATE_ADVICE = "look for what holds it up, or raise step_timeout if it is only slow"
 
 
 def in_new_process(function: Callable, *args: Any, timeout: float = float("inf")) -> Any:
@@ -30,9 +32,8 @@ def in_new_process(function: Callable, *args: Any, timeout: float = float("inf")
         except Lost as lost:
             process.close(force=True)
             if not again:
-                raise UserError(
-                    f"The process that tries out an environment {lost}, twice: look for what ends it, or free memory."
-                ) from lost
+                advice = LATE_ADVICE if isinstance(lost, Late) else "look for what ends it, or free memory"
+                raise UserError(f"The process that tries out an environment {lost}, twice: {advice}.") from lost
         except BaseException:
             process.close(force=True)
             raise
@@ -152,9 +153,10 @@ class WorkerEnvs(gym.vector.VectorEnv):
         """Replaces a worker by one with a new random stream. Raises UserError after too many."""
         if self.restarts >= RESTARTS:
             self.close(terminate=True)
+            ended = "lower `envs`, free memory, or render in software with MUJOCO_GL=osmesa"
+            advice = LATE_ADVICE if isinstance(cause, Late) else ended
             raise UserError(
-                f"The process of environment {index} {cause}, after {RESTARTS} restarts: lower `envs`, free memory, or "
-                "render in software with MUJOCO_GL=osmesa."
+                f"The process of environment {index} {cause}, after {RESTARTS} restarts: {advice}."
             ) from cause
         self.restarts += 1
         note(

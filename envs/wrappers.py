@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.wrappers import TimeLimit
 
-from envs.guard import LARGEST, outcomes
+from envs.guard import LARGEST, outcomes, to_state
 from envs.rendering import IMAGE_SIZE, Camera
 from tools.errors import UserError
 
@@ -130,5 +130,5 @@ class PixelEnv(gym.Wrapper):
     def _observe(self, state: np.ndarray) -> dict[str, np.ndarray]:
         observation = {"image": self.env.render()}
         if self._has_state:
-            observation["state"] = np.clip(np.asarray(state, np.float64), -LARGEST, LARGEST).astype(np.float32)
+            observation["state"] = to_state(state)
         return observation

@@ -16,7 +16,7 @@ The way back is in `minari_import.py`.
 
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from rich.console import Console
 
 from envs.guard import OUTCOMES
 from episodes.dataset import numbers, read_collection
-from episodes.episode import Episode, check_same_kind, episode_files, read_episode
+from episodes.episode import Episode, check_same_kind, episode_files, read_episode, transitions_of
 from tools.errors import UserError
 from tools.progress import ProgressLine
 
@@ -49,8 +49,8 @@ def export_folder(folder: Path, name: str) -> dict[str, Any]:
         its name and place, and how many episodes and transitions it has.
 
     Raises:
-        UserError: there are no episodes, one is damaged or different from the others, or Minari does not accept the
-            name or has it already. An unfinished data set is removed again.
+        UserError: there are no episodes, one is damaged or different from the others, Minari does not accept the
+            name or has it already, or there is no room. An unfinished data set is removed again.
     """
     check_name(name)
     files = episode_files(folder)
@@ -60,6 +60,7 @@ def export_folder(folder: Path, name: str) -> dict[str, Any]:
     place = get_dataset_path(name)
     if place.exists():
         raise UserError(f"Minari has a {name} already ({place}): choose another name or version.")
+    _check_room(name, files, place)
     try:
         with ProgressLine(len(files), "episodes", Console(stderr=True)) as progress:
             rows = _write_dataset(progress.track(files), name, facts or {})
@@ -69,6 +70,22 @@ def export_folder(folder: Path, name: str) -> dict[str, Any]:
             raise UserError(f"The data set {name} cannot be written to {place} ({error}).") from error
         raise
     return {"dataset": name, "folder": str(place), "episodes": len(rows), "transitions": sum(row[0] for row in rows)}
+
+
+def _check_room(name: str, files: Sequence[Path], place: Path) -> None:
+    """Raises UserError where the episodes, uncompressed as there, surely do not fit.
+
+    A disk that is full in the middle would end the program in HDF5's own code, with a crash.
+    """
+    entries, like = sum(transitions_of(file) + 1 for file in files), read_episode(files[0])
+    needed = entries * sum(value[0].nbytes for value in like.values())
+    folder = next(path for path in (place, *place.parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"The data set {name} takes {needed / 2**20:,.0f} MiB, and the disk of {folder} has {free / 2**20:,.0f}: "
+            "make room, or let MINARI_DATASETS_PATH name a folder on another one."
+        )
 
 
 def check_name(name: str) -> None:

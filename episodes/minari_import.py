@@ -14,7 +14,7 @@ from minari.storage import get_dataset_path
 from rich.console import Console
 
 import envs
-from envs.guard import OUTCOMES
+from envs.guard import OUTCOMES, to_state
 from envs.pictures import to_picture
 from episodes.dataset import numbers, totals, write_collection
 from episodes.episode import Episode, episode_files
@@ -26,6 +26,8 @@ from tools.progress import ProgressLine
 
 # Rounding may carry a rescaled action out of its bounds by this much.
 TOLERANCE = 1e-6
+
+PARTIAL = ".import-"  # where an import keeps its episodes until all are complete: the folder is its own meanwhile
 
 # What Minari, h5py and Gymnasium raise for data sets that are damaged or too new, or that lack a package.
 _UNREADABLE = (OSError, ValueError, KeyError, AssertionError, ImportError, gym.error.Error)
@@ -72,7 +74,7 @@ def import_dataset(name: str, out: Path, task: str = "", image: str = "", replay
             return _fill(out, progress.track(episodes), facts)
     finally:
         if player:
-            player.env.close()
+            player.close()
 
 
 def _load(name: str) -> minari.MinariDataset:
@@ -103,9 +105,9 @@ def _action_scale(name: str, space: gym.Space) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
         raise UserError(f"{name} has the action space {space}: only continuous actions (Box) can be imported.")
     low, high = (np.float64(bound).reshape(-1) for bound in (space.low, space.high))
-    if not (np.isfinite(low) & np.isfinite(high) & (low < high)).all():
+    if not (np.isfinite(low) & np.isfinite(high)).all():
         raise UserError(f"{name} has the action space {space}: only actions between finite bounds can be imported.")
-    return (low + high) / 2, (high - low) / 2
+    return (low + high) / 2, np.where(low < high, (high - low) / 2, 1.0)  # an entry with only one value becomes 0
 
 
 def _boxes(space: gym.Space) -> dict[str, spaces.Box]:
@@ -174,23 +176,38 @@ def _episode(
     episode = {
         "image": np.stack(list(pictures)),
         "action": _actions(name, recorded, *scale),
-        "reward": np.concatenate([[0.0], recorded.rewards]).astype(np.float32),
-        "discount": np.concatenate([[1.0], 1.0 - np.float32(recorded.terminations)]).astype(np.float32),
+        "reward": np.concatenate([[0.0], _per_step(name, recorded, "rewards")]).astype(np.float32),
+        "discount": np.concatenate([[1.0], 1.0 - _per_step(name, recorded, "terminations")]).astype(np.float32),
         "is_first": first,
     }
     if state is not None:
-        episode["state"] = _entry(recorded.observations, state).astype(np.float32)
+        episode["state"] = to_state(_entry(recorded.observations, state))
     infos = recorded.infos or {}
     for key, names in OUTCOMES.items():
         values = np.asarray(next((infos[name] for name in names if name in infos), ()))
-        if values.dtype.kind in "bif" and values.shape in ((steps,), (steps + 1,)):
+        if values.dtype.kind in "biuf" and values.shape[:1] in ((steps,), (steps + 1,)) and values.size == len(values):
             # Where nothing was recorded at the reset it is 0, as in the replay.
-            episode[key] = np.concatenate([np.zeros(steps + 1 - len(values)), values]).astype(np.float32)
+            episode[key] = np.concatenate([np.zeros(steps + 1 - len(values)), values.ravel()]).astype(np.float32)
     return episode
+
+
+def _per_step(name: str, recorded: minari.EpisodeData, what: str) -> np.ndarray:
+    """Rewards or terminations [T], also where each is an array of one number."""
+    values = np.asarray(getattr(recorded, what), np.float64)
+    if values.size != len(recorded):
+        raise UserError(
+            f"{name} has {what} of shape {values.shape} in episode {recorded.id}, not one for each of {len(recorded)} "
+            "steps: it cannot be imported."
+        )
+    return values.ravel()
 
 
 def _actions(name: str, recorded: minari.EpisodeData, middle: np.ndarray, half: np.ndarray) -> np.ndarray:
     """Actions float32 [T+1, A] in [-1, 1]. Actions that have these bounds already are not changed."""
+    if (count := len(recorded.actions)) != len(recorded):
+        raise UserError(
+            f"{name} has {count} actions and {len(recorded)} rewards in episode {recorded.id}: it cannot be imported."
+        )
     action = (np.float64(recorded.actions).reshape(len(recorded), -1) - middle) / half
     beyond = ~(np.abs(action) <= 1 + TOLERANCE)  # so that NaN counts
     if beyond.any():
@@ -207,7 +224,9 @@ def _fill(out: Path, episodes: Iterable[Episode], facts: dict[str, Any]) -> dict
     partial = None
     try:
         out.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".import-", dir=out))
+        for left in out.glob(f"{PARTIAL}*"):  # by an import that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=out))
         replay = Replay(partial, 1, 1, 1, seed=0)  # it writes the files; one episode in memory is enough
         rows = []
         for episode in episodes:

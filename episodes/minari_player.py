@@ -1,17 +1,16 @@
 """Recorded episodes of a Minari data set without pictures, played again to render them."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import gymnasium as gym
 import minari
 import numpy as np
 
-from envs.guard import BadValueError
+from envs.guard import cause
 from envs.pictures import to_picture
+from tools.command_line import note
 from tools.errors import UserError
-
-_NOT_MADE = (gym.error.Error, ImportError, AttributeError, TypeError, ValueError)
 
 
 class Player:
@@ -26,34 +25,50 @@ class Player:
         self.name, self.dataset = name, dataset
         if dataset.env_spec is None:
             raise UserError(f"{name} does not say which environment it was recorded in: it cannot be played again.")
-        try:
+        self._named = f"The environment {dataset.env_spec.id} of {name}"
+        with _explained(f"{self._named} cannot be made"):
             self.env = dataset.recover_environment(render_mode="rgb_array", disable_env_checker=True)
-        except _NOT_MADE as error:
-            raise UserError(f"The environment {dataset.env_spec.id} of {name} cannot be made ({error}).") from error
-        if "rgb_array" not in self.env.metadata.get("render_modes", ()):
-            raise UserError(f"The environment {dataset.env_spec.id} of {name} cannot render (render_mode 'rgb_array').")
+        if "rgb_array" not in ((self.env.metadata or {}).get("render_modes") or ()):
+            raise UserError(f"{self._named} cannot render (render_mode 'rgb_array').")
 
     def __call__(self, recorded: minari.EpisodeData) -> Iterator[np.ndarray]:
         """The T + 1 pictures of an episode. Raises UserError if it differs from the recorded one."""
         start = next(iter(self.dataset.storage.get_episode_metadata([recorded.id])))
         if start.get("seed") is None:
             raise UserError(f"{self.name} has no seed of episode {recorded.id}: it cannot be played again.")
-        observation, _ = self.env.reset(seed=int(start["seed"]), options=start.get("options"))
-        yield self._picture(recorded, 0, observation)
-        for step, action in enumerate(recorded.actions, 1):
-            observation = self.env.step(action)[0]
-            yield self._picture(recorded, step, observation)
+        for step, action in enumerate([None, *recorded.actions]):
+            with _explained(f"{self._named} failed at step {step} of episode {recorded.id}, played again"):
+                if step:
+                    observation = self.env.step(action)[0]
+                else:
+                    observation, _ = self.env.reset(seed=int(start["seed"]), options=start.get("options"))
+            self._check(recorded, step, observation)
+            with _explained(f"{self._named} cannot render here"):
+                picture = to_picture(self.env.render(), "what render() returns")
+            yield picture
 
-    def _picture(self, recorded: minari.EpisodeData, step: int, observation: Any) -> np.ndarray:
+    def close(self) -> None:
+        """Ends the environment. What fails then harms no episode, so it is only noted."""
+        try:
+            self.env.close()
+        except (Exception, SystemExit) as error:
+            note(str(cause(f"{self._named} failed at its end", error)))
+
+    def _check(self, recorded: minari.EpisodeData, step: int, observation: Any) -> None:
         if not _agree(recorded.observations, step, observation):
             raise UserError(
                 f"Episode {recorded.id} of {self.name}, played again, differs from the recorded one at step {step}: "
                 f"{self.dataset.env_spec.id} behaves differently on this machine."
             )
-        try:
-            return to_picture(self.env.render(), "what render() returns")
-        except (*_NOT_MADE, RuntimeError, BadValueError) as error:
-            raise UserError(f"The environment of {self.name} cannot render here ({error}).") from error
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turns whatever somebody else's code raises into a UserError."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        raise cause(what, error) from error
 
 
 def _agree(recorded: Any, step: int, played: Any) -> bool:

@@ -1,6 +1,7 @@
 """Which episodes collect.py plays and keeps."""
 
 import json
+import re
 import subprocess
 import sys
 import types
@@ -223,6 +224,15 @@ def test_a_scripted_episode_without_noise_succeeds(tmp_path):
 def test_bad_options_are_refused(words, named, tmp_path, capsys):
     assert named in refused(capsys, "episodes", "--out", tmp_path / "new", "--task", "pointmass_obstacle", *words)
     assert not (tmp_path / "new").exists()
+
+
+def test_the_help_names_every_setting_that_is_read(capsys):
+    with pytest.raises(SystemExit):
+        collect.parse_options(["episodes", "--help"])
+    text = " ".join(capsys.readouterr().out.split()).partition("Settings of config.yaml")[2]
+    used = re.findall(r"\bconfig\.(\w+)", Path(collect.__file__).read_text())
+    read = {*envs.setting_keys(), "step_timeout", *used}
+    assert read & make_config().keys() == set(re.findall(r"\w+", text)) & make_config().keys()
 
 
 def test_two_processes_do_not_collect_into_one_folder(tmp_path, capsys):

@@ -5,6 +5,7 @@ write ends a run, and the key knows neither the processor nor TensorFlow's versi
 their own for those, without damaged files, or none.
 """
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -60,13 +61,18 @@ def machine() -> str:
 
 
 def clean(folder: Path) -> None:
-    """Removes damaged files, then the oldest ones beyond `LARGEST` bytes."""
-    files = [(path.stat().st_mtime, path.stat().st_size, path) for path in folder.glob("*.pb")]
+    """Removes damaged files, then the oldest ones beyond `LARGEST` bytes. Other programs may do so at the same time."""
+    files = []
+    for path in folder.glob("*.pb"):
+        with contextlib.suppress(FileNotFoundError):
+            found = path.stat()
+            files.append((found.st_mtime, found.st_size, path))
     total = 0
     for _, size, path in sorted(files, reverse=True):
         total += size
-        if total > LARGEST or not is_whole(path.read_bytes()):
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if total > LARGEST or not is_whole(path.read_bytes()):
+                path.unlink()
 
 
 def is_whole(data: bytes) -> bool:

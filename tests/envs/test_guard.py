@@ -1,5 +1,6 @@
 """What environments return and raise: converted, or refused with environment and step."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +123,8 @@ def test_an_exception_is_named_with_environment_step_and_line(error, make_own):
         f"gym_Own0-v0 failed at step 2 of an episode: {type(error()).__name__}: of zero (own.py, "
         f"line {line}). Correct it there."
     )
+
+
+def test_the_line_that_is_named_is_not_one_of_a_library(make_own):
+    with pytest.raises(UserError, match=r"JSONDecodeError: .* \(test_guard\.py, line \d+\)\. Correct it there"):
+        play(make_own(error=lambda: json.loads("no json")))

@@ -1,9 +1,16 @@
 """Which OpenGL back-end works, and what is said where none does."""
 
+import gc
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+import envs
+from tests.envs.rollouts import make_config
+from tools.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,4 +47,29 @@ def test_a_missing_opengl_library_is_one_sentence():
     result = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
     )
-    assert "libegl1" in result.stdout, result.stderr
+    assert "MUJOCO_GL=nonsense: set it to egl" in result.stdout and "libegl1" in result.stdout, result.stderr
+
+
+def refusal_without_opengl() -> tuple[str, list]:
+    """What is said where MuJoCo has no OpenGL at all, and what Python complains of when the renderer goes away."""
+    import mujoco
+
+    complaints: list = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MUJOCO_GL", "off")
+        patch.delattr(mujoco.gl_context, "GLContext")  # as it is with this value
+        patch.setattr(sys, "unraisablehook", complaints.append)
+        env = envs.make_env(make_config("pointmass_obstacle"), 0)
+        with pytest.raises(UserError) as refusal:
+            env.reset()
+        words = str(refusal.value)
+        refusal.value.__cause__.__traceback__ = None  # which holds the renderer
+        del refusal
+        gc.collect()
+    return words, complaints
+
+
+def test_a_mujoco_without_opengl_is_one_sentence(in_worker):
+    words, complaints = in_worker(refusal_without_opengl)
+    assert words.startswith("Off-screen rendering does not work here with MUJOCO_GL=off: set it to egl")
+    assert complaints == []

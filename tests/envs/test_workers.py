@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from clocks import SPACES, Clock, OtherClock, die, die_once, fail
 
+from envs import workers
 from envs.workers import WorkerEnvs, in_new_process
 from tools.errors import UserError
 from training.driver import Driver
@@ -121,6 +122,16 @@ def test_stopped_worker_is_replaced_after_the_time_limit(make_batch):
     assert shown(batch.reset(options={"reset_mask": np.array([True, False])})[0]) == [100, 1]
 
 
+def test_a_worker_that_is_late_too_often_needs_more_time(make_batch, monkeypatch):
+    monkeypatch.setattr(workers, "RESTARTS", 0)
+    batch = make_batch(1)
+    batch.reset()
+    batch.timeout = 0.5
+    os.kill(batch.processes[0].pid, signal.SIGSTOP)
+    with pytest.raises(UserError, match="environment 0 did not answer in time .*, or raise step_timeout"):
+        batch.step(np.zeros((1, 1), np.float32))
+
+
 def test_first_ctrl_c_ends_a_run_whose_worker_is_stopped(make_batch):
     batch = make_batch(2)
     batch.reset()
@@ -168,12 +179,12 @@ def test_workers_end_with_the_agent_that_is_killed():
 
 def test_killed_query_process_is_tried_again_once(tmp_path):
     assert in_new_process(die_once, tmp_path / "marker") == "alive"
-    with pytest.raises(UserError, match="ended by SIGSEGV, twice"):
+    with pytest.raises(UserError, match="ended by SIGSEGV, twice: look for what ends it"):
         in_new_process(die, signal.SIGSEGV)
 
 
 def test_stopped_query_process_is_given_up():
-    with pytest.raises(UserError, match=r"did not answer in time \(step_timeout\), twice"):
+    with pytest.raises(UserError, match=r"in time \(step_timeout\), twice: look for what holds it up, or raise"):
         in_new_process(die, signal.SIGSTOP, timeout=1.0)
 
 

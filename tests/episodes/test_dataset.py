@@ -5,7 +5,7 @@ import pytest
 
 from collect import DataSet
 from episodes.dataset import FILE, check_collection, read_collection, settings, write_collection
-from episodes.episode import episode_files
+from episodes.episode import episode_files, write_episode
 from episodes.replay import Replay
 from tests.episodes.folders import make_config, make_episode, make_folder
 from tools.errors import UserError
@@ -45,6 +45,17 @@ def test_an_episode_without_success_counts_as_unsuccessful(tmp_path):
     data = DataSet(tmp_path, make_config())
     data.add(make_episode(0))
     assert data.summary()["success_rate"] == 0.0
+
+
+def test_an_episode_of_another_kind_than_the_newest_is_set_aside_and_not_counted(tmp_path, capsys):
+    data = DataSet(tmp_path, make_config())
+    for number in range(3):
+        data.add(make_episode(number))
+    odd = episode_files(tmp_path)[1]
+    write_episode(odd, make_episode(1, extras=["state"]))
+    again = DataSet(tmp_path, make_config())
+    assert (tmp_path / "damaged" / odd.name).exists() and "its keys are" in capsys.readouterr().err
+    assert again.summary()["mean_return"] == (10 + 810) / 2
 
 
 def test_folders_of_unknown_origin_or_with_other_settings_are_not_added_to(tmp_path):

@@ -1,6 +1,7 @@
 """Episodes as Minari's data sets, and back again."""
 
 import json
+import types
 
 import minari
 import numpy as np
@@ -120,6 +121,14 @@ def test_what_cannot_be_exported(tmp_path, store, capsys):
         assert words in refused(capsys, "export", folder, f"{name}-v0")
         assert not (store / f"{name}-v0").exists()  # what was begun is gone
     assert "unrecognized arguments: --configs" in refused(capsys, "export", good, "other-v0", "--configs", "metaworld")
+
+
+def test_an_export_that_does_not_fit_onto_the_disk_is_refused_before_it_begins(tmp_path, store, capsys, monkeypatch):
+    folder = make_folder(tmp_path / "data", [make_episode(number, steps=127) for number in range(2)])
+    usage = lambda path: types.SimpleNamespace(free=path.exists() * 2**21)
+    monkeypatch.setattr(minari_export.shutil, "disk_usage", usage)
+    assert "takes 3 MiB, and the disk of" in refused(capsys, "export", folder, "data-v0")
+    assert not (store / "data-v0").exists()
 
 
 def test_the_task_of_an_exported_data_set_cannot_be_changed(tmp_path, store, capsys):

@@ -132,8 +132,8 @@ def test_a_recorded_data_set_is_imported_from_pictures_and_by_replay(strip, tmp_
 
 def buffers(observation, action=lambda: np.zeros((3, 2), np.float32), **more):
     """One episode of three steps."""
-    flags = {"terminations": np.zeros(3, bool), "truncations": np.array([False, False, True])}
-    return [EpisodeBuffer(observations=observation, actions=action(), rewards=np.zeros(3), infos={}, **flags, **more)]
+    usual = {"rewards": np.zeros(3), "terminations": np.zeros(3, bool), "truncations": np.arange(3) == 2, "infos": {}}
+    return [EpisodeBuffer(observations=observation, actions=action(), **{**usual, **more})]
 
 
 def make_dataset(name, episodes, observation_space, action_space=None, env=None):
@@ -168,6 +168,8 @@ def test_data_sets_that_do_not_fit_are_refused(tmp_path, store, capsys):
             "(episode 0, step 1, entry 1: 1.5)",
         ),
         ("nan", buffers(PICTURES, lambda: np.full((3, 2), np.nan, np.float32)), PICTURE, None, "out of its bounds"),
+        ("rewards", buffers(PICTURES, rewards=np.zeros(2)), PICTURE, None, "3 actions and 2 rewards in episode 0"),
+        ("pairs", buffers(PICTURES, rewards=np.zeros((3, 2))), PICTURE, None, "rewards of shape (3, 2) in episode 0"),
         ("short", buffers(PICTURES[:3]), PICTURE, None, "numbers of entries differ"),
         ("empty", [], PICTURE, None, "has no episodes"),
     ]
@@ -175,6 +177,25 @@ def test_data_sets_that_do_not_fit_are_refused(tmp_path, store, capsys):
         make_dataset(f"{name}-v0", episodes, observation_space, action_space)
         assert words in refused(capsys, "import", f"{name}-v0", "--out", out)
         assert not out.exists() or not list(out.iterdir())
+
+
+def test_numbers_in_columns_huge_states_and_fixed_actions_are_imported(tmp_path, store, capsys):
+    column = np.arange(3.0)[:, None]
+    episodes = buffers(
+        {"image": PICTURES, "state": np.full((4, 2), 1e300)},
+        lambda: np.float32([[1, 3]] * 3),
+        rewards=column,
+        terminations=column == 2,
+        infos={"success": column > 1, "cost": np.ones((4, 1), np.uint8)},
+    )
+    space = spaces.Dict({"image": PICTURE, "state": STATE})
+    make_dataset("columns-v0", episodes, space, spaces.Box(np.float32([-1, 3]), np.float32([1, 3])))
+    import_folder(capsys, tmp_path / "out", "columns-v0")
+    (episode,) = read_folder(tmp_path / "out")
+    assert episode["reward"].tolist() == [0, 0, 1, 2] and episode["discount"].tolist() == [1, 1, 1, 0]
+    assert episode["success"].tolist() == [0, 0, 0, 1] and episode["cost"].tolist() == [1, 1, 1, 1]
+    assert (episode["state"] == np.finfo(np.float32).max).all()
+    assert episode["action"][1:].tolist() == [[1, 0]] * 3
 
 
 def test_nothing_is_imported_over_episodes(tmp_path, store, capsys):
@@ -199,6 +220,13 @@ def test_a_stopped_import_leaves_no_episodes_of_unknown_origin(tmp_path, monkeyp
         minari_import._fill(tmp_path, [make_episode(0), make_episode(1)], {"settings": {"task": "pointmass_obstacle"}})
     assert len(episode_files(tmp_path)) == moved
     assert read_collection(tmp_path)["settings"] == {"task": "pointmass_obstacle"}
+
+
+def test_what_a_killed_import_left_behind_is_removed(tmp_path):
+    left = tmp_path / ".import-1234"
+    make_folder(left, [make_episode(0)])
+    minari_import._fill(tmp_path, [make_episode(1)], {"settings": {}})
+    assert not left.exists() and len(episode_files(tmp_path)) == 1
 
 
 def test_a_damaged_data_set_is_refused(tmp_path, store, capsys):
@@ -250,6 +278,34 @@ def test_what_cannot_be_played_again(strip, tmp_path, store, capsys, monkeypatch
     metadata.write_text(metadata.read_text().replace(f"{__name__}:Strip", "missing_module:Strip"))
     assert "cannot be made" in refused(capsys, "import", "drift-v0", *words)
     assert not list(tmp_path.glob("out/*"))
+
+
+def test_an_environment_that_fails_when_it_is_played_again_is_one_sentence(strip, tmp_path, store, capsys, monkeypatch):
+    record("strip-v0", gym.make(strip), places=[None])
+    words = ["import", "strip-v0", "--replay", "--out", tmp_path / "out"]
+
+    def fails(error):
+        def method(self, *_, **__):
+            raise error
+
+        return method
+
+    cases = [
+        ("__init__", fails(RuntimeError("no licence")), "cannot be made: RuntimeError: no licence"),
+        ("reset", fails(KeyError("place")), "failed at step 0 of episode 0, played again: KeyError: 'place'"),
+        ("step", fails(OSError("lost")), "failed at step 1 of episode 0, played again: OSError: lost"),
+        ("step", fails(SystemExit(3)), "failed at step 1 of episode 0, played again: SystemExit: 3"),
+        ("render", fails(ZeroDivisionError("width")), "cannot render here: ZeroDivisionError: width"),
+        ("render", lambda self: None, "cannot render here: what render() returns is None"),
+        ("metadata", {"render_modes": None}, "cannot render (render_mode 'rgb_array')"),
+    ]
+    for attribute, value, expected in cases:
+        with monkeypatch.context() as patch:
+            patch.setattr(Strip, attribute, value)
+            assert f"The environment Strip-v0 of strip-v0 {expected}" in refused(capsys, *words)
+        assert not list(tmp_path.glob("out/*"))
+    monkeypatch.setattr(Strip, "close", fails(OSError("busy")))
+    assert import_folder(capsys, tmp_path / "out", "strip-v0", "--replay")["episodes"] == 1
 
 
 def record_pendulum():

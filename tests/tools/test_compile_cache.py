@@ -56,6 +56,24 @@ def test_the_oldest_files_go_first(tmp_path: Path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.pb", "old.pb", "other.txt"]
 
 
+def test_files_that_another_program_removes_meanwhile_do_not_matter(tmp_path: Path, monkeypatch, capsys):
+    folder = tmp_path / machine()
+    folder.mkdir()
+    (folder / "gone.pb").symlink_to("nothing")  # listed, but gone when it is looked at
+    for age, name in enumerate(["new.pb", "old.pb", "oldest.pb"]):
+        (folder / name).write_bytes(WHOLE)
+        os.utime(folder / name, (1000 - age, 1000 - age))
+
+    def is_whole_and_the_next_is_gone(data: bytes) -> bool:
+        (folder / "old.pb").unlink(missing_ok=True)
+        return is_whole(data)
+
+    monkeypatch.setattr(compile_cache, "is_whole", is_whole_and_the_next_is_gone)
+    assert cache_flags(str(tmp_path), "").endswith(str(folder))
+    assert capsys.readouterr().err == ""
+    assert (folder / "new.pb").exists() and (folder / "oldest.pb").exists()
+
+
 def test_a_folder_that_cannot_be_used_is_named_and_left_out(tmp_path: Path, capsys, monkeypatch):
     (tmp_path / "file").touch()
     assert cache_flags(str(tmp_path / "file"), "--other=1") == "--other=1"
