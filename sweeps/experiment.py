@@ -15,6 +15,7 @@ from tools.config import Config, load_config
 from tools.errors import UserError, unknown
 from tools.files import expanded
 from tools.yaml_files import read_yaml
+from training.contradictions import check_plan_length, check_settings
 from training.logdir import find_initial
 
 PROGRAM = Path(__file__).resolve().parent.parent / "planning_agent.py"
@@ -139,6 +140,9 @@ def _checked_config(words: Sequence[str]) -> Config:
         raise unknown("planner", config.planner, PLANNERS)
     for task in envs.split_tasks(config.task):
         envs.split_task(task)
+    check_settings(config)
+    planless = config.planner == "dreamer" or (config.planner == "policy" and config.policy_teacher == "none")
+    check_plan_length(config, 1 if planless else config.mpc_steps)
     if config.strategy == "multi_worker":
         raise UserError(
             "strategy multi_worker needs several hosts and a run of a sweep has one: choose mirrored or one."

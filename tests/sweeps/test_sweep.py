@@ -38,6 +38,8 @@ def test_no_setting_is_called_like_an_option():
         (["--seeds", "0", "0"], ["share", "pointmass_obstacle/cem/0"]),
         (["--seeds", "-1"], ["-1"]),
         (["--strategy", "multi_worker"], ["multi_worker", "mirrored"]),
+        (["--overshooting", "8"], ["overshooting is 8", "batch_length"]),
+        (["--mpc_steps", "6"], ["mpc_steps is 6", "5 actions"]),
         (["--experiment", "file.yaml"], ["--experiment", "--tasks"]),
         (["--rows", "ours"], ["--rows", "--experiment"]),
         (["--cpus", "0"], ["--cpus"]),
