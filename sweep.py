@@ -91,6 +91,8 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError("--cpus must be more than 0.")
     if options.gpus > 1 and options.gpus != int(options.gpus):
         raise UserError("--gpus must be a whole number, or a part of 1.")
+    if options.address == "":
+        raise UserError("--address is empty: name a Ray cluster, or leave it out for this machine alone.")
     if options.parallel == 0:
         raise UserError("--parallel must be at least 1.")
 

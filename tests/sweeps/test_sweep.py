@@ -12,7 +12,7 @@ import time
 import pytest
 
 import sweep
-from sweeps.runner import _check_capacity
+from sweeps.runner import _check_capacity, connected
 from tests.sweeps.commands import TASKS, command
 from tools.errors import UserError
 from tools.schema import read_schema
@@ -49,6 +49,7 @@ def test_no_setting_is_called_like_an_option():
         (["--parallel", "0"], ["--parallel"]),
         (["--retries", "-1"], ["--retries"]),
         (["--out", "some{where"], ["some{where"]),
+        (["--address", ""], ["--address is empty"]),
         (["--address", "127.0.0.1:1"], ["127.0.0.1:1", "ray start"]),
     ],
     ids=lambda value: "-".join(value).strip("-") if "--" in value[0] else "",
@@ -73,6 +74,18 @@ def test_missing_options_and_small_machines_are_told():
     with pytest.raises(UserError, match="No node has 4 processors and 1 GPUs.*2 and 0"):
         _check_capacity([small, dead], options)
     _check_capacity([small, {**dead, "Alive": True}], options)
+
+
+def test_a_cluster_that_wants_a_token_is_named_in_one_sentence(monkeypatch):
+    import ray
+
+    def refuse(**_):
+        raise ray.exceptions.AuthenticationError("no token was found")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    options = sweep.parse_options([*command("x"), "--address", "auto"])[0]
+    with pytest.raises(UserError, match="no token was found.*RAY_AUTH_MODE"), connected(options):
+        pass
 
 
 # Counts its starts, goes on from its last step, and notes when two of one folder overlap.
