@@ -259,6 +259,7 @@ def test_demonstration_refuses_what_it_cannot_do(by_name, tmp_path, capsys):
     for words, sentence in (
         (["--model", "nothing"], "(tiny)"),
         (["--model", by_name, "--stoch", "5"], "stoch"),
+        (["--model", by_name, "--planner=gd"], "--planner"),
         (["--model", by_name, "--out", str(tmp_path / "file")], "--out"),
     ):
         assert demo.main(["--out", str(tmp_path / "out"), *words]) == 2
