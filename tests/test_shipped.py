@@ -1,5 +1,6 @@
 """Models without a log directory: written, found by name, loaded and refused; and the demonstration with one."""
 
+import errno
 import io
 import json
 import shutil
@@ -189,6 +190,17 @@ def test_a_model_is_not_overwritten_nor_trained_on_in_place(trained, shipped, ca
     assert planning_agent.main(["--configs", "pointmass", "debug", "--logdir", str(folder)]) == 2
     assert "--init_from" in capsys.readouterr().err
     assert (folder / WEIGHTS).read_bytes() == before
+
+
+@pytest.mark.parametrize("words", ["full", "not finite"])
+def test_half_a_model_is_not_left_behind(trained, tmp_path, monkeypatch, words):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "the disk is full") if words == "full" else UserError("weights are not finite")
+
+    monkeypatch.setattr(ship, "load_agent", lambda *_: trained[0])
+    monkeypatch.setattr(*((Config, "save") if words == "full" else (ship, "write_weights")), fail)
+    assert words in refused(ship.ship, trained[1], tmp_path / "new" / "tiny")
+    assert not list(tmp_path.iterdir())
 
 
 def coloured(model, feat):
