@@ -5,8 +5,8 @@
 
 Both make a new plan from the camera's picture every few decisions, with the settings of the preset closed_loop and the
 planning horizon of the model's run. One picture and one video are written: the search for the first plan, where each
-later plan ends, the execution below, and the rewards, returns and violations. Every other setting of the model's run
-can be overridden, by presets too, except those that the weights depend on.
+later plan ends, the execution below, and the rewards, returns and violations. Every setting of the model's run but the
+planner can be overridden, by presets too, except those that the weights depend on.
 """
 
 if __name__ == "__main__":
@@ -33,6 +33,7 @@ from optimizers import Plan
 from planners.plan_state import cold_start
 from tools.command_line import Parser, count, place
 from tools.config import keys_given, load_config
+from tools.errors import UserError
 from tools.files import expanded, writing
 from tools.logger import write_video
 from tools.program import run_program
@@ -156,8 +157,13 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         metavar="DIR",
         help="folder for the files (default: logdir/demo)",
     )
-    parser.add_argument_group("--KEY VALUE", "any setting of config.yaml, instead of the run's own")
-    return parser.parse_known_args(argv)
+    parser.add_argument_group("--KEY VALUE", "any setting of config.yaml but the planner, instead of the run's own")
+    options, overrides = parser.parse_known_args(argv)
+    if any(word.partition("=")[0] == "--planner" for word in overrides):
+        raise UserError(
+            f"--planner has no place here, where {' and '.join(PLANNERS)} act: leave it out, or see evaluate.py --show."
+        )
+    return options, overrides
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -38,11 +38,11 @@ from planners.latco import LatCo
 from planners.plan_state import PlanState, cold_start, plan_metrics
 from taught_agent import TaughtAgent
 from tools.config import Config, load_config
-from tools.errors import UserError
 from tools.files import expanded
 from tools.lock import exclusive_folder
 from tools.memory import check_memory
 from tools.program import run_program
+from training.contradictions import check_plan_length
 from training.logdir import check_logdir, open_logdir
 from world_model.latent_problem import latent_problem
 
@@ -58,11 +58,7 @@ class PlanningAgent(TaughtAgent):
 
     def __init__(self, config: Config, observation_space: gymnasium.spaces.Dict, action_space: gymnasium.spaces.Box):
         super().__init__(config, observation_space, action_space)
-        if self.used_steps > config.planning_horizon:
-            raise UserError(
-                f"mpc_steps is {config.mpc_steps} but a plan has only {config.planning_horizon} actions: "
-                "raise planning_horizon or lower mpc_steps."
-            )
+        check_plan_length(config, self.used_steps)
         self.discounted = config.discount_head or config.discount < 1.0
         self.planner = self.make_planner(config, self.latent_problem())
 

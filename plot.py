@@ -46,6 +46,15 @@ def _range(text: str) -> tuple[str, tuple[float, float]]:
     return task, (low, high)
 
 
+def _in_order(given: Sequence[tuple[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:
+    """The ranges by pattern, in the order in which they were given last."""
+    ranges: dict[str, tuple[float, float]] = {}
+    for pattern, scale in given:
+        ranges.pop(pattern, None)
+        ranges[pattern] = scale
+    return ranges
+
+
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     """The options of this program. Raises UserError."""
     parser = Parser(prog="python plot.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from sweeps import supervisor
 from sweeps.display import Display
-from sweeps.experiment import PROGRAM, Run, check_tasks, experiment_lines, make_runs, product_lines
+from sweeps.experiment import PROGRAM, Run, check_starts, check_tasks, experiment_lines, make_runs, product_lines
 from sweeps.runner import Sweep, connected
 from sweeps.status import Status
 from tools.command_line import Parser, count, place
@@ -91,6 +91,8 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError("--cpus must be more than 0.")
     if options.gpus > 1 and options.gpus != int(options.gpus):
         raise UserError("--gpus must be a whole number, or a part of 1.")
+    if options.address == "":
+        raise UserError("--address is empty: name a Ray cluster, or leave it out for this machine alone.")
     if options.parallel == 0:
         raise UserError("--parallel must be at least 1.")
 
@@ -181,7 +183,9 @@ def _sweep(argv: Sequence[str], statuses: list[Status], program: Path, lock_seco
     statuses += [Status(run, "done" if run.complete else "waiting") for run in runs]
     before = sum(status.state == "done" for status in statuses)
     if before < len(runs):
-        check_tasks([status.run for status in statuses if status.state != "done"])
+        due = [status.run for status in statuses if status.state != "done"]
+        check_starts(due)
+        check_tasks(due)
         conduct(statuses, options, program, lock_seconds, lambda: _save(expanded(options.out), argv, runs))
     return _report(statuses, before)
 

@@ -188,7 +188,8 @@ def draw_aggregate(
 
     style = figures.styles(list(last))
     colors = {method: style[method]["color"] for method in last}
-    bars = _draw_intervals(last, f"{label} at step {steps[-1]:,.0f}", colors, is_success(numbers["metric"]))
+    shares = is_success(numbers["metric"]) and not numbers["ranges"]  # normalized ones may be beyond 0 and 1
+    bars = _draw_intervals(last, f"{label} at step {steps[-1]:,.0f}", colors, shares)
     figure = _draw_curve(curve, steps, numbers["unit"], f"IQM of\n{label}", colors)
     final = {name: value for name, value in numbers.items() if name != "curve"}
     files = figures.save_all(bars, out / "aggregate", final, bbox_inches="tight", dpi=figures.DPI)

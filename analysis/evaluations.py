@@ -1,9 +1,11 @@
 """Reads the output of evaluate.py and makes the rows of a table of planners."""
 
+import json
 import math
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,17 +49,33 @@ def read_evaluations(sources: Sequence[Path]) -> list[dict[str, Any]]:
     """The lines of all files, as they follow each other, each file once. Raises UserError."""
     paths: dict[str, Path] = {}
     for source in sources:
-        found = [source] if source.is_file() else list(logs.find_files(source, EVALUATIONS_FILE))
-        if not found:
+        files = [source] if source.is_file() else list(logs.find_files(source, EVALUATIONS_FILE))
+        if not files:
             raise UserError(f"{source} holds no {EVALUATIONS_FILE}: evaluate its runs first, by evaluate.py.")
-        for path in found:
+        for path in files:
             paths.setdefault(os.path.realpath(path), path)
-    lines = [
-        _checked(line, f"line {number} of {path}") for path in paths.values() for number, line in logs.read_lines(path)
-    ]
-    if not lines:
+    found = []  # with the log directory where it is known, and the line as it was
+    for path in paths.values():
+        for number, raw in logs.read_lines(path):
+            line, text = _checked(raw, f"line {number} of {path}"), json.dumps(raw, sort_keys=True)
+            logdir = _logdir_of(line, path)
+            found.append((logdir, text, line | ({"logdir": logdir} if logdir else {})))
+    if not found:
         raise UserError(f"{', '.join(map(str, sources))}: no evaluation has ended yet.")
-    return lines
+    # A file of --out has the lines of log directories, too.
+    own = {text for logdir, text, _ in found if logdir}
+    return list({(logdir, text): line for logdir, text, line in found if logdir or text not in own}.values())
+
+
+def _logdir_of(line: Mapping[str, Any], path: Path) -> str:
+    """The log directory in which the file of an evaluation lies, '' if it lies elsewhere or tells of another run.
+
+    The line may have a name that was right in another folder or on another machine.
+    """
+    own = path.parent.resolve()
+    if path.name != EVALUATIONS_FILE or not (own / SETTINGS_FILE).is_file():
+        return ""
+    return str(own) if Path(line["logdir"]).name in ("", own.name) else ""
 
 
 def _checked(line: dict[str, Any], place: str) -> dict[str, Any]:
@@ -109,15 +127,27 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def newest(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The last line of each task, method, planner, log directory and overrides; notes what was done differently."""
+    """The last evaluation of each task, method, planner, log directory and overrides; notes what was done differently.
+
+    Several files may be in any order. Where a time is not known, that of the lines counts.
+    """
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     for line in lines:
         key = (*_group(line), os.path.abspath(line["logdir"]))
         other = [name for name in ("seed", "episodes", "updates") if found.get(key, line).get(name) != line.get(name)]
         if other:
             note(f"{' '.join(_group(line)).strip()}: the last of several evaluations, with another {', '.join(other)}.")
-        found[key] = line
+        if key not in found or not _is_before(line, found[key]):
+            found[key] = line
     return list(found.values())
+
+
+def _is_before(line: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether an evaluation ended before another one; False where a time is not known."""
+    try:
+        return datetime.fromisoformat(line["time"]) < datetime.fromisoformat(other["time"])
+    except (KeyError, TypeError, ValueError):  # also a time with a time zone beside one without
+        return False
 
 
 def _group(line: Mapping[str, Any]) -> tuple[str, str, str, str, str]:

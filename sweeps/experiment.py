@@ -15,7 +15,8 @@ from tools.config import Config, load_config
 from tools.errors import UserError, unknown
 from tools.files import expanded
 from tools.yaml_files import read_yaml
-from training.logdir import find_initial
+from training.contradictions import check_plan_length, check_settings
+from training.logdir import SETTINGS_FILE, check_logdir, find_initial
 
 PROGRAM = Path(__file__).resolve().parent.parent / "planning_agent.py"
 OWN_WORDS = ("--task", "--planner", "--seed", "--logdir")
@@ -126,6 +127,8 @@ def make_runs(lines: Sequence[tuple[str, Sequence[str]]], seeds: Sequence[int], 
                     f"Two runs would share the folder {folder}: name each task, planner, row and seed once."
                 )
             resolved = config.replace(seed=seed, logdir=str(folder)).resolved()
+            if resolved.logdir != str(folder):
+                raise UserError(f"{out} has fields in braces, which a sweep does not fill in: choose another --out.")
             places = _places(resolved)
             named = [word for key, place in places.items() for word in (f"--{key}", place)]
             runs[folder] = Run(method, (*words, *named, "--seed", str(seed)), folder, resolved.replace(**places))
@@ -139,6 +142,9 @@ def _checked_config(words: Sequence[str]) -> Config:
         raise unknown("planner", config.planner, PLANNERS)
     for task in envs.split_tasks(config.task):
         envs.split_task(task)
+    check_settings(config)
+    planless = config.planner == "dreamer" or (config.planner == "policy" and config.policy_teacher == "none")
+    check_plan_length(config, 1 if planless else config.mpc_steps)
     if config.strategy == "multi_worker":
         raise UserError(
             "strategy multi_worker needs several hosts and a run of a sweep has one: choose mirrored or one."
@@ -152,9 +158,23 @@ def _places(config: Config) -> dict[str, str]:
     return {key: str(find[key](str(config[key])).absolute()) for key in find if config[key]}
 
 
-def check_tasks(runs: Sequence[Run]) -> None:
-    """Makes one environment of each task in another process, and looks for offline episodes. Raises UserError."""
+def check_starts(runs: Sequence[Run]) -> None:
+    """Looks whether each run can start, or go on in its folder. Nothing is imported or started for it.
+
+    Raises:
+        UserError: a folder holds a run with other settings, or what a run starts from is not there.
+    """
+    folders = {str(run.folder) for run in runs}
     for run in runs:
-        envs.spaces(run.config)  # seconds for each task; the same one again costs nothing
+        check_logdir(run.config)
         if (folder := run.config.offline_dir) and not episode_files(folder):
             raise UserError(f"{folder} holds no episodes: make some with collect.py, or name another --offline_dir.")
+        initial, new = run.config.init_from, not (run.folder / SETTINGS_FILE).is_file()
+        if initial and new and initial not in folders and not (Path(initial) / SETTINGS_FILE).is_file():
+            raise UserError(f"{initial} holds no run: give the log directory of one as --init_from.")
+
+
+def check_tasks(runs: Sequence[Run]) -> None:
+    """Makes one environment of each task in another process. Raises UserError."""
+    for run in runs:
+        envs.spaces(run.config)  # seconds for each task; the same one again costs nothing

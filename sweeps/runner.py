@@ -151,7 +151,7 @@ def connected(options: argparse.Namespace) -> Iterator[ModuleType]:
         try:
             _knock(options.address)
             ray.init(address=options.address, **common)
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 f"There is no Ray cluster at {options.address} that this machine is part of ({reason}): "

@@ -97,8 +97,19 @@ def _run(
     with log.open("a", encoding="utf-8") as file:
         file.write(f"--- {_now()} on {node}: {' '.join(command)}\n")
     start = time.monotonic()
-    code = run_guarded(command, folder, {"command": list(identity), "node": node}, lock, {**environment, **os.environ})
+    variables = _with_absolute_places({**environment, **os.environ})
+    code = run_guarded(command, folder, {"command": list(identity), "node": node}, lock, variables)
     return Outcome(code, last_line(log) if code else "", round(time.monotonic() - start, 3))
+
+
+def _with_absolute_places(variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables with folders that stay the same where the program starts, which is another folder."""
+    absolute = {}
+    if modules := variables.get("PYTHONPATH"):
+        absolute["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, modules.split(os.pathsep)))
+    if cache := variables.get("COMPILE_CACHE_DIR"):
+        absolute["COMPILE_CACHE_DIR"] = os.path.abspath(os.path.expanduser(cache))
+    return {**variables, **absolute}
 
 
 def is_done(folder: Path, identity: Sequence[str]) -> bool:

@@ -1,5 +1,6 @@
 """Models without a log directory: written, found by name, loaded and refused; and the demonstration with one."""
 
+import errno
 import io
 import json
 import shutil
@@ -191,6 +192,17 @@ def test_a_model_is_not_overwritten_nor_trained_on_in_place(trained, shipped, ca
     assert (folder / WEIGHTS).read_bytes() == before
 
 
+@pytest.mark.parametrize("words", ["full", "not finite"])
+def test_half_a_model_is_not_left_behind(trained, tmp_path, monkeypatch, words):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "the disk is full") if words == "full" else UserError("weights are not finite")
+
+    monkeypatch.setattr(ship, "load_agent", lambda *_: trained[0])
+    monkeypatch.setattr(*((Config, "save") if words == "full" else (ship, "write_weights")), fail)
+    assert words in refused(ship.ship, trained[1], tmp_path / "new" / "tiny")
+    assert not list(tmp_path.iterdir())
+
+
 def coloured(model, feat):
     """Pictures, uint8 [T, 64, 64, 3], that differ where features [T, n] do, as those of an untrained decoder do not."""
     values = np.asarray(feat).sum(-1)[:, None] * np.array([1e3, 3e3, 7e3])
@@ -259,6 +271,7 @@ def test_demonstration_refuses_what_it_cannot_do(by_name, tmp_path, capsys):
     for words, sentence in (
         (["--model", "nothing"], "(tiny)"),
         (["--model", by_name, "--stoch", "5"], "stoch"),
+        (["--model", by_name, "--planner=gd"], "--planner"),
         (["--model", by_name, "--out", str(tmp_path / "file")], "--out"),
     ):
         assert demo.main(["--out", str(tmp_path / "out"), *words]) == 2

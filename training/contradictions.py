@@ -22,3 +22,12 @@ def check_settings(c: Config) -> None:
         raise UserError("augmented_objective compares the values of states: turn value_head on, too.")
     if c.deterministic and c.strategy != "one":
         raise UserError(f"deterministic is for one device, not for strategy {c.strategy}: use strategy one.")
+
+
+def check_plan_length(c: Config, used: int) -> None:
+    """Raises UserError if more actions of a plan are executed or taught, `used`, than it has."""
+    if used > c.planning_horizon:
+        raise UserError(
+            f"mpc_steps is {c.mpc_steps} but a plan has only {c.planning_horizon} actions: "
+            "raise planning_horizon or lower mpc_steps."
+        )

@@ -5,6 +5,9 @@ import pytest
 from PIL import Image
 from scipy import stats
 
+import plot
+from analysis import figures
+from analysis.aggregates import score_ranges
 from analysis.statistics import bootstrap
 from tests.analysis.logdirs import drawn, refusal, returns, run, write_matrix, write_run
 
@@ -51,6 +54,20 @@ def test_aggregate_ends_at_the_last_common_step_and_normalizes(tmp_path, capsys)
     assert found["last"]["cem"]["scores"] == [[0.2, pytest.approx(0.6)]]
     assert found["last"]["cem"]["IQM"] == {"value": pytest.approx(0.4), "low": None, "high": None}
     assert drawn(tmp_path / "out", "sample_efficiency", "cem", "steps") == [20, 30]
+
+
+def test_of_several_ranges_that_fit_the_last_counts():
+    given = plot.parse_options(["aggregate", "x", "--normalize", "dmc_*=0,1", "dmc_a=0,2", "dmc_*=0,3"]).normalize
+    assert score_ranges(["dmc_a", "dmc_b"], "m", plot._in_order(given)) == {"dmc_a": (0.0, 3.0), "dmc_b": (0.0, 3.0)}
+
+
+def test_normalized_success_beyond_1_is_in_the_picture(tmp_path, capsys, monkeypatch):
+    write_matrix(tmp_path, [[0.9]])
+    ends = []
+    monkeypatch.setattr(figures, "save_all", lambda figure, *_, **__: ends.append(figure.axes[0].get_xlim()) or [])
+    for words in ((), ("--normalize", "*=0,0.5")):
+        run(capsys, "aggregate", tmp_path, "--repetitions", 5, *words)
+    assert ends[0] == (0.0, 1.0) and ends[2][1] > 1.8
 
 
 def test_aggregate_refuses_what_cannot_be_compared(tmp_path, capsys):

@@ -3,7 +3,7 @@
 import json
 
 from analysis import figures
-from analysis.evaluations import labels, table_rows
+from analysis.evaluations import labels, newest, read_evaluations, table_rows
 from tests.analysis.logdirs import count_pixels, drawn, refusal, run, write_run
 
 
@@ -54,6 +54,31 @@ def test_table_of_the_newest_evaluations_of_one_seed(tmp_path, capsys):
     for style in figures.styles(["cem", "cem --mpc_steps 5", "latco"]).values():
         assert count_pixels(tmp_path / "out" / "table.png", style["color"]) > 1000
     assert drawn(tmp_path / "out", "table")[0]["success"] == {"mean": 0.25, "low": 0.15, "high": 0.35}
+
+
+def test_newest_evaluation_counts_in_whatever_order_the_files_are_given(capsys):
+    """A file of --out lacks what was evaluated later, without it."""
+    old = evaluation("a", mean=1.0, time="2026-02-01T23:30:00+0000")
+    new = evaluation("a", mean=2.0, time="2026-02-02T00:45:00+0100", seed=1)  # 15 minutes later
+    for lines in ([old, new, old], [old, old, new]):
+        assert newest(lines) == [new]
+        assert "the last of several evaluations, with another seed" in capsys.readouterr().err
+    assert [line["return"]["mean"] for line in newest([new, evaluation("a", mean=3.0, time="soon")])] == [3.0]
+
+
+def test_evaluations_are_of_the_run_beside_them_wherever_that_was_called_what(tmp_path):
+    """Two folders of runs, evaluated from within: the same relative names."""
+    for name, mean in (("a", 1.0), ("b", 2.0)):
+        folder = write_run(tmp_path / name / "latco" / "0", "")
+        write_evaluations(folder / "evaluations.jsonl", evaluation("latco/0", mean=mean), evaluation(".", "cem"))
+    copy = write_evaluations(tmp_path / "copy.jsonl", evaluation("latco/0", mean=2.0), evaluation("c/0", mean=9.0))
+    rows = table_rows(newest(read_evaluations([copy, tmp_path / "a", tmp_path / "b"])))
+    assert [(row.model, row.method, row.planner, row.seeds) for row in rows] == [
+        ("c", "latco", "latco", 1),
+        ("latco", "cem", "cem", 2),
+        ("latco", "latco", "latco", 2),
+    ]
+    assert rows[-1].score.mean == 1.5
 
 
 def test_table_averages_seeds_and_puts_tasks_side_by_side(tmp_path, capsys):

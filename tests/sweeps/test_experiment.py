@@ -8,6 +8,7 @@ import sweep
 from sweeps.experiment import experiment_lines, make_runs
 from tests.sweeps.commands import DEBUG, TASKS, command, listed
 from tools.config import load_config
+from tools.errors import UserError
 from training import logdir as logdirs
 
 
@@ -91,6 +92,14 @@ def test_relative_places_are_those_that_the_sweep_sees(tmp_path, monkeypatch):
     (tmp_path / "tiny" / logdirs.SETTINGS_FILE).touch()
     (run,) = make_runs([("cem", [*DEBUG, "--init_from", "tiny"])], [7], tmp_path / "out")
     assert load_config(run.arguments).init_from == str(tmp_path / "tiny")
+
+
+def test_runs_that_execute_no_plans_need_none_of_mpc_steps_actions(tmp_path):
+    words = [*DEBUG, "--mpc_steps", "6", "--planner"]
+    lines = [("dreamer", [*words, "dreamer"]), ("policy", [*words, "policy", "--policy_teacher", "none"])]
+    assert len(make_runs(lines, [0], tmp_path)) == 2
+    with pytest.raises(UserError, match="mpc_steps is 6"):
+        make_runs([("policy", [*words, "policy"])], [0], tmp_path)  # its plans teach
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,20 @@ def test_complete_run_is_marked_and_not_started_again(tmp_path):
     assert len(starts) == 2 and supervisor.is_done(folder, ["a", "c"]) and not supervisor.is_done(folder, ["a", "b"])
 
 
+def test_relative_places_in_variables_are_those_of_the_worker(tmp_path, monkeypatch):
+    """The program starts in its own folder."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("PYTHONPATH", f"modules:{tmp_path}:")
+    monkeypatch.setenv("COMPILE_CACHE_DIR", "cache")
+    names = "PYTHONPATH", "COMPILE_CACHE_DIR"
+    program = write(tmp_path / "program.py", f"import os; print(*[os.environ[name] for name in {names}])")
+    assert start(program, tmp_path / "run").code == 0
+    here = tmp_path / "here"
+    said = (tmp_path / "run" / "sweep.log").read_text()
+    assert said.endswith(f"\n{here / 'modules'}:{tmp_path}:{here} {here / 'cache'}\n")
+
+
 def test_run_that_fails_under_another_command_is_complete_under_neither(tmp_path):
     program = write(tmp_path / "program.py", "")
     assert start(program, tmp_path, ["a"]).code == 0

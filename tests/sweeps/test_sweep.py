@@ -12,8 +12,9 @@ import time
 import pytest
 
 import sweep
-from sweeps.runner import _check_capacity
-from tests.sweeps.commands import TASKS, command
+from sweeps.experiment import check_starts, make_runs
+from sweeps.runner import _check_capacity, connected
+from tests.sweeps.commands import DEBUG, TASKS, command
 from tools.errors import UserError
 from tools.schema import read_schema
 
@@ -38,6 +39,8 @@ def test_no_setting_is_called_like_an_option():
         (["--seeds", "0", "0"], ["share", "pointmass_obstacle/cem/0"]),
         (["--seeds", "-1"], ["-1"]),
         (["--strategy", "multi_worker"], ["multi_worker", "mirrored"]),
+        (["--overshooting", "8"], ["overshooting is 8", "batch_length"]),
+        (["--mpc_steps", "6"], ["mpc_steps is 6", "5 actions"]),
         (["--experiment", "file.yaml"], ["--experiment", "--tasks"]),
         (["--rows", "ours"], ["--rows", "--experiment"]),
         (["--cpus", "0"], ["--cpus"]),
@@ -47,6 +50,10 @@ def test_no_setting_is_called_like_an_option():
         (["--parallel", "0"], ["--parallel"]),
         (["--retries", "-1"], ["--retries"]),
         (["--out", "some{where"], ["some{where"]),
+        (["--out", "{task}"], ["{task}", "--out"]),
+        (["--init_from", "nowhere"], ["nowhere holds no run", "--init_from"]),
+        (["--offline_dir", "nowhere"], ["nowhere holds no episodes", "--offline_dir"]),
+        (["--address", ""], ["--address is empty"]),
         (["--address", "127.0.0.1:1"], ["127.0.0.1:1", "ray start"]),
     ],
     ids=lambda value: "-".join(value).strip("-") if "--" in value[0] else "",
@@ -71,6 +78,41 @@ def test_missing_options_and_small_machines_are_told():
     with pytest.raises(UserError, match="No node has 4 processors and 1 GPUs.*2 and 0"):
         _check_capacity([small, dead], options)
     _check_capacity([small, {**dead, "Alive": True}], options)
+
+
+def test_runs_that_do_not_fit_the_folder_stop_the_sweep_and_its_marks_stay(tmp_path, capsys):
+    argv = command(tmp_path / "out")
+    (run,) = make_runs([("cem", [*DEBUG, "--task", TASKS[0], "--planner", "cem"])], [0], tmp_path / "out")
+    run.config.save(run.folder / "config.yaml")
+    (run.folder / "done.json").write_text(json.dumps({"exit_code": 0, "command": run.identity}))
+    assert sweep.main(argv, tmp_path / "none.py") == 0
+    assert sweep.main([*argv, "--deter", "9"], tmp_path / "none.py") == 2
+    assert "deter = 8, this command says 9" in capsys.readouterr().err
+    assert sweep.main(argv, tmp_path / "none.py") == 0
+
+
+def test_a_run_may_start_from_another_one_of_the_sweep(tmp_path):
+    """With --parallel 1 the first one is over by then."""
+    words = [*DEBUG, "--planner", "cem"]
+    lines = [("one", words), ("two", [*words, "--init_from", str(tmp_path / "pointmass_obstacle/one/{seed}")])]
+    runs = make_runs(lines, [0, 1], tmp_path)
+    check_starts(runs)
+    with pytest.raises(UserError, match="one/0 holds no run"):
+        check_starts(runs[1::2])
+    runs[1].config.save(runs[1].folder / "config.yaml")  # it has begun, and needs no other any more
+    check_starts(runs[1:2])
+
+
+def test_a_cluster_that_wants_a_token_is_named_in_one_sentence(monkeypatch):
+    import ray
+
+    def refuse(**_):
+        raise ray.exceptions.AuthenticationError("no token was found")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    options = sweep.parse_options([*command("x"), "--address", "auto"])[0]
+    with pytest.raises(UserError, match="no token was found.*RAY_AUTH_MODE"), connected(options):
+        pass
 
 
 # Counts its starts, goes on from its last step, and notes when two of one folder overlap.
