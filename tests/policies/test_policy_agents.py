@@ -10,7 +10,7 @@ import models
 import optimizers
 import planning_agent
 from base_agent import BaseAgent
-from planning_agent import CEMAgent, GDAgent, ICEMAgent
+from planner_agents import CEMAgent, GDAgent, ICEMAgent
 from policy_agents import DreamerAgent, PolicyAgent
 from tests.tiny_agents import ACTION_SPACE, ACTIONS, OBSERVATIONS, make_batch
 from tools.config import load_config
