@@ -77,11 +77,7 @@ class BaseAgent:
             self.optimizer.build(self.model.trainable_variables)
             # Built last, so that the world model's initial weights do not depend on value_head.
             self.value = ValueLearner(c, self.model.dynamics.feat_size) if c.value_head else None
-            self.old_dynamics = (
-                OldDynamics(c, self.model.dynamics, self.action_size, self.model.encoder.embed_size)
-                if c.augmented_objective
-                else None
-            )
+            self.old_dynamics = OldDynamics(self.model, c.augmented_target_every) if c.augmented_objective else None
         self.value_data = c.value_data if c.value_head else ""
         self.rng = tf.random.Generator.from_seed(c.seed)
         # Hosts share weights, but each collects its own episodes.
