@@ -201,33 +201,17 @@ class BaseAgent:
         """One Adam step on the loss of a batch. A step whose gradients are not finite is skipped and counted."""
         seed = self.rng.uniform_full_int([2], tf.int32)
         grads, norm, shares, feat = self.strategy.run(self._gradients, args=(batch, seed))
-        values = self._learn_beside(feat, batch)
+        behavior = self._learn_behavior(feat, batch)
         norm = self.strategy.experimental_local_results(norm)[0]  # the same on all devices
         finite = tf.math.is_finite(norm)
         # TensorFlow requires the conditional outside of the per-device code. With float16's scaled loss, the optimizer
         # itself skips the step and lowers the scale.
-        update = lambda: self._update(grads)
-        tf.cond(finite | (self.config.precision == "float16"), update, lambda: False)
+        tf.cond(finite | (self.config.precision == "float16"), lambda: self._apply(grads), lambda: False)
         self.updates.assign_add(1)
         if self.old_dynamics is not None:
             self.old_dynamics.follow(self.updates)
         metrics = {name: self.strategy.reduce("SUM", share, None) for name, share in shares.items()}
-        return metrics | values | {"grad_norm": norm, "skipped_updates": 1.0 - tf.cast(finite, tf.float32)}
-
-    def _learn_beside(self, feat: tf.Tensor, batch: Batch) -> Metrics:
-        """One update of the networks other than the world model that train on the batch.
-
-        Args:
-            feat: features of the posterior states [B, L, n]. They and the world model are constants here.
-            batch: the replay batch.
-        """
-        return self._learn_value(feat, batch) if self.value_data == "replay" else {}
-
-    def _learn_value(self, feat: tf.Tensor, batch: Batch) -> Metrics:
-        """One update of the value network on a batch's posterior states (ColloDreamer section 5, first variant)."""
-        # Rewards are predicted, as in plans. Discounts are the recorded ones: 0 at terminal states.
-        follows = (batch["mask"] > 0.0) & ~batch["is_first"]
-        return self.value.learn(feat, self.model.reward(feat), self.config.discount * batch["discount"], follows)
+        return metrics | behavior | {"grad_norm": norm, "skipped_updates": 1.0 - tf.cast(finite, tf.float32)}
 
     def _gradients(self, batch: Batch, seed: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor, Metrics, tf.Tensor]:
         """Gradients of the loss; runs on each device.
@@ -255,17 +239,35 @@ class BaseAgent:
             scaled = loss * self.loss_scale
         return tape.gradient(scaled, self.model.trainable_variables), metrics, models.get_feat(post)
 
-    def _update(self, grads: list[tf.Tensor]) -> bool:
-        self.strategy.run(self._apply, args=(grads,))
+    def _apply(self, grads: list[tf.Tensor]) -> bool:
+        """Makes the step on all devices; true, since both branches of `tf.cond` return something."""
+
+        def apply(grads):
+            # Keras sums gradients over devices, but these are summed already: clipping needed the sum.
+            self.optimizer.apply([grad / devices() for grad in grads], self.model.trainable_variables)
+
+        self.strategy.run(apply, args=(grads,))
         return True
 
-    def _apply(self, grads: list[tf.Tensor]) -> None:
-        # Keras sums gradients over devices, but these are summed already: clipping needed the sum.
-        self.optimizer.apply([grad / devices() for grad in grads], self.model.trainable_variables)
+    def _learn_behavior(self, feat: tf.Tensor, batch: Batch) -> Metrics:
+        """One update of the value and the policy, where they learn from batches.
+
+        Args:
+            feat: features of the posterior states [B, L, n]. They and the world model are constants here.
+            batch: the replay batch.
+        """
+        return self._learn_value(feat, batch) if self.value_data == "replay" else {}
+
+    def _learn_value(self, feat: tf.Tensor, batch: Batch) -> Metrics:
+        """One update of the value network on a batch's posterior states (ColloDreamer section 5, first variant)."""
+        # Rewards are predicted, as in plans. Discounts are the recorded ones: 0 at terminal states.
+        follows = (batch["mask"] > 0.0) & ~batch["is_first"]
+        return self.value.learn(feat, self.model.reward(feat), self.config.discount * batch["discount"], follows)
 
     # Acting
 
     def _filter(self, image: tf.Tensor, is_first: tf.Tensor, state: models.State, action: tf.Tensor) -> models.State:
+        """The latent state after B images, from the state before and the action that led to them."""
         image = models.reduce_bits(image, self.config.image_bits)
         embed = self.model.encoder(models.preprocess(image))
         noise = self.rng.normal([image.shape[0], self.model.dynamics.noise_size])

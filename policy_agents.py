@@ -62,7 +62,7 @@ class DreamerAgent(ActorAgent):
             return tf.fill(z.shape[:-1], gamma)
         return gamma * tf.sigmoid(self.model.discount(z))
 
-    def _learn_beside(self, feat: tf.Tensor, batch: Batch) -> models.Metrics:
+    def _learn_behavior(self, feat: tf.Tensor, batch: Batch) -> models.Metrics:
         """One update of actor and critic, from every state of the batch that is neither padding nor terminal."""
         counts = batch["mask"] * batch["discount"]
         return self.behavior.learn(tf.reshape(feat, [-1, feat.shape[-1]]), tf.reshape(counts, [-1]))
