@@ -6,7 +6,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from optimizers import LatentProblem, Plan
-from planners.linearization import own_gradient
+from planners.linearization import values_and_gradients
 
 # A predicted discount counts as at least this (see `discounted`): a reward beyond a terminal state weighs a thousandth,
 # and its logarithm, which collocation has to meet to `eps_dyn`, falls by at most 7 a step.
@@ -93,7 +93,7 @@ class _Survival:
     def linearize(self, function):
         def linearize(x, a):
             mu, *jacobians = function(x[:, : self.n], a)
-            value, gradient = own_gradient(self.log_discount, x[:, : self.n])
+            value, gradient = values_and_gradients(self.log_discount, x[:, : self.n])
             return tf.concat([mu, x[:, self.n :] + value[:, None]], -1), *_bordered(*jacobians, gradient)
 
         return linearize
@@ -101,7 +101,7 @@ class _Survival:
     def linearize_moments(self, function):
         def linearize_moments(x, a, noise):
             mean, std, *jacobians = function(x[..., : self.n], a, noise)
-            value, gradient = own_gradient(self.log_discount, x[..., : self.n])
+            value, gradient = values_and_gradients(self.log_discount, x[..., : self.n])
             c = (x[..., self.n] + value)[..., None]
             mean = tf.concat([mean, tf.reduce_mean(c, 1)], -1)
             std = tf.concat([std, tf.math.reduce_std(c, 1)], -1)

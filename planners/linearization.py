@@ -51,7 +51,7 @@ def plans_at_once(batch: int, numbers: int) -> int:
     )
 
 
-def own_gradient(function: Callable, states: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def values_and_gradients(function: Callable, states: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Values [...] or [..., c] of a function at states [..., n], and their gradients by that state [..., (c,) n]."""
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
         tape.watch(states)

@@ -37,7 +37,7 @@ def iterate(
         if is_stable is not None:
             running = stable < PATIENCE
             unchanged = running & is_stable(k, after, search)
-            after = tf.nest.map_structure(lambda new, old: where_rows(running, new, old), after, search)
+            after = where_rows(running, after, search)
             stable = tf.where(unchanged, stable + 1, stable * _int(~running))
             count += _int(running)
         else:

@@ -148,7 +148,7 @@ def one_step(problem, lam, monkeypatch):
     search = Search(plan, plan, planner._start_duals(z0), damping, failed, zeros, non_finite)
     after = planner._iterate(tf.constant(0), z0, (), search)
     monkeypatch.undo()
-    return after.plan[0].numpy(), seen[0], (z0, *plan)
+    return after.variables[0].numpy(), seen[0], (z0, *plan)
 
 
 def test_latco_adds_the_term_to_its_system(monkeypatch):
