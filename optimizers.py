@@ -301,7 +301,15 @@ class Planner(abc.ABC):
 
     @abc.abstractmethod
     def _optimize(self, z0: tf.Tensor, seeds: tf.Tensor, warm: WarmStart | None, limit: tf.Tensor) -> Plan:
-        """Plan from z0 [B, n] with one seed per plan, int32 [B, 2]; traced into the compiled function."""
+        """The planner's own part, traced into the compiled function.
+
+        Args:
+            z0: first states [B, n].
+            seeds: one per plan, int32 [B, 2].
+            warm: action sequences to start from, or None. Where the settings ask for a better start than the planner's
+                own (`initial_candidates`, `policy_start`), it is in here.
+            limit: scalar, after how many iterations to stop, at most `iterations`; 0 returns the initial plan.
+        """
 
     def _meets_constraints(self, metrics):
         """Whether plans with these metrics [B, len(CURVES)] satisfy their constraints, bool [B]."""

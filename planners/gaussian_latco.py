@@ -9,7 +9,7 @@ from planners.finish import Finished
 from planners.initial import random_actions, warm_actions
 from planners.latco import LatCo
 from planners.seeds import fold_in, per_plan
-from planners.trajectories import objective_rewards, previous_states
+from planners.trajectories import previous_states, return_under_noise
 from tools.errors import UserError
 
 
@@ -126,11 +126,7 @@ class GaussianLatCo(LatCo):
     def _score(self, z0, plan, seeds):
         """Mean return [B] of sampled rollouts: this planner does not trust the mean dynamics."""
         noise = self._noise(fold_in(seeds, SCORE_STREAM), z0.dtype)[1]  # not that on which the plan was optimized
-        inputs = [tf.transpose(x, [1, 0, *range(2, x.shape.rank)]) for x in (plan.actions, noise)]
-        step = lambda z, x: self.problem.sample_step(z, _for_samples(x[0], self.samples), x[1])
-        states = tf.scan(step, inputs, _for_samples(z0, self.samples))
-        rewards = objective_rewards(self.problem, tf.transpose(states, [1, 2, 0, 3]))
-        return tf.reduce_mean(tf.reduce_sum(rewards, 2), 1)
+        return return_under_noise(self.problem, z0, plan.actions, tf.transpose(noise, [0, 2, 1, 3]))
 
 
 def moments_by_tape(sample_step: Callable, z: tf.Tensor, a: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, ...]:
