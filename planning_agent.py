@@ -104,7 +104,7 @@ class PlanningAgent(TaughtAgent):
         if plan is not None:
             plan = plan._replace(cursor=np.where(idle, 0, plan.cursor))
         if need.any():
-            new = self.make_plans(feat, self._warm(plan, is_first))
+            new = self.make_plans(feat, self._warm_start(plan, is_first))
             # Plans for all environments keep shapes static. Environments in the middle of a plan keep it.
             plan = new if plan is None else plan.replace_where(need, new)
         action = plan.next_action(feat.numpy())
@@ -125,7 +125,7 @@ class PlanningAgent(TaughtAgent):
         """See `BaseAgent.planned_states`."""
         return state.plan.states
 
-    def _warm(
+    def _warm_start(
         self, plan: PlanState | None, is_first: np.ndarray, planner: optimizers.Planner | None = None
     ) -> optimizers.WarmStart | None:
         """Warm starts for new plans from the last ones, None without `warm_start: true`."""

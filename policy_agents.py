@@ -105,6 +105,6 @@ class PolicyAgent(ActorAgent):
         taught = None if before is None else before.teacher
         need = np.ones_like(is_first) if taught is None else is_first | (taught.cursor >= self.config.mpc_steps)
         if need.any():
-            new = self.make_plans(feat, self._warm(taught, is_first, self.teacher), self.teacher)
+            new = self.make_plans(feat, self._warm_start(taught, is_first, self.teacher), self.teacher)
             taught = new if taught is None else taught.replace_where(need, new)
         return plan._replace(teacher=taught._replace(cursor=taught.cursor + 1)), taught, need

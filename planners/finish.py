@@ -64,9 +64,9 @@ def finish_plans(
         return k + 1, plan, history.write(k, plan.score)
 
     history = tf.TensorArray(z0.dtype, count, element_shape=[z0.shape[0]])
-    loop = tf.while_loop(lambda k, *_: k < limit, body, (0, start, history), maximum_iterations=count)
-    scores = tf.transpose(loop[2].stack())
-    return loop[1], tf.where(tf.range(count) < limit, scores, loop[1].score[:, None])
+    _, plan, history = tf.while_loop(lambda k, *_: k < limit, body, (0, start, history), maximum_iterations=count)
+    scores = tf.transpose(history.stack())
+    return plan, tf.where(tf.range(count) < limit, scores, plan.score[:, None])
 
 
 def better_of_pairs(plans: Finished, scores: tf.Tensor, excess: tf.Tensor) -> tuple[Finished, tf.Tensor]:

@@ -29,6 +29,8 @@ from planners.trajectories import best_finite, previous_states, rollout
 from tools.errors import UserError, unknown
 
 SOLVERS = {"condensed": condensed_step, "block_tridiagonal": block_tridiagonal_step}
+# The multiplier of each constraint, by the curve that shows its violation.
+MULTIPLIERS = {"dynamics_violation": "lam", "action_violation": "nu", "constraint_violation": "kappa"}
 XLA_SOLVERS = ("condensed",)  # XLA expands float64 Cholesky factorizations of 230 x 230 into slow loops on CPU
 
 
@@ -305,12 +307,13 @@ class LatCo(Planner):
             violations["kappa"] = tf.square(residuals.rho[..., -search.duals["kappa"].shape[-1] :])
         updated = {name: self.dual_update(search.duals[name], x, self.eps[name]) for name, x in violations.items()}
         duals = where_rows(finite & (k > 0), updated, search.duals)
-        metrics = [residuals.objective]
-        for names in (("lam", "nu"), tuple(x for x in duals if x == "kappa")):
-            metrics += [_total(violations[name]) for name in names]
-            metrics += [tf.reduce_mean(tf.reshape(duals[name], [residuals.e.shape[0], -1]), 1) for name in names]
-        metrics = where_rows(finite, tf.stack(metrics, -1), search.metrics)
-        return finite, search._replace(duals=duals, metrics=metrics)
+        curves = {"reward": residuals.objective}
+        for curve, name in MULTIPLIERS.items():
+            if name in duals:
+                curves[curve] = tf.reduce_sum(_flat(violations[name]), 1)
+                curves[name] = tf.reduce_mean(_flat(duals[name]), 1)
+        metrics = tf.stack([curves[name] for name in self.CURVES], -1)
+        return finite, search._replace(duals=duals, metrics=where_rows(finite, metrics, search.metrics))
 
     def _is_rejected(self, after, before):
         return after.failed
@@ -327,8 +330,7 @@ class LatCo(Planner):
 
     def _meets_constraints(self, metrics):
         entry = dict(zip(self.CURVES, tf.unstack(metrics, axis=-1), strict=True))
-        limits = {"dynamics_violation": "lam", "action_violation": "nu", "constraint_violation": "kappa"}
-        met = [entry[key] <= self.horizon * self.eps[name] for key, name in limits.items() if key in entry]
+        met = [entry[curve] <= self.horizon * self.eps[name] for curve, name in MULTIPLIERS.items() if curve in entry]
         return tf.reduce_all(tf.stack(met), 0)
 
 
@@ -342,5 +344,6 @@ def faster_solver(horizon: int, state_size: int) -> str:
     return "condensed" if horizon <= CROSSOVER * state_size else "block_tridiagonal"
 
 
-def _total(violation):
-    return tf.reduce_sum(tf.reshape(violation, [violation.shape[0], -1]), 1)
+def _flat(x):
+    """[B, ...] as [B, k]."""
+    return tf.reshape(x, [x.shape[0], -1])
