@@ -9,7 +9,7 @@ from optimizers import LatentProblem, Plan
 from planners.linearization import values_and_gradients
 
 # A predicted discount counts as at least this (see `discounted`): a reward beyond a terminal state weighs a thousandth,
-# and its logarithm, which collocation has to meet to `eps_dyn`, falls by at most 7 a step.
+# and its logarithm, which collocation has to meet to `eps_dyn`, falls by at most 7 per step.
 LEAST_DISCOUNT = 1e-3
 
 

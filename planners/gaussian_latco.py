@@ -17,7 +17,7 @@ class GaussianLatCo(LatCo):
     """Latent collocation with Gaussian plans q(z_t) = N(mu_t, sigma_t^2) (LatCo ICML 3.4, appendix C, algorithms 2, 3).
 
     Mean and standard deviation of q(z_{t+1}) are constrained to those of `samples` sampled predictions from q(z_t); the
-    reward is the samples' mean. The random numbers are drawn once a plan, with mean 0 and variance 1 over the samples
+    reward is the samples' mean. The random numbers are drawn once per plan, with mean 0 and variance 1 over the samples
     exactly, and shared by all iterations: the problem that is solved does not change under the solver.
 
     sigma_{t+1} receives gradients from its own constraint only (appendix C), and no other term moves it, so its

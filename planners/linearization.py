@@ -40,9 +40,13 @@ def linearize(problem: LatentProblem, z0: tf.Tensor, states: tf.Tensor, actions:
 
 
 def plans_at_once(batch: int, numbers: int) -> int:
-    """How many plans of a batch to linearize at once: as many as stay in a processor's cache, all on a GPU.
+    """How many plans of a batch to linearize at once: all on a GPU, otherwise as many as fit in a processor's cache.
 
-    The parts of a Jacobian are read several times. A divisor of the batch, for Jacobians of so many numbers a plan.
+    The parts of a Jacobian are read several times.
+
+    Args:
+        batch: number of plans. The result divides it.
+        numbers: size of the Jacobians of one plan.
     """
     if tf.config.list_physical_devices("GPU"):
         return batch

@@ -85,7 +85,7 @@ def candidate_returns(
         problem: the latent problem.
         z0: first states [B, n].
         actions: [B, J, H, m].
-        seeds: one seed per plan, int32 [B, 2], for one sampled trajectory a sequence; None for the mean dynamics.
+        seeds: one seed per plan, int32 [B, 2], for one sampled trajectory per sequence; None for the mean dynamics.
 
     Returns:
         [B, J], the lowest number where the return is not finite.
