@@ -246,7 +246,7 @@ class LatCo(Planner):
         more = augmented_residuals(self.problem, z0, states, actions, search.duals["lam"], self.reward_residual)
         return tf.concat([rho, more[0]], -1), tf.concat([g, more[1]], -2)
 
-    # The parts that depend on how a plan is represented. GaussianLatCo overrides them.
+    # The parts that depend on the variables of a plan: here states and actions. GaussianLatCo overrides them.
 
     def _noise(self, seeds, dtype):
         """Random numbers shared by all iterations; deterministic plans need none."""
@@ -267,6 +267,7 @@ class LatCo(Planner):
         return (self.problem.step(previous_states(z0, variables[0]), variables[1]),)
 
     def _apply_step(self, variables, dz, da, moments):
+        """The variables after a step (dz, da) from those with the predictions `moments`."""
         return variables[0] + dz, variables[1] + da
 
     def _rewards_and_value(self, states, variables, noise):
@@ -291,7 +292,7 @@ class LatCo(Planner):
                 rows.append(tf.nn.relu(self.problem.constraint(states)))
             return tf.concat(rows, -1)
 
-        objectives = []
+        objectives: list[tf.Tensor] = []  # filled by the one call of `scalars`, so that no reward is predicted twice
         rho, g = values_and_gradients(scalars, states)
         e, dynamics = self._dynamics(variables, moments)
         return Residuals(e, v, tf.sign(actions) * tf.cast(v > 0, v.dtype), rho, g, objectives[0], dynamics)
