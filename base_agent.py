@@ -1,4 +1,4 @@
-"""BaseAgent: the world model and its loss, the train step, filtering and exploration.
+"""BaseAgent: the world model, its update, filtering and exploration.
 
 The training loop is in training/run.py. Neither depends on a planner: a subclass defines how to act (`act`) and, for
 pictures, which states it plans to reach (`planned_states`).
@@ -25,9 +25,8 @@ from tools.memory import enough_memory
 from training.contradictions import check_settings
 from training.data_parallel import compiles_update, make_strategy, place_among_workers
 from training.run import TrainingRun
-from world_model.device_shares import device_seed, devices, masked_mean, total
-from world_model.image_loss import chunked_image_error
-from world_model.kl_loss import kl_loss
+from world_model.device_shares import device_seed, devices
+from world_model.loss import world_model_loss
 from world_model.old_dynamics import OldDynamics
 from world_model.open_loop import open_loop_video
 from world_model.rewards import RewardTransform
@@ -77,11 +76,7 @@ class BaseAgent:
             self.optimizer.build(self.model.trainable_variables)
             # Built last, so that the world model's initial weights do not depend on value_head.
             self.value = ValueLearner(c, self.model.dynamics.feat_size) if c.value_head else None
-            self.old_dynamics = (
-                OldDynamics(c, self.model.dynamics, self.action_size, self.model.encoder.embed_size)
-                if c.augmented_objective
-                else None
-            )
+            self.old_dynamics = OldDynamics(self.model, c.augmented_target_every) if c.augmented_objective else None
         self.value_data = c.value_data if c.value_head else ""
         self.rng = tf.random.Generator.from_seed(c.seed)
         # Hosts share weights, but each collects its own episodes.
@@ -130,54 +125,9 @@ class BaseAgent:
     # Learning
 
     def loss(self, batch: Batch, noise: tf.Tensor) -> tuple[tf.Tensor, Metrics, models.State]:
-        """The variational bound (PlaNet equation 3, LatCo equation 2) and its terms.
-
-            time          t=0        t=1        t=2
-            is_first      true       false      false
-            action        0     .--> a_1   .--> a_2          a_t led from image_{t-1} to image_t
-            image         o_0 --'    o_1 --'    o_2
-            post          z_0 -----> z_1 -----> z_2          z_t ~ q(z_t | z_{t-1}, a_t, o_t)
-            prior                    z_1        z_2          z_t ~ p(z_t | z_{t-1}, a_t), which the KL term compares
-            reward        0          r_1        r_2          came with image_t; predicted from z_t, as is discount_t
-            cost          c_0        c_1        c_2          came with image_t; predicted from z_t
-
-        Every chunk starts from the zero state, even in the middle of an episode. Entries with mask 0 are padding and
-        contribute to no term. Likelihoods are Gaussians with unit variance, without their constant.
-
-        Args:
-            batch: a replay batch, arrays [B, L, ...].
-            noise: standard normal [B, L, overshooting * noise_size], for the posterior, then for each overshooting
-                distance.
-
-        Returns:
-            the loss, metrics and the posterior states. On several devices, loss and metrics are this device's shares of
-            those of the whole batch (world_model/device_shares.py).
-        """
-        c, model, mask = self.config, self.model, batch["mask"]
-        size = model.dynamics.noise_size
-        post, prior = model.dynamics.observe(
-            model.embed(batch["image"]), batch["action"], batch["is_first"], noise[..., :size]
-        )
-        feat = models.get_feat(post)
-        weights = mask / total(tf.reduce_sum(mask))
-        image_loss = 0.5 * chunked_image_error(model.decoder, feat, batch["image"], weights, self.loss_scale)
-        reward_error = tf.square(model.reward(feat) - self.rewards(batch["reward"]))
-        reward_loss = 0.5 * masked_mean(reward_error, mask)
-        kl, metrics = kl_loss(c, model.dynamics, post, prior, batch, noise[..., size:])
-        loss = image_loss + c.reward_scale * reward_loss + kl
-        metrics |= {"image_loss": image_loss, "reward_loss": reward_loss}
-        if model.discount is not None:
-            cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(batch["discount"], model.discount(feat))
-            metrics["discount_loss"] = masked_mean(cross_entropy, mask)
-            loss += c.discount_scale * metrics["discount_loss"]
-        if model.cost is not None:
-            metrics["cost_loss"] = 0.5 * masked_mean(tf.square(model.cost(feat) - batch["cost"]), mask)
-            loss += c.cost_scale * metrics["cost_loss"]
-        if model.probe is not None:
-            error = tf.square(model.probe(tf.stop_gradient(feat)) - batch["state"])
-            metrics["state_loss"] = 0.5 * masked_mean(tf.reduce_mean(error, -1), mask)
-            loss += metrics["state_loss"]
-        return loss, metrics | {"loss": loss}, post
+        """The loss of the world model on a batch, its terms and the posterior states: see `world_model_loss`."""
+        reward = self.rewards(batch["reward"])
+        return world_model_loss(self.config, self.model, batch, reward, noise, self.loss_scale)
 
     def batches(self, replay: Replay | MixedReplay, count: int | None = None) -> Iterator[Batch]:
         """Training batches, one of `device_batch_size` chunks for each device; with a count so many, on one device."""
@@ -205,33 +155,17 @@ class BaseAgent:
         """One Adam step on the loss of a batch. A step whose gradients are not finite is skipped and counted."""
         seed = self.rng.uniform_full_int([2], tf.int32)
         grads, norm, shares, feat = self.strategy.run(self._gradients, args=(batch, seed))
-        values = self._learn_beside(feat, batch)
+        behavior = self._learn_behavior(feat, batch)
         norm = self.strategy.experimental_local_results(norm)[0]  # the same on all devices
         finite = tf.math.is_finite(norm)
         # TensorFlow requires the conditional outside of the per-device code. With float16's scaled loss, the optimizer
         # itself skips the step and lowers the scale.
-        update = lambda: self._update(grads)
-        tf.cond(finite | (self.config.precision == "float16"), update, lambda: False)
+        tf.cond(finite | (self.config.precision == "float16"), lambda: self._apply(grads), lambda: False)
         self.updates.assign_add(1)
         if self.old_dynamics is not None:
             self.old_dynamics.follow(self.updates)
         metrics = {name: self.strategy.reduce("SUM", share, None) for name, share in shares.items()}
-        return metrics | values | {"grad_norm": norm, "skipped_updates": 1.0 - tf.cast(finite, tf.float32)}
-
-    def _learn_beside(self, feat: tf.Tensor, batch: Batch) -> Metrics:
-        """One update of the networks other than the world model that train on the batch.
-
-        Args:
-            feat: features of the posterior states [B, L, n]. They and the world model are constants here.
-            batch: the replay batch.
-        """
-        return self._learn_value(feat, batch) if self.value_data == "replay" else {}
-
-    def _learn_value(self, feat: tf.Tensor, batch: Batch) -> Metrics:
-        """One update of the value network on a batch's posterior states (ColloDreamer section 5, first variant)."""
-        # Rewards are predicted, as in plans. Discounts are the recorded ones: 0 at terminal states.
-        follows = (batch["mask"] > 0.0) & ~batch["is_first"]
-        return self.value.learn(feat, self.model.reward(feat), self.config.discount * batch["discount"], follows)
+        return metrics | behavior | {"grad_norm": norm, "skipped_updates": 1.0 - tf.cast(finite, tf.float32)}
 
     def _gradients(self, batch: Batch, seed: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor, Metrics, tf.Tensor]:
         """Gradients of the loss; runs on each device.
@@ -269,17 +203,35 @@ class BaseAgent:
             scaled = loss * self.loss_scale
         return tape.gradient(scaled, self.model.trainable_variables), metrics, models.get_feat(post)
 
-    def _update(self, grads: list[tf.Tensor]) -> bool:
-        self.strategy.run(self._apply, args=(grads,))
+    def _apply(self, grads: list[tf.Tensor]) -> bool:
+        """Makes the step on all devices; true, since both branches of `tf.cond` return something."""
+
+        def apply(grads):
+            # Keras sums gradients over devices, but these are summed already: clipping needed the sum.
+            self.optimizer.apply([grad / devices() for grad in grads], self.model.trainable_variables)
+
+        self.strategy.run(apply, args=(grads,))
         return True
 
-    def _apply(self, grads: list[tf.Tensor]) -> None:
-        # Keras sums gradients over devices, but these are summed already: clipping needed the sum.
-        self.optimizer.apply([grad / devices() for grad in grads], self.model.trainable_variables)
+    def _learn_behavior(self, feat: tf.Tensor, batch: Batch) -> Metrics:
+        """One update of the value and the policy, where they learn from batches.
+
+        Args:
+            feat: features of the posterior states [B, L, n]. They and the world model are constants here.
+            batch: the replay batch.
+        """
+        return self._learn_value(feat, batch) if self.value_data == "replay" else {}
+
+    def _learn_value(self, feat: tf.Tensor, batch: Batch) -> Metrics:
+        """One update of the value network on a batch's posterior states (ColloDreamer section 5, first variant)."""
+        # Rewards are predicted, as in plans. Discounts are the recorded ones: 0 at terminal states.
+        follows = (batch["mask"] > 0.0) & ~batch["is_first"]
+        return self.value.learn(feat, self.model.reward(feat), self.config.discount * batch["discount"], follows)
 
     # Acting
 
     def _filter(self, image: tf.Tensor, is_first: tf.Tensor, state: models.State, action: tf.Tensor) -> models.State:
+        """The latent state after B images, from the state before and the action that led to them."""
         image = models.reduce_bits(image, self.config.image_bits)
         embed = self.model.encoder(models.preprocess(image))
         noise = self.rng.normal([image.shape[0], self.model.dynamics.noise_size])

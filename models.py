@@ -7,6 +7,7 @@ Every part is a Keras model: a `tf.Module` does not see the variables of Keras 3
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -204,44 +205,37 @@ class WorldModel(keras.Model):
     """Encoder, dynamics, decoder and reward head; optionally discount head, cost head and state probe.
 
     Features, distributions and outputs are float32, whatever precision the layers compute in.
+
+    Args:
+        action_size: A.
+        **sizes: of the dynamics, see `make_dynamics`.
+
+    Attributes:
+        make_dynamics: () -> new dynamics with these sizes.
     """
 
     def __init__(
         self,
         action_size: int,
         *,
-        stoch: int,
-        deter: int,
-        hidden: int,
         act: str,
-        min_std: float,
         cnn_depth: int,
         cnn_act: str,
         reward_layers: int,
         reward_units: int,
         dynamics: str = "rssm",
         latent: str = "gaussian",
-        classes: int = 32,
-        unimix: float = 0.0,
         discount_head: bool = False,
         cost_head: bool = False,
         state_size: int = 0,
+        **sizes: Any,
     ):
         super().__init__(name="world_model")
         self.encoder = Encoder(cnn_depth, cnn_act)
-        self.dynamics = make_dynamics(
-            dynamics,
-            latent,
-            action_size,
-            self.encoder.embed_size,
-            stoch=stoch,
-            deter=deter,
-            hidden=hidden,
-            act=act,
-            min_std=min_std,
-            classes=classes,
-            unimix=unimix,
+        self.make_dynamics = functools.partial(
+            make_dynamics, dynamics, latent, action_size, self.encoder.embed_size, act=act, **sizes
         )
+        self.dynamics = self.make_dynamics()
         feat_size = self.dynamics.feat_size
         self.decoder = Decoder(feat_size, cnn_depth, cnn_act)
         head: dict[str, Any] = {"layers": reward_layers, "units": reward_units, "act": act}

@@ -154,9 +154,9 @@ class Planner(abc.ABC):
         jit_compile: compile with XLA.
     """
 
-    CURVES: tuple[str, ...] = ("reward",)
-    KEEPS_CONSTRAINTS = False
-    AUGMENTS = False
+    CURVES: tuple[str, ...] = ("reward",)  # names of `Plan.curves`, in the order of a search's metrics [B, len(CURVES)]
+    KEEPS_CONSTRAINTS = False  # whether the planner keeps the problem's `constraint`
+    AUGMENTS = False  # whether it has ColloDreamer's augmented objective
     num_warm_starts = 1  # C of `Plan.warm_starts`
     finish_steps = 0  # how many of the last iterations improve a plan that already satisfies bounds and dynamics
 
@@ -301,7 +301,15 @@ class Planner(abc.ABC):
 
     @abc.abstractmethod
     def _optimize(self, z0: tf.Tensor, seeds: tf.Tensor, warm: WarmStart | None, limit: tf.Tensor) -> Plan:
-        """Plan from z0 [B, n] with one seed per plan, int32 [B, 2]; traced into the compiled function."""
+        """The planner's own part, traced into the compiled function.
+
+        Args:
+            z0: first states [B, n].
+            seeds: one per plan, int32 [B, 2].
+            warm: action sequences to start from, or None. Where the settings ask for a better start than the planner's
+                own (`initial_candidates`, `policy_start`), it is in here.
+            limit: scalar, after how many iterations to stop, at most `iterations`; 0 returns the initial plan.
+        """
 
     def _meets_constraints(self, metrics):
         """Whether plans with these metrics [B, len(CURVES)] satisfy their constraints, bool [B]."""

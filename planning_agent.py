@@ -2,7 +2,7 @@
 
     python planning_agent.py --configs defaults metaworld --planner latco
 
-`--help` lists every setting. A new planner is one subclass of `PlanningAgent` and one line in agents.py.
+`--help` lists every setting. Each planner has a subclass of `PlanningAgent` in planner_agents.py.
 """
 
 if __name__ == "__main__":
@@ -24,17 +24,7 @@ import models
 import optimizers
 from agents import make_agent
 from base_agent import PolicyState
-from planners.cem import CEM, RandomShooting
 from planners.discounting import discounted, start_survival, strip_survival
-from planners.first_order_latco import FirstOrderLatCo
-from planners.gaussian_latco import GaussianLatCo
-from planners.gd import GD
-from planners.gn import GN
-from planners.grasp import GRASP
-from planners.icem import ICEM
-from planners.ilqr import ILQR
-from planners.image_collocation import ImageCollocation
-from planners.latco import LatCo
 from planners.plan_state import PlanState, cold_start, plan_metrics
 from taught_agent import TaughtAgent
 from tools.config import Config, load_config
@@ -101,12 +91,6 @@ class PlanningAgent(TaughtAgent):
             options["keep_plans"] = (c.n_parallel_plans + 1) // 2  # the better half teaches the policy
         return options
 
-    @classmethod
-    def sampling_options(cls, c: Config, problem: optimizers.LatentProblem) -> dict:
-        """The settings that sampling planners share."""
-        options = cls.planner_options(c, problem)
-        return options | {"sample_states": c.sample_states, "policy_share": c.policy_candidates}
-
     def act(
         self, latent: models.State, is_first: np.ndarray, plan: PlanState | None, idle: np.ndarray
     ) -> tuple[np.ndarray, PlanState, dict]:
@@ -116,7 +100,7 @@ class PlanningAgent(TaughtAgent):
         if plan is not None:
             plan = plan._replace(cursor=np.where(idle, 0, plan.cursor))
         if need.any():
-            new = self.make_plans(feat, self._warm(plan, is_first))
+            new = self.make_plans(feat, self._warm_start(plan, is_first))
             # Plans for all environments keep shapes static. Environments in the middle of a plan keep it.
             plan = new if plan is None else plan.replace_where(need, new)
         action = plan.next_action(feat.numpy())
@@ -137,7 +121,7 @@ class PlanningAgent(TaughtAgent):
         """See `BaseAgent.planned_states`."""
         return state.plan.states
 
-    def _warm(
+    def _warm_start(
         self, plan: PlanState | None, is_first: np.ndarray, planner: optimizers.Planner | None = None
     ) -> optimizers.WarmStart | None:
         """Warm starts for new plans from the last ones, None without `warm_start: true`."""
@@ -179,152 +163,6 @@ class PlanningAgent(TaughtAgent):
         metrics = plan_metrics(plan, planner.finish_steps)
         metrics["speed/plan_seconds"] = np.full(batch, seconds, np.float32)
         return PlanState.begin(plan, metrics, self.config.warm_start is True)
-
-
-class RandomShootingAgent(PlanningAgent):
-    """Executes the best of many uniformly random action sequences."""
-
-    @classmethod
-    def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """See `planners.cem.RandomShooting`."""
-        options = cls.planner_options(c, problem)
-        return RandomShooting(
-            problem, c.planning_horizon, c.sampling_iterations, c.cem_candidates, c.sample_states, **options
-        )
-
-
-class CEMAgent(PlanningAgent):
-    """PlaNet: the cross-entropy method over actions (PlaNet algorithm 2)."""
-
-    @classmethod
-    def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """See `planners.cem.CEM`."""
-        return CEM(problem, c.planning_horizon, candidates=c.cem_candidates, **cls.options(c, problem))
-
-    @classmethod
-    def options(cls, c: Config, problem: optimizers.LatentProblem) -> dict:
-        """Options that CEM and MPPI share."""
-        return cls.sampling_options(c, problem) | {"iterations": c.sampling_iterations, "elites": c.sampling_elites}
-
-
-class MPPIAgent(CEMAgent):
-    """MPPI as in LatCo's appendix D: CEM with elites weighted by their returns."""
-
-    @classmethod
-    def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """See `planners.cem.CEM`."""
-        options = cls.options(c, problem) | {"gamma": c.mppi_gamma}
-        return CEM(problem, c.planning_horizon, candidates=c.mppi_candidates, **options)
-
-
-class ICEMAgent(PlanningAgent):
-    """Improved CEM (Pinneri et al. 2020)."""
-
-    @classmethod
-    def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """See `planners.icem.ICEM`."""
-        options = cls.sampling_options(c, problem)
-        options |= {"candidates": c.icem_candidates, "elites": c.icem_elites}
-        options |= {"decay": c.icem_decay, "keep": c.icem_keep, "momentum": c.icem_momentum}
-        return ICEM(problem, c.planning_horizon, c.icem_iterations, beta=c.icem_beta, std=c.icem_std, **options)
-
-
-class GDAgent(PlanningAgent):
-    """Shooting by gradient descent on the actions."""
-
-    @classmethod
-    def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """See `planners.gd.GD`."""
-        options = cls.planner_options(c, problem)
-        options |= {"eps_act": c.eps_act, "dual_lr": c.dual_lr, "eta": c.dual_eta, "dual_every": c.dual_every}
-        return GD(problem, c.planning_horizon, c.gd_iterations, c.gd_lr, **options)
-
-
-class GNAgent(PlanningAgent):
-    """Shooting by Gauss-Newton on the actions."""
-
-    @classmethod
-    def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """See `planners.gn.GN`."""
-        options = cls.planner_options(c, problem)
-        options |= {"eps_act": c.eps_act, "dual_lr": c.dual_lr, "eta": c.dual_eta}
-        return GN(problem, c.planning_horizon, c.gn_iterations, damping=c.gn_damping, **options)
-
-
-class ILQRAgent(PlanningAgent):
-    """Iterative LQR on the latent dynamics."""
-
-    @classmethod
-    def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """See `planners.ilqr.ILQR`."""
-        options = cls.planner_options(c, problem)
-        return ILQR(problem, c.planning_horizon, c.ilqr_iterations, c.ilqr_feedback, damping=c.ilqr_damping, **options)
-
-
-class LatCoAgent(PlanningAgent):
-    """Latent collocation: Levenberg-Marquardt on states and actions, with multipliers (LatCo ICML algorithm 1)."""
-
-    @classmethod
-    def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """See `planners.latco.LatCo`."""
-        return LatCo(problem, c.planning_horizon, c.latco_iterations, eps_dyn=c.eps_dyn, **cls.options(c, problem))
-
-    @classmethod
-    def options(cls, c: Config, problem: optimizers.LatentProblem) -> dict:
-        """Options that deterministic and Gaussian LatCo share."""
-        options = cls.planner_options(c, problem)
-        options |= {"solver": c.latco_solver, "damping": c.latco_damping, "finish": c.latco_finish}
-        options |= {"keep_start": c.latco_keep_start}
-        options |= {"eps_act": c.eps_act, "eps_con": c.eps_con}
-        options |= {"dual_lr": c.dual_lr, "eta": c.dual_eta, "dual_log": c.latco_dual_log}
-        options |= {"lam_init": c.latco_lam_init, "nu_init": c.latco_nu_init, "kappa_init": c.latco_kappa_init}
-        return options
-
-
-class GaussianLatCoAgent(LatCoAgent):
-    """Latent collocation with Gaussian plans (LatCo ICML algorithms 2 and 3)."""
-
-    @classmethod
-    def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """See `planners.gaussian_latco.GaussianLatCo`."""
-        options = cls.options(c, problem) | {"samples": c.gaussian_samples, "eps_dyn": c.gaussian_eps_dyn}
-        return GaussianLatCo(problem, c.planning_horizon, c.gaussian_iterations, **options)
-
-
-class FirstOrderLatCoAgent(PlanningAgent):
-    """LatCo without second-order optimization (LatCo ICML table 3)."""
-
-    @classmethod
-    def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """See `planners.first_order_latco.FirstOrderLatCo`."""
-        return FirstOrderLatCo(problem, c.planning_horizon, lr=c.first_order_lr, **cls.options(c, problem))
-
-    @classmethod
-    def options(cls, c: Config, problem: optimizers.LatentProblem) -> dict:
-        """Options that collocation of states and collocation of images share."""
-        options = cls.planner_options(c, problem) | {"iterations": c.first_order_iterations}
-        options |= {"eps_dyn": c.eps_dyn, "eps_act": c.eps_act}
-        return options | {"dual_lr": c.first_order_dual_lr, "dual_every": c.dual_every}
-
-
-class ImageCollocationAgent(FirstOrderLatCoAgent):
-    """Collocation of images (LatCo ICML table 3)."""
-
-    @classmethod
-    def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """See `planners.image_collocation.ImageCollocation`."""
-        return ImageCollocation(problem, c.planning_horizon, lr=c.image_lr, **cls.options(c, problem))
-
-
-class GRASPAgent(PlanningAgent):
-    """GRASP (Psenka et al. 2026): noisy lifted states under a soft dynamics penalty."""
-
-    @classmethod
-    def make_planner(cls, c: Config, problem: optimizers.LatentProblem) -> optimizers.Planner:
-        """See `planners.grasp.GRASP`."""
-        options = cls.planner_options(c, problem) | {"lam": c.grasp_lam}
-        options |= {"sync_every": c.grasp_sync_every, "sync_steps": c.grasp_sync_steps, "sync_lr": c.grasp_sync_lr}
-        return GRASP(problem, c.planning_horizon, c.grasp_iterations, c.grasp_lr, noise=c.grasp_noise, **options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

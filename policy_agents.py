@@ -62,7 +62,7 @@ class DreamerAgent(ActorAgent):
             return tf.fill(z.shape[:-1], gamma)
         return gamma * tf.sigmoid(self.model.discount(z))
 
-    def _learn_beside(self, feat: tf.Tensor, batch: Batch) -> models.Metrics:
+    def _learn_behavior(self, feat: tf.Tensor, batch: Batch) -> models.Metrics:
         """One update of actor and critic, from every state of the batch that is neither padding nor terminal."""
         counts = batch["mask"] * batch["discount"]
         return self.behavior.learn(tf.reshape(feat, [-1, feat.shape[-1]]), tf.reshape(counts, [-1]))
@@ -105,6 +105,6 @@ class PolicyAgent(ActorAgent):
         taught = None if before is None else before.teacher
         need = np.ones_like(is_first) if taught is None else is_first | (taught.cursor >= self.config.mpc_steps)
         if need.any():
-            new = self.make_plans(feat, self._warm(taught, is_first, self.teacher), self.teacher)
+            new = self.make_plans(feat, self._warm_start(taught, is_first, self.teacher), self.teacher)
             taught = new if taught is None else taught.replace_where(need, new)
         return plan._replace(teacher=taught._replace(cursor=taught.cursor + 1)), taught, need

@@ -125,9 +125,9 @@ class TaughtAgent(BaseAgent):
                     losses |= self.distiller.learn()
         return {f"model/{name}": np.where(planned, float(losses.get(name, np.nan)), np.nan) for name in names}
 
-    def _learn_beside(self, feat: tf.Tensor, batch: Batch) -> models.Metrics:
-        """See `BaseAgent._learn_beside`. In offline runs the policy learns from the recorded actions."""
-        metrics = super()._learn_beside(feat, batch)
+    def _learn_behavior(self, feat: tf.Tensor, batch: Batch) -> models.Metrics:
+        """See `BaseAgent._learn_behavior`. In offline runs the policy learns from the recorded actions."""
+        metrics = super()._learn_behavior(feat, batch)
         if self.distiller is None or self.config.steps:
             return metrics
         follows = (batch["mask"] > 0.0) & ~batch["is_first"]

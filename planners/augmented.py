@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from optimizers import LatentProblem
-from planners.linearization import own_gradient
+from planners.linearization import values_and_gradients
 from planners.trajectories import previous_states
 
 # Far from both dynamics, where collocation begins, a ratio of densities leaves float32's range.
@@ -58,5 +58,5 @@ def augmented_residuals(
         earlier = tf.stop_gradient(tf.pad(own[:, :-1], [[0, 0], [1, 0]]))
         return residual(tf.exp(tf.clip_by_value(own + earlier, -limit, limit)) * gain)
 
-    rho, g = own_gradient(term, states)
+    rho, g = values_and_gradients(term, states)
     return rho[..., None], g[..., None, :]

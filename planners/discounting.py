@@ -6,10 +6,10 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from optimizers import LatentProblem, Plan
-from planners.linearization import own_gradient
+from planners.linearization import values_and_gradients
 
 # A predicted discount counts as at least this (see `discounted`): a reward beyond a terminal state weighs a thousandth,
-# and its logarithm, which collocation has to meet to `eps_dyn`, falls by at most 7 a step.
+# and its logarithm, which collocation has to meet to `eps_dyn`, falls by at most 7 per step.
 LEAST_DISCOUNT = 1e-3
 
 
@@ -37,29 +37,29 @@ def discounted(problem: LatentProblem, discount: Callable) -> LatentProblem:
     Returns:
         a problem over states [..., n + 1] that offers what the given one does. Constraint and images are of z only.
     """
-    over = _Survival(problem.state_size, discount)
-    ways = {
-        "step": over.transition,
-        "sample_step": over.transition,
-        "filter": over.transition,
-        "linearize": over.linearize,
-        "linearize_moments": over.linearize_moments,
-        "reward": over.reward,
-        "value": over.value,
-        "log_prob": over.log_prob,
-        "old_log_prob": over.log_prob,
-        "constraint": over.of_z,
-        "decode": over.of_z,
-        "policy": over.of_z,
+    survival = _Survival(problem.state_size, discount)
+    wrappers = {
+        "step": survival.transition,
+        "sample_step": survival.transition,
+        "filter": survival.transition,
+        "linearize": survival.linearize,
+        "linearize_moments": survival.linearize_moments,
+        "reward": survival.reward,
+        "value": survival.value,
+        "log_prob": survival.log_prob,
+        "old_log_prob": survival.log_prob,
+        "constraint": survival.of_z,
+        "decode": survival.of_z,
+        "policy": survival.of_z,
     }
-    functions = {name: getattr(problem, name) for name in ways}
-    changed = {name: function and ways[name](function) for name, function in functions.items()}
+    functions = {name: getattr(problem, name) for name in wrappers}
+    changed = {name: function and wrappers[name](function) for name, function in functions.items()}
     return dataclasses.replace(problem, state_size=problem.state_size + 1, **changed)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Survival:
-    """Turns functions of z into functions of x = (z, c), see `discounted`.
+    """Wraps functions of z as functions of x = (z, c), see `discounted`.
 
     Attributes:
         n: size of z.
@@ -93,7 +93,7 @@ class _Survival:
     def linearize(self, function):
         def linearize(x, a):
             mu, *jacobians = function(x[:, : self.n], a)
-            value, gradient = own_gradient(self.log_discount, x[:, : self.n])
+            value, gradient = values_and_gradients(self.log_discount, x[:, : self.n])
             return tf.concat([mu, x[:, self.n :] + value[:, None]], -1), *_bordered(*jacobians, gradient)
 
         return linearize
@@ -101,7 +101,7 @@ class _Survival:
     def linearize_moments(self, function):
         def linearize_moments(x, a, noise):
             mean, std, *jacobians = function(x[..., : self.n], a, noise)
-            value, gradient = own_gradient(self.log_discount, x[..., : self.n])
+            value, gradient = values_and_gradients(self.log_discount, x[..., : self.n])
             c = (x[..., self.n] + value)[..., None]
             mean = tf.concat([mean, tf.reduce_mean(c, 1)], -1)
             std = tf.concat([std, tf.math.reduce_std(c, 1)], -1)

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from optimizers import LatentProblem, Plan
 from planners.least_squares import projected_shooting_step
-from planners.linearization import linearize, own_gradient
+from planners.linearization import linearize, values_and_gradients
 from planners.residuals import DAMPING_FACTOR
 from planners.rows import where_rows
 from planners.trajectories import objective_rewards, rollout
@@ -41,7 +41,7 @@ class Finished(NamedTuple):
     damping: tf.Tensor
 
 
-def improve_executable(
+def finish_plans(
     problem: LatentProblem, z0: tf.Tensor, actions: tf.Tensor, count: int, limit: tf.Tensor, residuals: Callable
 ) -> tuple[Finished, tf.Tensor]:
     """Finishes plans that start in z0 [B, n]: clips and rolls them out, then improves them.
@@ -57,19 +57,19 @@ def improve_executable(
     Returns:
         the finished plan, and its score after each step [B, count], constant from `limit` on.
     """
-    start = _feasible(problem, z0, actions, tf.fill([z0.shape[0]], tf.cast(DAMPING, z0.dtype)))
+    start = _rolled_out(problem, z0, actions, tf.fill([z0.shape[0]], tf.cast(DAMPING, z0.dtype)))
 
     def body(k, plan, history):
         plan = _projected_step(problem, z0, plan, residuals)
         return k + 1, plan, history.write(k, plan.score)
 
     history = tf.TensorArray(z0.dtype, count, element_shape=[z0.shape[0]])
-    loop = tf.while_loop(lambda k, *_: k < limit, body, (0, start, history), maximum_iterations=count)
-    scores = tf.transpose(loop[2].stack())
-    return loop[1], tf.where(tf.range(count) < limit, scores, loop[1].score[:, None])
+    _, plan, history = tf.while_loop(lambda k, *_: k < limit, body, (0, start, history), maximum_iterations=count)
+    scores = tf.transpose(history.stack())
+    return plan, tf.where(tf.range(count) < limit, scores, plan.score[:, None])
 
 
-def better_half(plans: Finished, scores: tf.Tensor, excess: tf.Tensor) -> tuple[Finished, tf.Tensor]:
+def better_of_pairs(plans: Finished, scores: tf.Tensor, excess: tf.Tensor) -> tuple[Finished, tf.Tensor]:
     """Of 2 B finished plans, the better one of plans b and B + b: less excess or, at the same, a higher score.
 
     Args:
@@ -106,8 +106,8 @@ def finished_curves(plan: Plan, end: Finished, scores: tf.Tensor) -> dict[str, t
     return curves
 
 
-def _feasible(problem, z0, actions, damping):
-    """Clipped actions [..., H, m] from z0 [..., n] with their rollout."""
+def _rolled_out(problem, z0, actions, damping):
+    """The plan of actions [..., H, m] from z0 [..., n]: clipped, and rolled out."""
     actions = tf.clip_by_value(actions, -problem.a_max, problem.a_max)
     states = rollout(problem.step, z0, actions)
     excess = tf.zeros(actions.shape[:-2], z0.dtype)
@@ -119,19 +119,17 @@ def _feasible(problem, z0, actions, damping):
 def _projected_step(problem, z0, plan, residuals):
     """One projected step with a line search. If no step size helps, the plan stays and its damping grows."""
     _, A, B = linearize(problem, z0, plan.states, plan.actions)
-    rho, g = own_gradient(residuals, plan.states)
+    rho, g = values_and_gradients(residuals, plan.states)
     bound, L = problem.a_max, len(STEP_SIZES)
     side = tf.sign(plan.actions) * tf.cast(tf.abs(plan.actions) >= bound, plan.actions.dtype)
     step = projected_shooting_step(A, B, rho, g, side, plan.damping)
     sizes = tf.constant(STEP_SIZES, step.dtype)[:, None, None]
     tried = plan.actions[:, None] + sizes * step[:, None]
-    tried = _feasible(problem, tf.repeat(z0[:, None], L, 1), tried, tf.repeat(plan.damping[:, None], L, 1))
+    tried = _rolled_out(problem, tf.repeat(z0[:, None], L, 1), tried, tf.repeat(plan.damping[:, None], L, 1))
     allowed = tf.math.is_finite(tried.score) & (tried.excess <= plan.excess[:, None])
     score = tf.where(allowed, tried.score, tried.score.dtype.min)
     best = tf.argmax(score, 1, tf.int32)
     better = tf.reduce_max(score, 1) > plan.score
     moved = Finished(*(tf.gather(x, best, batch_dims=1) for x in tried))
     damping = tf.where(better, tf.maximum(plan.damping / DAMPING_FACTOR, DAMPING), plan.damping * DAMPING_FACTOR)
-    return Finished(*(where_rows(better, new, old) for new, old in zip(moved, plan, strict=True)))._replace(
-        damping=damping
-    )
+    return where_rows(better, moved, plan)._replace(damping=damping)

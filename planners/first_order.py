@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from optimizers import LatentProblem, Plan, Planner
 from planners.initial import random_actions, warm_actions
-from planners.rows import all_finite, where_all, where_rows
+from planners.rows import all_finite, where_rows
 from planners.trajectories import best_finite, rollout
 
 BETAS = (0.9, 0.999)
@@ -83,7 +83,7 @@ class FirstOrderPlanner(Planner):
         del k, z0, seeds
         return variables
 
-    def _stopped(self, z0, variables, early):
+    def _after_early_stop(self, z0, variables, early):
         """The variables to end with, where plans stopped `early`, bool [B]."""
         del z0, early
         return variables
@@ -106,7 +106,7 @@ class FirstOrderPlanner(Planner):
         body = lambda k, search: self._iterate(k, z0, seeds, search)
         search, history, count = self._loop(body, search, limit)
         if self.tolerance:
-            search = search._replace(variables=self._stopped(z0, search.variables, count < limit))
+            search = search._replace(variables=self._after_early_stop(z0, search.variables, count < limit))
         terms = self._terms(z0, search.variables, search.duals)
         finite = all_finite(terms.rewards, terms.states)
         final = where_rows(finite, self._metrics(terms, search.duals), search.metrics)
@@ -134,13 +134,13 @@ class FirstOrderPlanner(Planner):
         age = search.age + 1
         moved = self._adam(age, search, first, second)
         due = (k > 0) & (k % self.dual_every == 0)
-        duals = where_all(finite & due, self._new_duals(search.duals, terms.violations), search.duals)
+        duals = where_rows(finite & due, self._new_duals(search.duals, terms.violations), search.duals)
         zeros = tuple(tf.zeros_like(x) for x in first)
         return Search(
-            variables=where_all(finite, self._project(k, z0, seeds, moved), search.last_finite),
-            last_finite=where_all(finite, search.variables, search.last_finite),
-            first=where_all(finite, first, zeros),
-            second=where_all(finite, second, zeros),
+            variables=where_rows(finite, self._project(k, z0, seeds, moved), search.last_finite),
+            last_finite=where_rows(finite, search.variables, search.last_finite),
+            first=where_rows(finite, first, zeros),
+            second=where_rows(finite, second, zeros),
             age=tf.where(finite, age, 0),
             duals=duals,
             scale=tf.where(finite, search.scale, search.scale / 2),

@@ -9,7 +9,7 @@ from planners.finish import Finished
 from planners.initial import random_actions, warm_actions
 from planners.latco import LatCo
 from planners.seeds import fold_in, per_plan
-from planners.trajectories import objective_rewards, previous_states
+from planners.trajectories import previous_states, return_under_noise
 from tools.errors import UserError
 
 
@@ -17,7 +17,7 @@ class GaussianLatCo(LatCo):
     """Latent collocation with Gaussian plans q(z_t) = N(mu_t, sigma_t^2) (LatCo ICML 3.4, appendix C, algorithms 2, 3).
 
     Mean and standard deviation of q(z_{t+1}) are constrained to those of `samples` sampled predictions from q(z_t); the
-    reward is the samples' mean. The random numbers are drawn once a plan, with mean 0 and variance 1 over the samples
+    reward is the samples' mean. The random numbers are drawn once per plan, with mean 0 and variance 1 over the samples
     exactly, and shared by all iterations: the problem that is solved does not change under the solver.
 
     sigma_{t+1} receives gradients from its own constraint only (appendix C), and no other term moves it, so its
@@ -60,9 +60,9 @@ class GaussianLatCo(LatCo):
             draws.append(_standardize(per_plan(draw, fold_in(seeds, stream + 1), dtype)))
         return tuple(draws)
 
-    def _particles(self, z0, plan, noise):
+    def _particles(self, z0, variables, noise):
         """Samples [B, H, K, n] of the states that the actions act on; z_0 is known, so all of its samples are equal."""
-        states, _, std = plan
+        states, _, std = variables
         spread = tf.pad((std[:, :, None] * noise[0])[:, :-1], [[0, 0], [1, 0], [0, 0], [0, 0]])
         return previous_states(z0, states)[:, :, None] + spread
 
@@ -88,17 +88,18 @@ class GaussianLatCo(LatCo):
     def _run_finish(self, z0, actions, noise, steps):
         del steps
         bound = self.problem.a_max
-        plan = self._rollout(z0, tf.clip_by_value(actions, -bound, bound), noise)
-        rewards, value = self._rewards_and_value(plan[0], plan, noise)
+        variables = self._rollout(z0, tf.clip_by_value(actions, -bound, bound), noise)
+        states, actions, _ = variables
+        rewards, value = self._rewards_and_value(states, variables, noise)
         score = tf.reduce_sum(rewards, 1) + (0.0 if value is None else value)
         excess = tf.zeros_like(score)
         if self.problem.constraint is not None:
-            excess = tf.reduce_sum(tf.square(tf.nn.relu(self.problem.constraint(plan[0]))), [-2, -1])
-        return Finished(plan[0], plan[1], score, excess, excess), score[:, None]
+            excess = tf.reduce_sum(tf.square(tf.nn.relu(self.problem.constraint(states))), [-2, -1])
+        return Finished(states, actions, score, excess, damping=tf.zeros_like(score)), score[:, None]
 
-    def _expand(self, z0, plan, noise):
-        z = self._particles(z0, plan, noise)
-        lead, flat = z.shape[:2], [tf.reshape(x, [-1, *x.shape[2:]]) for x in (z, plan[1], noise[1])]
+    def _linearize(self, z0, variables, noise):
+        z = self._particles(z0, variables, noise)
+        lead, flat = z.shape[:2], [tf.reshape(x, [-1, *x.shape[2:]]) for x in (z, variables[1], noise[1])]
         if self.problem.linearize_moments is not None:
             found = self.problem.linearize_moments(*flat)
         else:
@@ -106,30 +107,26 @@ class GaussianLatCo(LatCo):
         mean, std, A, B = (tf.reshape(x, [*lead, *x.shape[1:]]) for x in found)
         return (mean, std), A, B
 
-    def _predict(self, z0, plan, noise):
-        z = self._particles(z0, plan, noise)
-        return _moments(self.problem.sample_step(z, _for_samples(plan[1], self.samples), noise[1]))
+    def _predict(self, z0, variables, noise):
+        z = self._particles(z0, variables, noise)
+        return _moments(self.problem.sample_step(z, _for_samples(variables[1], self.samples), noise[1]))
 
-    def _moved(self, plan, dz, da, moments):
-        return plan[0] + dz, plan[1] + da, moments[1]
+    def _apply_step(self, variables, dz, da, moments):
+        return variables[0] + dz, variables[1] + da, moments[1]
 
-    def _rewards_and_value(self, states, plan, noise):
-        samples = states[:, :, None] + plan[2][:, :, None] * noise[0]  # [B, H, K, n]
+    def _rewards_and_value(self, states, variables, noise):
+        samples = states[:, :, None] + variables[2][:, :, None] * noise[0]  # [B, H, K, n]
         rewards = tf.reduce_mean(self.problem.reward(samples), 2)
         return rewards, None if self.problem.value is None else tf.reduce_mean(self.problem.value(samples[:, -1]), 1)
 
-    def _dynamics(self, plan, moments):
-        e, e_std = plan[0] - moments[0], plan[2] - moments[1]
+    def _dynamics(self, variables, moments):
+        e, e_std = variables[0] - moments[0], variables[2] - moments[1]
         return e, tf.reduce_sum(tf.square(e) + tf.square(e_std), -1)
 
     def _score(self, z0, plan, seeds):
         """Mean return [B] of sampled rollouts: this planner does not trust the mean dynamics."""
         noise = self._noise(fold_in(seeds, SCORE_STREAM), z0.dtype)[1]  # not that on which the plan was optimized
-        inputs = [tf.transpose(x, [1, 0, *range(2, x.shape.rank)]) for x in (plan.actions, noise)]
-        step = lambda z, x: self.problem.sample_step(z, _for_samples(x[0], self.samples), x[1])
-        states = tf.scan(step, inputs, _for_samples(z0, self.samples))
-        rewards = objective_rewards(self.problem, tf.transpose(states, [1, 2, 0, 3]))
-        return tf.reduce_mean(tf.reduce_sum(rewards, 2), 1)
+        return return_under_noise(self.problem, z0, plan.actions, tf.transpose(noise, [0, 2, 1, 3]))
 
 
 def moments_by_tape(sample_step: Callable, z: tf.Tensor, a: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, ...]:

@@ -11,7 +11,7 @@ from planners.trajectories import objective_rewards, rollout
 class GD(FirstOrderPlanner):
     """Shooting by gradient descent: Adam on the actions through the rollout (LatCo ICML appendices B and D).
 
-    The action bound is a squared penalty with a multiplier a step, updated as LatCo's (equation 10).
+    The action bound is a squared penalty with one multiplier per step, updated as LatCo's (equation 10).
 
     Args:
         problem: the latent problem.

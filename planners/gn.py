@@ -5,7 +5,7 @@ import tensorflow as tf
 from optimizers import LatentProblem
 from planners.least_squares import shooting_step
 from planners.line_search import SecondOrderShooting
-from planners.linearization import linearize, own_gradient
+from planners.linearization import linearize, values_and_gradients
 from planners.multipliers import action_violation, scale_multipliers
 from planners.trajectories import objective_rewards, rollout
 
@@ -46,7 +46,7 @@ class GN(SecondOrderShooting):
 
     def _proposals(self, z0, search):
         _, A, B = linearize(self.problem, z0, search.states, search.actions)
-        rho, g = own_gradient(self._residuals, search.states)
+        rho, g = values_and_gradients(self._residuals, search.states)
         v = action_violation(search.actions, self.problem.a_max)
         V = tf.sign(search.actions) * tf.cast(v > 0, v.dtype)
         step = shooting_step(A, B, v, V, rho, g, search.nu, search.damping)
@@ -61,7 +61,7 @@ class GN(SecondOrderShooting):
     def _violation(self, search):
         return tf.reduce_sum(tf.square(action_violation(search.actions, self.problem.a_max)), -1)
 
-    def _update(self, search):
+    def _update_duals(self, search):
         nu = scale_multipliers(search.nu, self._violation(search), self.eps_act, self.dual_lr, self.eta)
         return search._replace(nu=nu)
 

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from optimizers import LatentProblem
 from planners.first_order import FirstOrderPlanner, Terms
-from planners.rows import all_finite, where_all, where_rows
+from planners.rows import all_finite, where_rows
 from planners.seeds import fold_in, per_plan
 from planners.trajectories import objective_rewards, previous_states, rollout
 
@@ -79,8 +79,8 @@ class GRASP(FirstOrderPlanner):
         due = last | ((k + 1) % self.sync_every == 0)
         return tf.cond(due, lambda: self._sync(z0, actions), lambda: (states, actions))
 
-    def _stopped(self, z0, variables, early):
-        synced = lambda: where_all(early, self._sync(z0, variables[1]), variables)
+    def _after_early_stop(self, z0, variables, early):
+        synced = lambda: where_rows(early, self._sync(z0, variables[1]), variables)
         return tf.cond(tf.reduce_any(early), synced, lambda: variables)
 
     def _sync(self, z0, actions):

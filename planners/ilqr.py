@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from optimizers import LatentProblem
 from planners.line_search import SecondOrderShooting
-from planners.linearization import linearize, own_gradient
+from planners.linearization import linearize, values_and_gradients
 from planners.rows import all_finite, where_rows
 from planners.trajectories import previous_states
 
@@ -47,7 +47,7 @@ class ILQR(SecondOrderShooting):
     def _backward(self, z0, search):
         """Feedforward steps [B, H, m] and gains [B, H, m, n] (Tassa et al., equations 6, 10 and 11)."""
         _, A, B = linearize(self.problem, z0, search.states, search.actions)
-        rho, g = own_gradient(self._residuals, search.states)
+        rho, g = values_and_gradients(self._residuals, search.states)
         mu = search.damping[:, None, None] * tf.eye(B.shape[-1], dtype=B.dtype)
         H, m, n = self.horizon, B.shape[-1], B.shape[-2]
 

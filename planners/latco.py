@@ -11,10 +11,10 @@ import tensorflow as tf
 
 from optimizers import LatentProblem, Plan, Planner
 from planners.augmented import augmented_residuals
-from planners.finish import better_half, finished_curves, improve_executable
+from planners.finish import better_of_pairs, finish_plans, finished_curves
 from planners.initial import random_actions, warm_actions
 from planners.least_squares import block_tridiagonal_step, condensed_step
-from planners.linearization import linearize, own_gradient
+from planners.linearization import linearize, values_and_gradients
 from planners.multipliers import MULTIPLIER_RANGE, action_violation, scale_multipliers
 from planners.residuals import (
     DAMPING_FACTOR,
@@ -24,19 +24,21 @@ from planners.residuals import (
     state_residuals,
     terminal_value,
 )
-from planners.rows import all_finite, where_all, where_rows
+from planners.rows import all_finite, where_rows
 from planners.trajectories import best_finite, previous_states, rollout
 from tools.errors import UserError, unknown
 
 SOLVERS = {"condensed": condensed_step, "block_tridiagonal": block_tridiagonal_step}
+# The multiplier of each constraint, by the curve that shows its violation.
+MULTIPLIERS = {"dynamics_violation": "lam", "action_violation": "nu", "constraint_violation": "kappa"}
 XLA_SOLVERS = ("condensed",)  # XLA expands float64 Cholesky factorizations of 230 x 230 into slow loops on CPU
 
 
 class Search(NamedTuple):
     """State of the optimization between iterations."""
 
-    plan: tuple[tf.Tensor, ...]  # states [B, H, n], actions [B, H, m] and, for Gaussian plans, std [B, H, n]
-    last_finite: tuple[tf.Tensor, ...]  # the last plan with finite residuals, Jacobians and step
+    variables: tuple[tf.Tensor, ...]  # states [B, H, n], actions [B, H, m] and, for Gaussian plans, std [B, H, n]
+    last_finite: tuple[tf.Tensor, ...]  # the last variables with finite residuals, Jacobians and step
     duals: dict[str, tf.Tensor]  # lam and nu [B, H], kappa [B, H, c]
     damping: tf.Tensor  # [B], in units of the mean of lam
     failed: tf.Tensor  # bool [B], whether the search has just gone back to `last_finite`
@@ -140,7 +142,7 @@ class LatCo(Planner):
         noise = self._noise(seeds, z0.dtype)
         start = self._start(z0, seeds, warm, noise)
         search = Search(
-            plan=start,
+            variables=start,
             last_finite=start,
             duals=self._start_duals(z0),
             damping=tf.fill([z0.shape[0]], tf.cast(self.damping, z0.dtype)),
@@ -150,11 +152,11 @@ class LatCo(Planner):
         )
         search_limit = tf.minimum(limit, self.iterations - self.finish_steps)
         search, history, count = self._loop(lambda k, s: self._iterate(k, z0, noise, s), search, search_limit)
-        residuals = self._residuals(search.plan, self._predict(z0, search.plan, noise), noise)
-        finite, search = self._after_step(count, residuals, search)
+        residuals = self._residuals(search.variables, self._predict(z0, search.variables, noise), noise)
+        finite, search = self._update_duals(count, residuals, search)
         curves = self._lagged_curves(history, count, search.metrics)
-        last = where_all(finite, search.plan, search.last_finite)
-        candidates = [plan[:2] for plan in (last, search.last_finite, start)]
+        last = where_rows(finite, search.variables, search.last_finite)
+        candidates = [variables[:2] for variables in (last, search.last_finite, start)]
         actions, states, rewards = best_finite(self.problem, z0, candidates)
         non_finite = search.non_finite + tf.cast(~finite, tf.int32)
         plan = Plan(actions, states, rewards, curves, count, non_finite, actions[:, None])
@@ -183,12 +185,12 @@ class LatCo(Planner):
         twice = lambda x: tf.concat([x, x], 0)
         both = tf.concat([actions, start], 0)
         ends = self._run_finish(twice(z0), both, tf.nest.map_structure(twice, noise), steps)
-        return better_half(*ends, self._beyond(ends[0].excess))
+        return better_of_pairs(*ends, self._above_tolerance(ends[0].excess))
 
     def _run_finish(self, z0, actions, noise, steps):
         """Finishes the plan with `actions` [B, H, m]; also returns its score after each step [B, finish_steps]."""
         residuals = lambda states: state_residuals(self.problem, self.reward_residual, states)
-        return improve_executable(self.problem, z0, actions, self.finish_steps, steps, residuals)
+        return finish_plans(self.problem, z0, actions, self.finish_steps, steps, residuals)
 
     def _iterate(self, k, z0, noise, search):
         """Update the multipliers for the current plan, then take step k + 1 from it.
@@ -196,9 +198,9 @@ class LatCo(Planner):
         If residuals, Jacobians or the step are not finite, the search goes back to the last plan for which they were
         finite and increases the damping, which decreases again once a step has led to a finite plan.
         """
-        moments, A, B = self._expand(z0, search.plan, noise)
-        residuals = self._residuals(search.plan, moments, noise)
-        finite, search = self._after_step(tf.fill([z0.shape[0]], k), residuals, search)
+        moments, A, B = self._linearize(z0, search.variables, noise)
+        residuals = self._residuals(search.variables, moments, noise)
+        finite, search = self._update_duals(tf.fill([z0.shape[0]], k), residuals, search)
         rho, g = self._weighted(residuals, search.duals)
         if self.problem.log_prob is not None:
             rho, g = self._augmented(z0, search, rho, g)
@@ -209,8 +211,8 @@ class LatCo(Planner):
         lower = tf.maximum(search.damping / DAMPING_FACTOR, self.damping)
         higher = tf.minimum(search.damping * DAMPING_FACTOR, LARGEST_DAMPING)
         return search._replace(
-            plan=where_all(finite, self._moved(search.plan, dz, da, moments), search.last_finite),
-            last_finite=where_all(finite, search.plan, search.last_finite),
+            variables=where_rows(finite, self._apply_step(search.variables, dz, da, moments), search.last_finite),
+            last_finite=where_rows(finite, search.variables, search.last_finite),
             damping=tf.where(finite, tf.where(search.failed, search.damping, lower), higher),
             failed=~finite,
             non_finite=search.non_finite + tf.cast(~finite, tf.int32),
@@ -240,11 +242,11 @@ class LatCo(Planner):
 
     def _augmented(self, z0, search, rho, g):
         """The scalar residuals and their gradients with those of ColloDreamer's augmented objective."""
-        states, actions = search.plan[:2]
+        states, actions = search.variables[:2]
         more = augmented_residuals(self.problem, z0, states, actions, search.duals["lam"], self.reward_residual)
         return tf.concat([rho, more[0]], -1), tf.concat([g, more[1]], -2)
 
-    # The parts that depend on how a plan is represented. GaussianLatCo overrides them.
+    # The parts that depend on the variables of a plan: here states and actions. GaussianLatCo overrides them.
 
     def _noise(self, seeds, dtype):
         """Random numbers shared by all iterations; deterministic plans need none."""
@@ -255,46 +257,47 @@ class LatCo(Planner):
         actions = warm_actions(random_actions(self.problem, self.horizon, seeds, z0.dtype), warm)
         return rollout(self.problem.step, z0, actions), actions
 
-    def _expand(self, z0, plan, noise):
+    def _linearize(self, z0, variables, noise):
         """The model's predictions along a plan, and its Jacobians A [B, H, n, n], B [B, H, n, m]."""
-        mu, A, B = linearize(self.problem, z0, *plan)
+        mu, A, B = linearize(self.problem, z0, *variables)
         return (mu,), A, B
 
-    def _predict(self, z0, plan, noise):
+    def _predict(self, z0, variables, noise):
         """The model's predictions along a plan."""
-        return (self.problem.step(previous_states(z0, plan[0]), plan[1]),)
+        return (self.problem.step(previous_states(z0, variables[0]), variables[1]),)
 
-    def _moved(self, plan, dz, da, moments):
-        return plan[0] + dz, plan[1] + da
+    def _apply_step(self, variables, dz, da, moments):
+        """The variables after a step (dz, da) from those with the predictions `moments`."""
+        return variables[0] + dz, variables[1] + da
 
-    def _rewards_and_value(self, states, plan, noise):
+    def _rewards_and_value(self, states, variables, noise):
         """Mean rewards [B, H] and terminal value [B] (or None) of a plan with its states replaced by `states`."""
         return self.problem.reward(states), terminal_value(self.problem, states)
 
-    def _dynamics(self, plan, moments):
+    def _dynamics(self, variables, moments):
         """The dynamics residuals [B, H, n] and the squared violation of all dynamics constraints [B, H]."""
-        e = plan[0] - moments[0]
+        e = variables[0] - moments[0]
         return e, tf.reduce_sum(tf.square(e), -1)
 
-    def _residuals(self, plan, moments, noise):
+    def _residuals(self, variables, moments, noise):
         """The `Residuals` of a plan, given the model's predictions `moments` along it."""
-        states, actions = plan[:2]
+        states, actions = variables[:2]
         v = action_violation(actions, self.problem.a_max)
 
         def scalars(states):
-            rewards, value = self._rewards_and_value(states, plan, noise)
+            rewards, value = self._rewards_and_value(states, variables, noise)
             objectives.append(tf.reduce_sum(rewards, 1) + (0.0 if value is None else value))
             rows = [objective_residuals(self.problem, self.reward_residual, rewards, value)]
             if self.problem.constraint is not None:
                 rows.append(tf.nn.relu(self.problem.constraint(states)))
             return tf.concat(rows, -1)
 
-        objectives = []
-        rho, g = own_gradient(scalars, states)
-        e, dynamics = self._dynamics(plan, moments)
+        objectives: list[tf.Tensor] = []  # filled by the one call of `scalars`, so that no reward is predicted twice
+        rho, g = values_and_gradients(scalars, states)
+        e, dynamics = self._dynamics(variables, moments)
         return Residuals(e, v, tf.sign(actions) * tf.cast(v > 0, v.dtype), rho, g, objectives[0], dynamics)
 
-    def _after_step(self, k, residuals, search):
+    def _update_duals(self, k, residuals, search):
         """Dual update after step k [B]. Returns whether the residuals are finite, bool [B], and the new search.
 
         There is no update at step 0, the initial plan. A plan that is not finite keeps its multipliers and metrics.
@@ -304,13 +307,14 @@ class LatCo(Planner):
         if "kappa" in search.duals:
             violations["kappa"] = tf.square(residuals.rho[..., -search.duals["kappa"].shape[-1] :])
         updated = {name: self.dual_update(search.duals[name], x, self.eps[name]) for name, x in violations.items()}
-        duals = where_all(finite & (k > 0), updated, search.duals)
-        metrics = [residuals.objective]
-        for names in (("lam", "nu"), tuple(x for x in duals if x == "kappa")):
-            metrics += [_total(violations[name]) for name in names]
-            metrics += [tf.reduce_mean(tf.reshape(duals[name], [residuals.e.shape[0], -1]), 1) for name in names]
-        metrics = where_rows(finite, tf.stack(metrics, -1), search.metrics)
-        return finite, search._replace(duals=duals, metrics=metrics)
+        duals = where_rows(finite & (k > 0), updated, search.duals)
+        curves = {"reward": residuals.objective}
+        for curve, name in MULTIPLIERS.items():
+            if name in duals:
+                curves[curve] = tf.reduce_sum(_flat(violations[name]), 1)
+                curves[name] = tf.reduce_mean(_flat(duals[name]), 1)
+        metrics = tf.stack([curves[name] for name in self.CURVES], -1)
+        return finite, search._replace(duals=duals, metrics=where_rows(finite, metrics, search.metrics))
 
     def _is_rejected(self, after, before):
         return after.failed
@@ -319,16 +323,15 @@ class LatCo(Planner):
         if self.problem.constraint is None:
             return None
         beyond = tf.nn.relu(self.problem.constraint(rollout(self.problem.step, z0, plan.actions)))
-        return self._beyond(tf.reduce_sum(tf.square(beyond), [-2, -1]))
+        return self._above_tolerance(tf.reduce_sum(tf.square(beyond), [-2, -1]))
 
-    def _beyond(self, violation):
+    def _above_tolerance(self, violation):
         """What is left of squared violations [B] of the state constraint: eps_con per step satisfies it."""
         return tf.nn.relu(violation - self.horizon * self.eps["kappa"])
 
     def _meets_constraints(self, metrics):
         entry = dict(zip(self.CURVES, tf.unstack(metrics, axis=-1), strict=True))
-        limits = {"dynamics_violation": "lam", "action_violation": "nu", "constraint_violation": "kappa"}
-        met = [entry[key] <= self.horizon * self.eps[name] for key, name in limits.items() if key in entry]
+        met = [entry[curve] <= self.horizon * self.eps[name] for curve, name in MULTIPLIERS.items() if curve in entry]
         return tf.reduce_all(tf.stack(met), 0)
 
 
@@ -342,5 +345,6 @@ def faster_solver(horizon: int, state_size: int) -> str:
     return "condensed" if horizon <= CROSSOVER * state_size else "block_tridiagonal"
 
 
-def _total(violation):
-    return tf.reduce_sum(tf.reshape(violation, [violation.shape[0], -1]), 1)
+def _flat(x):
+    """[B, ...] as [B, k]."""
+    return tf.reshape(x, [x.shape[0], -1])

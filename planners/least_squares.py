@@ -139,7 +139,7 @@ def _least_norm(rows, rho, drive):
 
 
 # The time loops below carry indices into the Jacobians instead of scanning over them: with XLA on a CPU, handing
-# [H, P, n, n] to tf.scan copies it first, which cost as much as the products (4.6 against 2.5 ms a step at n = 230).
+# [H, P, n, n] to tf.scan copies it first, which cost as much as the products (4.6 against 2.5 ms per step at n = 230).
 
 
 def _adjoints(A, g):

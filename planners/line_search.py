@@ -13,7 +13,7 @@ from planners.rows import where_rows
 from planners.trajectories import best_finite, objective_rewards, rollout
 
 
-class Shooting(NamedTuple):
+class Search(NamedTuple):
     """State of the optimization between iterations."""
 
     states: tf.Tensor  # [B, H, n], the rollout of the actions
@@ -56,14 +56,14 @@ class SecondOrderShooting(Planner):
         self.damping, self.reward_residual = damping, reward_residual
 
     @abc.abstractmethod
-    def _proposals(self, z0: tf.Tensor, search: Shooting) -> tuple[tf.Tensor, tf.Tensor]:
+    def _proposals(self, z0: tf.Tensor, search: Search) -> tuple[tf.Tensor, tf.Tensor]:
         """States [B, L, H, n] and actions [B, L, H, m] for each of the L step sizes."""
 
     @abc.abstractmethod
     def _merit(self, states: tf.Tensor, actions: tf.Tensor, nu: tf.Tensor) -> tf.Tensor:
         """The merit [...] that a step must reduce, for states [..., H, n], actions [..., H, m] and nu [..., H]."""
 
-    def _update(self, search):
+    def _update_duals(self, search):
         """The search with its multipliers updated."""
         return search
 
@@ -86,7 +86,7 @@ class SecondOrderShooting(Planner):
     def _search(self, z0, seeds, warm, limit):
         actions = warm_actions(random_actions(self.problem, self.horizon, seeds, z0.dtype), warm)
         B = z0.shape[0]
-        search = Shooting(
+        search = Search(
             states=rollout(self.problem.step, z0, actions),
             actions=actions,
             nu=tf.ones([B, self.horizon], z0.dtype),
@@ -120,5 +120,5 @@ class SecondOrderShooting(Planner):
             rejected=~better & ~close,
             non_finite=search.non_finite + tf.cast(tf.reduce_any(~finite, 1), tf.int32),
         )
-        search = self._update(search)
+        search = self._update_duals(search)
         return search._replace(metrics=self._metrics(search))

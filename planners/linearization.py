@@ -40,9 +40,13 @@ def linearize(problem: LatentProblem, z0: tf.Tensor, states: tf.Tensor, actions:
 
 
 def plans_at_once(batch: int, numbers: int) -> int:
-    """How many plans of a batch to linearize at once: as many as stay in a processor's cache, all on a GPU.
+    """How many plans of a batch to linearize at once: all on a GPU, otherwise as many as fit in a processor's cache.
 
-    The parts of a Jacobian are read several times. A divisor of the batch, for Jacobians of so many numbers a plan.
+    The parts of a Jacobian are read several times.
+
+    Args:
+        batch: number of plans. The result divides it.
+        numbers: size of the Jacobians of one plan.
     """
     if tf.config.list_physical_devices("GPU"):
         return batch
@@ -51,7 +55,7 @@ def plans_at_once(batch: int, numbers: int) -> int:
     )
 
 
-def own_gradient(function: Callable, states: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def values_and_gradients(function: Callable, states: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Values [...] or [..., c] of a function at states [..., n], and their gradients by that state [..., (c,) n]."""
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
         tape.watch(states)

@@ -1,5 +1,7 @@
 """Checks and choices for each plan of a batch, which is the first axis. Shapes: optimizers.py."""
 
+from typing import Any
+
 import tensorflow as tf
 
 
@@ -9,11 +11,7 @@ def all_finite(*tensors: tf.Tensor) -> tf.Tensor:
     return tf.reduce_all(tf.stack(checks), 0)
 
 
-def where_rows(condition: tf.Tensor, yes: tf.Tensor, no: tf.Tensor) -> tf.Tensor:
-    """tf.where with a condition [B] per plan."""
-    return tf.where(tf.reshape(condition, [-1] + [1] * (yes.shape.rank - 1)), yes, no)
-
-
-def where_all(condition: tf.Tensor, yes, no):
-    """`where_rows` for every tensor of two nests with the same structure."""
-    return tf.nest.map_structure(lambda a, b: where_rows(condition, a, b), yes, no)
+def where_rows(condition: tf.Tensor, yes: Any, no: Any) -> Any:
+    """tf.where with a condition [B] per plan, for two tensors [B, ...] or two nests of such tensors."""
+    choose = lambda a, b: tf.where(tf.reshape(condition, [-1] + [1] * (a.shape.rank - 1)), a, b)
+    return tf.nest.map_structure(choose, yes, no)

@@ -37,7 +37,7 @@ def iterate(
         if is_stable is not None:
             running = stable < PATIENCE
             unchanged = running & is_stable(k, after, search)
-            after = tf.nest.map_structure(lambda new, old: where_rows(running, new, old), after, search)
+            after = where_rows(running, after, search)
             stable = tf.where(unchanged, stable + 1, stable * _int(~running))
             count += _int(running)
         else:
@@ -50,8 +50,9 @@ def iterate(
 
     zeros = tf.zeros([B], tf.int32)
     start = (0, search, zeros, zeros, history)
-    loop = tf.while_loop(unfinished, step, start, maximum_iterations=iterations, parallel_iterations=1)
-    return loop[1], tf.transpose(loop[4].stack(), [1, 2, 0]), loop[3]
+    end = tf.while_loop(unfinished, step, start, maximum_iterations=iterations, parallel_iterations=1)
+    _, search, _, count, history = end
+    return search, tf.transpose(history.stack(), [1, 2, 0]), count
 
 
 def _int(flags):

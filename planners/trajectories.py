@@ -59,13 +59,18 @@ def policy_rollout(problem: "LatentProblem", z0: tf.Tensor, noise: tf.Tensor) ->
 def sampled_return(
     problem: "LatentProblem", z0: tf.Tensor, actions: tf.Tensor, seeds: tf.Tensor, samples: int
 ) -> tf.Tensor:
-    """Mean return [B], terminal value included, of `samples` sampled rollouts of actions [B, H, m] from z0 [B, n].
-
-    `seeds` has one seed per plan, int32 [B, 2].
-    """
+    """`return_under_noise` of `samples` rollouts, from one seed per plan, int32 [B, 2]."""
     shape = [samples, actions.shape[1], problem.noise_size]
     noise = per_plan(lambda seed: tf.random.stateless_normal(shape, seed, dtype=z0.dtype), seeds, z0.dtype)
-    m, spread = problem.action_size, lambda x: tf.repeat(x[:, None], samples, 1)
+    return return_under_noise(problem, z0, actions, noise)
+
+
+def return_under_noise(problem: "LatentProblem", z0: tf.Tensor, actions: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+    """Mean return [B], terminal value included, of K sampled rollouts of actions [B, H, m] from z0 [B, n].
+
+    `noise` [B, K, H, noise_size] is standard normal.
+    """
+    m, spread = problem.action_size, lambda x: tf.repeat(x[:, None], noise.shape[1], 1)
     inputs = tf.concat([spread(actions), noise], -1)
     states = rollout(lambda z, x: problem.sample_step(z, x[..., :m], x[..., m:]), spread(z0), inputs)
     return tf.reduce_mean(tf.reduce_sum(objective_rewards(problem, states), -1), -1)
@@ -74,13 +79,13 @@ def sampled_return(
 def candidate_returns(
     problem: "LatentProblem", z0: tf.Tensor, actions: tf.Tensor, seeds: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """Return of many action sequences, terminal value included; it keeps no states.
+    """Returns of many action sequences, terminal value included, one rollout each, without keeping the states.
 
     Args:
         problem: the latent problem.
         z0: first states [B, n].
         actions: [B, J, H, m].
-        seeds: one seed per plan, int32 [B, 2], for one sampled trajectory a sequence; None for the mean dynamics.
+        seeds: one seed per plan, int32 [B, 2], for one sampled trajectory per sequence; None for the mean dynamics.
 
     Returns:
         [B, J], the lowest number where the return is not finite.

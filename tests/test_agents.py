@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import agents
 import optimizers
-import planning_agent
+import planner_agents
 import policy_agents
 import ship
 from planning_agent import PlanningAgent
@@ -47,7 +47,7 @@ def test_settings_of_the_first_actions_reach_every_planner_that_searches(tiny_co
 
 def test_every_agent_is_in_the_table():
     members = {
-        cls for module in (planning_agent, policy_agents) for _, cls in inspect.getmembers(module, inspect.isclass)
+        cls for module in (planner_agents, policy_agents) for _, cls in inspect.getmembers(module, inspect.isclass)
     }
     classes = {cls for cls in members if issubclass(cls, PlanningAgent)}
     assert {agents.agent_class(planner) for planner in agents.PLANNERS} == classes - {PlanningAgent, ActorAgent}
@@ -59,7 +59,7 @@ def test_every_planner_that_searches_can_teach_a_policy():
 
 
 def test_listing_the_planners_imports_no_tensorflow():
-    code = "import sys, agents; assert agents.PLANNERS and not {'tensorflow', 'planning_agent'} & set(sys.modules)"
+    code = "import sys, agents; assert agents.PLANNERS and not {'tensorflow', 'planner_agents'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(agents.__file__).parent, check=True)
 
 

@@ -121,7 +121,7 @@ class Collector:
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
         self.begun = state["begun"]
-        self._reported.update(state.get("reported", ()))  # checkpoints of before have none
+        self._reported.update(state.get("reported", ()))  # older checkpoints have none
         if self.driver is None or len(state["episodes"]) != self.config.envs:
             return
         if not self.driver.resume(state["episodes"], self._episode_seeds()):

@@ -60,7 +60,7 @@ class Schedule:
     @state.setter
     def state(self, state: dict[str, int | None]) -> None:
         self.evaluate.count = state["evaluated"]
-        trained = state.get("trained")  # checkpoints of before do not say
+        trained = state.get("trained")  # older checkpoints do not say
         self.begun = trained is None
         if not self.begun:
             self.train.count = trained

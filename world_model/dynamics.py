@@ -35,8 +35,8 @@ def make_dynamics(
     hidden: int,
     act: str,
     min_std: float,
-    classes: int,
-    unimix: float,
+    classes: int = 32,
+    unimix: float = 0.0,
 ) -> SSM:
     """The dynamics of a name (top of this file).
 

@@ -4,7 +4,7 @@ A latent has no variables. Its *statistics*, a dict of tensors, describe a distr
 
     latent         raw outputs         statistics      noise of a sample       mean
     Gaussian       2 size              mean, std       size numbers            mean
-    Categorical    groups x classes    logits          one number a group      class probabilities
+    Categorical    groups x classes    logits          one per group           class probabilities
     Point          size                mean            none                    mean
 
 Samples are functions of standard normal noise. The caller draws it, and so decides which samples share it. Gradients
@@ -141,7 +141,7 @@ class Categorical(Latent):
         """One-hot vectors with the gradient of the probabilities (straight-through).
 
         The noise is the normal quantile of a uniform number, and the class is where the cumulative probability passes
-        it. That takes one number a group; a Gumbel maximum takes one a class.
+        it. That takes one number per group; a Gumbel maximum takes one per class.
         """
         probs = self.mean(stats)
         if noise is None:

@@ -1,38 +1,24 @@
 """A copy of the latent dynamics as they were some updates ago: q_old of ColloDreamer's equation 11."""
 
+from typing import TYPE_CHECKING
+
 import tensorflow as tf
 
-from tools.config import Config
-from world_model.dynamics import make_dynamics
-from world_model.ssm import SSM
+if TYPE_CHECKING:  # models.py is made of this folder
+    from models import WorldModel
 
 
 class OldDynamics(tf.Module):
     """The dynamics at the last copy.
 
     Args:
-        config: sizes, and `augmented_target_every`.
-        dynamics: the dynamics to copy.
-        action_size, embed_size: as those of the dynamics.
+        model: the world model whose dynamics are copied.
+        every: updates of the world model between copies.
     """
 
-    def __init__(self, config: Config, dynamics: SSM, action_size: int, embed_size: int):
+    def __init__(self, model: "WorldModel", every: int):
         super().__init__(name="old_dynamics")
-        c = config
-        self._new, self.every = dynamics, c.augmented_target_every
-        self.net = make_dynamics(
-            c.dynamics,
-            c.latent,
-            action_size,
-            embed_size,
-            stoch=c.stoch,
-            deter=c.deter,
-            hidden=c.hidden,
-            act=c.act,
-            min_std=c.min_std,
-            classes=c.classes,
-            unimix=c.unimix,
-        )
+        self._new, self.net, self.every = model.dynamics, model.make_dynamics(), every
         # For checkpoints, as in `value.ValueLearner`.
         self.weights = list(self.net.weights)
         self.copy()
@@ -44,5 +30,5 @@ class OldDynamics(tf.Module):
         return True
 
     def follow(self, updates: tf.Tensor) -> None:
-        """Copies after every `augmented_target_every` updates of the world model."""
+        """Copies when a copy is due after so many updates."""
         tf.cond(updates % self.every == 0, self.copy, lambda: False)

@@ -148,7 +148,7 @@ def one_step(problem, lam, monkeypatch):
     search = Search(plan, plan, planner._start_duals(z0), damping, failed, zeros, non_finite)
     after = planner._iterate(tf.constant(0), z0, (), search)
     monkeypatch.undo()
-    return after.plan[0].numpy(), seen[0], (z0, *plan)
+    return after.variables[0].numpy(), seen[0], (z0, *plan)
 
 
 def test_latco_adds_the_term_to_its_system(monkeypatch):
@@ -175,8 +175,7 @@ def test_planners_without_a_lagrangian_and_agents_without_a_value_refuse(tiny_co
         agents.agent_class("latco")(tiny_config.replace(augmented_objective=True), OBSERVATIONS, ACTION_SPACE)
 
 
-def test_old_dynamics_are_copied_every_so_many_updates(tiny_config):
-    config = tiny_config.replace(augmented_target_every=3)
+def test_old_dynamics_are_copied_every_so_many_updates():
     model = models.WorldModel(
         2,
         stoch=4,
@@ -189,7 +188,7 @@ def test_old_dynamics_are_copied_every_so_many_updates(tiny_config):
         reward_layers=1,
         reward_units=8,
     )
-    old = OldDynamics(config, model.dynamics, 2, model.encoder.embed_size)
+    old = OldDynamics(model, every=3)
     rng = np.random.default_rng(0)
     z, after = (tf.constant(rng.standard_normal([5, 12]), tf.float32) for _ in range(2))
     a = tf.constant(rng.uniform(-1, 1, [5, 2]), tf.float32)

@@ -9,7 +9,7 @@ from problems import SEED, curved, far, linear_quadratic, ridge, shifted_root
 from scipy.optimize import lsq_linear
 
 from optimizers import LatentProblem
-from planners.finish import Finished, better_half, improve_executable
+from planners.finish import Finished, better_of_pairs, finish_plans
 from planners.gaussian_latco import GaussianLatCo
 from planners.latco import LatCo
 from planners.plan_state import before_finish
@@ -44,7 +44,7 @@ def test_the_finish_ends_at_the_bounded_optimum():
     # Both coordinates' errors as residuals: their squares sum to minus the return, so that the optima are the same.
     errors = lambda z: tf.constant(np.sqrt(WEIGHTS)) * (z - tf.constant(TARGET))
     far = tf.constant(np.full([2, H, 1], 3.0))
-    improve = lambda: improve_executable(problem, tf.constant(z0), far, 30, tf.constant(30), errors)
+    improve = lambda: finish_plans(problem, tf.constant(z0), far, 30, tf.constant(30), errors)
     plan, scores = tf.function(improve, autograph=False)()
     expected = np.stack([bounded_optimum(start, H) for start in z0])
     held = np.abs(expected) > BOUND - 1e-6
@@ -59,7 +59,7 @@ def test_the_finish_takes_as_many_steps_as_it_is_told():
     problem, z0 = bounded(), tf.zeros([1, 2], tf.float64)
     errors = lambda z: z - tf.constant(TARGET)
     start = tf.zeros([1, 6, 1], tf.float64)
-    ends = [improve_executable(problem, z0, start, 5, tf.constant(limit), errors) for limit in (0, 2, 5)]
+    ends = [finish_plans(problem, z0, start, 5, tf.constant(limit), errors) for limit in (0, 2, 5)]
     np.testing.assert_array_equal(ends[0][0].actions, start)
     np.testing.assert_array_equal(ends[1][1][:, :2], ends[2][1][:, :2])
     np.testing.assert_array_equal(ends[1][1][:, 2:], np.repeat(ends[1][0].score[:, None], 3, 1))
@@ -74,7 +74,7 @@ def test_the_finish_does_not_break_a_state_constraint_further():
     errors = lambda z: z - tf.constant(TARGET)
     start = tf.fill([1, 8, 1], tf.constant(0.05, tf.float64))
     z0 = tf.zeros([1, 2], tf.float64)
-    kept, free = (improve_executable(p, z0, start, 10, tf.constant(10), errors)[0] for p in (asked, problem))
+    kept, free = (finish_plans(p, z0, start, 10, tf.constant(10), errors)[0] for p in (asked, problem))
     assert np.all(free.states[..., 1].numpy().max() > 0.35)
     assert np.all(kept.states[..., 1] <= 0.3) and kept.excess == 0.0
 
@@ -131,7 +131,7 @@ def test_of_two_finished_plans_the_score_decides_unless_one_breaks_the_constrain
     score, excess = tf.constant([3.0, 3.0, 1.0, np.nan, 9.0, 2.0]), tf.constant([0.0, 0.0, 0.0, 0.0, 0.1, 0.0])
     states = tf.range(6.0)[:, None, None]
     plans = Finished(states, states, score, excess, excess)
-    chosen, scores = better_half(plans, score[:, None], excess)
+    chosen, scores = better_of_pairs(plans, score[:, None], excess)
     # Plan 0 or 3, 1 or 4, 2 or 5: no number, more excess, a higher score.
     np.testing.assert_array_equal(chosen.states[:, 0, 0], [0, 1, 5])
     np.testing.assert_array_equal(scores, [[3.0], [3.0], [2.0]])

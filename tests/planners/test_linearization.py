@@ -6,7 +6,7 @@ import tensorflow as tf
 from problems import curved
 
 from planners import linearization
-from planners.linearization import linearize, linearize_by_tape, own_gradient, plans_at_once
+from planners.linearization import linearize, linearize_by_tape, plans_at_once, values_and_gradients
 
 
 def test_linearization_by_tape_equals_the_jacobian_by_hand():
@@ -23,10 +23,12 @@ def test_linearization_by_tape_equals_the_jacobian_by_hand():
 
 def test_gradients_of_single_states_by_hand():
     states = np.random.default_rng(0).normal(size=[2, 3, 2])
-    value, gradient = own_gradient(lambda z: tf.reduce_sum(tf.square(z), -1), tf.constant(states))
+    value, gradient = values_and_gradients(lambda z: tf.reduce_sum(tf.square(z), -1), tf.constant(states))
     np.testing.assert_allclose(value, np.sum(states**2, -1))
     np.testing.assert_allclose(gradient, 2 * states)
-    both, gradients = own_gradient(lambda z: tf.stack([z[..., 0] * z[..., 1], z[..., 1]], -1), tf.constant(states))
+    both, gradients = values_and_gradients(
+        lambda z: tf.stack([z[..., 0] * z[..., 1], z[..., 1]], -1), tf.constant(states)
+    )
     np.testing.assert_allclose(both, np.stack([states[..., 0] * states[..., 1], states[..., 1]], -1))
     np.testing.assert_allclose(gradients[:, :, 0], states[..., ::-1])
     np.testing.assert_allclose(gradients[:, :, 1], np.broadcast_to([0.0, 1.0], states.shape))

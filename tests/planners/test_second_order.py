@@ -10,7 +10,7 @@ from planners.gaussian_latco import GaussianLatCo, moments_by_tape
 from planners.gn import GN
 from planners.ilqr import ILQR
 from planners.latco import CROSSOVER, LatCo, faster_solver
-from planners.line_search import Shooting
+from planners.line_search import Search
 from planners.linearization import linearize_by_tape
 from planners.seeds import split_seed
 from planners.trajectories import rollout
@@ -186,7 +186,7 @@ def test_gaussian_plans_follow_the_moments_of_the_dynamics():
     )
     planner = GaussianLatCo(problem, 6, 60, samples=2000, eps_dyn=1e-6, **EAGER)
     moments = []
-    planner._moved, moved = (lambda *args: moments.append(moved(*args)) or moments[-1]), planner._moved
+    planner._apply_step, moved = (lambda *args: moments.append(moved(*args)) or moments[-1]), planner._apply_step
     plan = planner(np.array([[1.0]]), SEED)
     assert moments and float(plan.curves["dynamics_violation"][0, -1]) < 1e-3
     noise = planner._noise(split_seed(tf.constant(SEED), 1), tf.float64)
@@ -237,7 +237,7 @@ def shooting_search(problem, z0, actions):
     for t in range(actions.shape[1]):
         states.append(problem.step(states[-1], tf.constant(actions[:, t])))
     ones = tf.ones(actions.shape[:2], tf.float64)
-    return Shooting(tf.stack(states[1:], 1), tf.constant(actions), ones, tf.constant([1e-9]), None, None, None)
+    return Search(tf.stack(states[1:], 1), tf.constant(actions), ones, tf.constant([1e-9]), None, None, None)
 
 
 def test_a_step_of_gn_is_the_least_squares_step_of_the_rollout_s_jacobian():
@@ -327,7 +327,7 @@ def test_feedback_gains_do_not_shrink_once_the_search_has_converged():
     planner = ILQR(curved(), 4, 60, feedback=True, **EAGER)
     z0 = np.array([[1.0, -1.0]], np.float32)
     plan = planner(z0, SEED)
-    end = Shooting(plan.states, plan.actions, None, tf.constant([planner.damping]), None, None, None)
+    end = Search(plan.states, plan.actions, None, tf.constant([planner.damping]), None, None, None)
     np.testing.assert_allclose(plan.gains, planner._backward(tf.constant(z0), end)[1], rtol=1e-3)
     assert np.abs(plan.gains).max() > 0.01
 

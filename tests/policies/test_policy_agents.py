@@ -10,7 +10,7 @@ import models
 import optimizers
 import planning_agent
 from base_agent import BaseAgent
-from planning_agent import CEMAgent, GDAgent, ICEMAgent
+from planner_agents import CEMAgent, GDAgent, ICEMAgent
 from policy_agents import DreamerAgent, PolicyAgent
 from tests.tiny_agents import ACTION_SPACE, ACTIONS, OBSERVATIONS, make_batch
 from tools.config import load_config
@@ -64,7 +64,7 @@ def test_dreamer_starts_from_states_that_are_neither_padding_nor_terminal(tiny_c
     batch = make_batch(agent.config) | {"mask": tf.constant(mask), "discount": tf.constant(goes_on)}
     feat, seen = tf.random.stateless_normal([4, 8, agent.model.dynamics.feat_size], [1, 2]), []
     monkeypatch.setattr(agent.behavior, "learn", lambda *args: seen.extend(args) or {})
-    agent._learn_beside(feat, batch)
+    agent._learn_behavior(feat, batch)
     np.testing.assert_array_equal(seen[0], tf.reshape(feat, [32, -1]))
     np.testing.assert_array_equal(seen[1], (mask * goes_on).ravel())
 
@@ -163,7 +163,7 @@ def test_offline_the_policy_learns_from_the_recorded_actions(tiny_config):
     for steps in (0, 100):
         agent = make(GDAgent, tiny_config, warm_start="policy", steps=steps)
         feat = tf.random.stateless_normal([4, 8, agent.model.dynamics.feat_size], [1, 2])
-        before, metrics = copies(agent.actor.net), agent._learn_beside(feat, batch)
+        before, metrics = copies(agent.actor.net), agent._learn_behavior(feat, batch)
         assert ("policy_loss" in metrics) == (steps == 0) == all(changed(before, agent.actor.net))
 
 

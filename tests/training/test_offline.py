@@ -7,7 +7,7 @@ from documentation import read_metrics
 
 from episodes.dataset import check_collection, settings, write_collection
 from episodes.replay import Replay
-from planning_agent import CEMAgent, LatCoAgent
+from planner_agents import CEMAgent, LatCoAgent
 from policy_agents import PolicyAgent
 from tools.errors import UserError
 from training.logdir import open_logdir

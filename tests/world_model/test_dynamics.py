@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from documentation import ROOT, code_blocks
 
 from tools.errors import UserError
 from world_model import dynamics, latents
-from world_model.ssm import get_feat
+from world_model.ssm import dense, get_feat
 
 STOCH, DETER, HIDDEN, ACTIONS, EMBED = 5, 7, 6, 3, 9
 
@@ -17,16 +18,17 @@ LATENTS = {
     "unimix": lambda: latents.Categorical(3, 4, 0.1),
     "point": lambda: latents.Point(STOCH),
 }
+GUIDE: dict = {"SSM": dynamics.SSM, "dense": dense, "keras": tf.keras, "tf": tf}
+exec(next(code for code in code_blocks(ROOT / "CONTRIBUTING.md", "python") if "(SSM)" in code), GUIDE)
+DYNAMICS = dynamics.DYNAMICS | {"guide": GUIDE["DeepSSM"]}
 VARIANTS = ["rssm-gaussian", "rssm-categorical", "rssm-unimix", "rssm-point", "ssm-gaussian", "ssm-categorical"]
+VARIANTS += ["guide-gaussian"]  # the example for contributors
 
 
 def make(variant, act="relu", seed=0):
     tf.keras.utils.set_random_seed(seed)
     kind, latent = variant.split("-")
-    if kind == "ssm":
-        model = dynamics.SSM(LATENTS[latent](), ACTIONS, EMBED, HIDDEN, act)
-    else:
-        model = dynamics.RSSM(LATENTS[latent](), ACTIONS, EMBED, DETER, HIDDEN, act)
+    model = DYNAMICS[kind](LATENTS[latent](), ACTIONS, EMBED, DETER, HIDDEN, act)
     rng = np.random.default_rng(seed)
     # Keras starts biases at zero, which would hide a bias that is left out.
     for variable in model.variables:
