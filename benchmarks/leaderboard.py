@@ -177,7 +177,7 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--model", required=True, metavar="NAME_OR_LOGDIR", help="as planning_agent's load_agent takes it")
+    add("--model", required=True, metavar="NAME_OR_LOGDIR", help="a shipped model's name or a log directory")
     add("--out", type=place, required=True, metavar="FILE", help="lines are appended to it, and found in it")
     add("--planners", nargs="+", default=list(SPACES), metavar="NAME", help="default: all that search")
     add("--budgets", nargs="+", type=seconds, default=list(BUDGETS), metavar="S", help="default: 0.1 0.3 1 3 10")
