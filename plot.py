@@ -112,7 +112,7 @@ def _draw(argv: Sequence[str]) -> int:
     if options.command == "curves":
         files = curves(options.dirs, options.metric, options.bins, out)
     elif options.command == "aggregate":
-        ranges = dict(options.normalize)
+        ranges = _in_order(options.normalize)
         text, files = aggregate(options.dirs, options.metric, ranges, options.bins, options.repetitions, out)
     else:
         text, files = table(options.sources, out)
