@@ -161,6 +161,16 @@ def test_a_share_of_the_candidates_are_samples_of_the_policy(make, monkeypatch):
     assert np.ptp(mixed[:, 30:, 0], axis=1).min() > 0.1
 
 
+def test_a_small_share_of_few_candidates_is_one(monkeypatch):
+    monkeypatch.setattr(tf, "while_loop", lambda cond, body, start, **_: body(*start))
+    problem, z0 = with_policy(curved()), np.array([[0.1, 0.2]])
+    plain, mixed = (
+        first_population(CEM(problem, HORIZON, 3, 40, 8, False, policy_share=share, **EAGER), z0, monkeypatch)
+        for share in (0.0, 0.01)
+    )
+    assert np.any(plain != mixed, axis=(2, 3))[0].tolist() == [False] * 39 + [True]
+
+
 @pytest.mark.parametrize("name", ["cem", "mppi", "icem"])
 def test_candidates_of_the_policy_are_found(name):
     problem = with_policy(far(), lambda z, noise=None: tf.ones_like(z[..., :1]))
