@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from optimizers import LatentProblem, Plan, Planner
 from planners.initial import warm_actions
-from planners.seeds import fold_in
+from planners.seeds import CANDIDATES, fold_in
 from planners.trajectories import candidate_returns, policy_noise, policy_rollout, rollout
 from tools.errors import UserError
 
@@ -83,7 +83,7 @@ class SamplingPlanner(Planner):
         count = self._policy_count(self.candidates)
         if not count:
             return None
-        seeds, shape = fold_in(seeds, -2), [z0.shape[0], count, self.horizon, self.problem.action_size]
+        seeds, shape = fold_in(seeds, CANDIDATES), [z0.shape[0], count, self.horizon, self.problem.action_size]
         noise = tf.reshape(policy_noise(self.problem, count * self.horizon, seeds, z0.dtype), shape)
         return policy_rollout(self.problem, tf.repeat(z0[:, None], count, 1), noise)[0]
 
