@@ -192,6 +192,19 @@ def test_a_model_is_not_overwritten_nor_trained_on_in_place(trained, shipped, ca
     assert (folder / WEIGHTS).read_bytes() == before
 
 
+def test_of_two_programs_that_ship_to_one_folder_the_later_one_is_refused(trained, tmp_path, monkeypatch):
+    said = []
+
+    def load(*_):
+        said.append(refused(ship.ship, trained[1], tmp_path / "tiny"))  # while the first one is at work
+        return trained[0]
+
+    monkeypatch.setattr(ship, "load_agent", load)
+    ship.ship(trained[1], tmp_path / "tiny")
+    assert len(said) == 1 and "choose another --out" in said[0]
+    assert sorted(path.name for path in (tmp_path / "tiny").iterdir()) == ["config.yaml", WEIGHTS]
+
+
 @pytest.mark.parametrize("words", ["full", "not finite"])
 def test_half_a_model_is_not_left_behind(trained, tmp_path, monkeypatch, words):
     def fail(*_):
