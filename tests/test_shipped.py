@@ -279,6 +279,19 @@ def test_presets_of_the_command_line_are_stronger_than_those_of_the_demonstratio
     assert not settings().latco_keep_start and settings("--latco_finish", "5").latco_keep_start
 
 
+def test_files_of_the_demonstration_have_the_names_of_all_folders_of_a_run(by_name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = [tmp_path / "here" / run / "0" for run in ("one", "other")]
+    for folder in folders:
+        shutil.copytree(logdirs.SHIPPED / by_name, folder)
+    assert demo.name_of(by_name) == by_name
+    assert [demo.name_of(str(folder)) for folder in folders] == ["here-one-0", "here-other-0"]
+    assert demo.name_of("here/one/0/") == "here-one-0"
+    monkeypatch.chdir(folders[0])
+    assert demo.name_of(".") == demo.name_of(str(folders[0])) == "-".join(folders[0].parts[1:])
+    assert demo.name_of("../../other/0") == demo.name_of(str(folders[1])) == "-".join(folders[1].parts[1:])
+
+
 def test_demonstration_refuses_what_it_cannot_do(by_name, tmp_path, capsys):
     (tmp_path / "file").touch()
     for words, sentence in (
