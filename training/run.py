@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 import envs
-from episodes.replay import MixedReplay, Replay
+from episodes.mixed_replay import MixedReplay
+from episodes.replay import Replay
 from tools.command_line import note
 from tools.errors import UserError
 from tools.files import expanded
