@@ -18,7 +18,8 @@ from tensorflow import keras
 import envs
 import models
 from episodes.behavior import correlated_actions
-from episodes.replay import MixedReplay, Replay
+from episodes.mixed_replay import MixedReplay
+from episodes.replay import Replay
 from tools.config import Config
 from tools.errors import UserError
 from tools.memory import enough_memory

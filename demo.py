@@ -15,6 +15,7 @@ if __name__ == "__main__":
 import tools.tensorflow_setup
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ from tools.logger import write_video
 from tools.program import run_program
 from training.driver import Driver
 from training.driver import play as play_episodes
-from training.logdir import find_logdir, read_config
+from training.logdir import find_logdir, read_config, shipped_models
 
 if TYPE_CHECKING:
     from planning_agent import PlanningAgent
@@ -111,13 +112,25 @@ def stages(iterations: int) -> list[int]:
     return [0, *np.unique(np.geomspace(1, iterations, STAGES - 1).round().astype(int)).tolist()]
 
 
+def name_of(model: str) -> str:
+    """What a model's files are named after: a shipped model's name, or all folders of a log directory.
+
+    The last folder alone is often a seed, which models have in common.
+    """
+    if model in shipped_models():
+        return model
+    folder, here = Path(os.path.abspath(find_logdir(model))), Path.cwd()
+    parts = folder.relative_to(here).parts if here in folder.parents else folder.parts[1:]
+    return "-".join(parts)
+
+
 def demonstrate(model: str, overrides: Sequence[str], seed: int, out: Path) -> tuple[list[Result], list[Path]]:
     """Lets both planners play; returns what came of it, and the picture and the video.
 
     Raises:
         UserError: there is no such model, an override is not valid, or the files cannot be written.
     """
-    stem = out / f"{Path(model).name}_{seed}"
+    stem = out / f"{name_of(model)}_{seed}"
     picture, video = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.mp4")
     check_writable(picture, "choose another --out")
     results = []

@@ -8,6 +8,7 @@ Every part is a Keras model: a `tf.Module` does not see the variables of Keras 3
 
 import contextlib
 import functools
+import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -171,6 +172,20 @@ def layer_precision(name: str) -> Iterator[None]:
         keras.mixed_precision.set_dtype_policy(before)
 
 
+@contextlib.contextmanager
+def own_initial_weights() -> Iterator[None]:
+    """Layers built in this context have no effect on the initial weights of later ones, which are as without them.
+
+    Keras draws the seed of each layer from Python's generator.
+    """
+    before = random.getstate()
+    random.seed(f"apart {random.random()}")  # other numbers than those that the later layers draw
+    try:
+        yield
+    finally:
+        random.setstate(before)
+
+
 def make_adam(lr: float, eps: float, precision: str) -> keras.optimizers.Optimizer:
     """Adam for layers that compute in this precision."""
     optimizer = keras.optimizers.Adam(lr, epsilon=eps)
@@ -242,7 +257,8 @@ class WorldModel(keras.Model):
         self.reward = DenseHead(feat_size, **head, name="reward")
         self.discount = DenseHead(feat_size, **head, name="discount") if discount_head else None
         self.cost = DenseHead(feat_size, **head, name="cost") if cost_head else None
-        self.probe = DenseHead(feat_size, (state_size,), **head, name="probe") if state_size else None
+        with own_initial_weights():  # so that a probe changes no network that is made after it
+            self.probe = DenseHead(feat_size, (state_size,), **head, name="probe") if state_size else None
         self.built = True
 
     def embed(self, image: tf.Tensor) -> tf.Tensor:

@@ -23,12 +23,10 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from planners.initial import best_initial, random_sequences
-from planners.seeds import fold_in, split_seed
+from planners.seeds import SCORES, fold_in, split_seed
 from planners.stopping import iterate
 from planners.trajectories import policy_noise, policy_rollout, rollout, sampled_return
 from tools.errors import UserError
-
-SCORE_STREAM = 7  # random stream of the rollouts that compare restarts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,7 +293,7 @@ class Planner(abc.ABC):
     def _score(self, z0, plan, seeds):
         """Returns [B] that compare restarts: under the mean dynamics, or the mean over sampled rollouts."""
         if self.restart_samples and self.problem.sample_step is not None:
-            return sampled_return(self.problem, z0, plan.actions, fold_in(seeds, SCORE_STREAM), self.restart_samples)
+            return sampled_return(self.problem, z0, plan.actions, fold_in(seeds, SCORES), self.restart_samples)
         score = tf.reduce_sum(plan.rewards, 1)
         return score if plan.value is None else score + plan.value
 

@@ -24,9 +24,9 @@ import models
 import optimizers
 from agents import make_agent
 from base_agent import PolicyState
+from distilling_agent import DistillingAgent
 from planners.discounting import discounted, start_survival, strip_survival
 from planners.plan_state import PlanState, cold_start, plan_metrics
-from taught_agent import TaughtAgent
 from tools.config import Config, load_config
 from tools.files import expanded
 from tools.lock import exclusive_folder
@@ -37,7 +37,7 @@ from training.logdir import check_logdir, open_logdir
 from world_model.latent_problem import latent_problem
 
 
-class PlanningAgent(TaughtAgent):
+class PlanningAgent(DistillingAgent):
     """Model-predictive control for a batch of environments (LatCo algorithm 1, PlaNet algorithm 1).
 
     An environment gets a new plan at the start of an episode and after every `mpc_steps` executed actions. The plans
@@ -114,7 +114,7 @@ class PlanningAgent(TaughtAgent):
 
     @property
     def used_steps(self) -> int:
-        """How many actions of a plan are executed or taught; a plan needs as many."""
+        """How many actions of a plan are executed or learned from; a plan needs as many."""
         return self.executed_steps
 
     def planned_states(self, state: PolicyState) -> np.ndarray:

@@ -89,22 +89,22 @@ class PolicyAgent(ActorAgent):
 
     @property
     def used_steps(self) -> int:
-        """Those of the teacher's plans that are taught."""
+        """Those of the teacher's plans that the policy learns from."""
         return super().used_steps if self.config.policy_teacher == "none" else self.config.mpc_steps
 
     def make_actor(self) -> Actor:
         """The policy."""
         return self.new_actor(self.config.policy_lr)
 
-    def lesson(
+    def teacher_plans(
         self, feat: tf.Tensor, is_first: np.ndarray, before: PlanState | None, plan: PlanState, planned: np.ndarray
     ) -> tuple[PlanState, PlanState | None, np.ndarray]:
         """The teacher's plans, which are remembered beside the policy's own."""
         if self.teacher is None:
             return plan, None, planned
-        taught = None if before is None else before.teacher
-        need = np.ones_like(is_first) if taught is None else is_first | (taught.cursor >= self.config.mpc_steps)
+        plans = None if before is None else before.teacher
+        need = np.ones_like(is_first) if plans is None else is_first | (plans.cursor >= self.config.mpc_steps)
         if need.any():
-            new = self.make_plans(feat, self._warm_start(taught, is_first, self.teacher), self.teacher)
-            taught = new if taught is None else taught.replace_where(need, new)
-        return plan._replace(teacher=taught._replace(cursor=taught.cursor + 1)), taught, need
+            new = self.make_plans(feat, self._warm_start(plans, is_first, self.teacher), self.teacher)
+            plans = new if plans is None else plans.replace_where(need, new)
+        return plan._replace(teacher=plans._replace(cursor=plans.cursor + 1)), plans, need

@@ -23,7 +23,8 @@ from typing import Any
 from agents import load_agent
 from tools.command_line import Parser, place
 from tools.errors import UserError
-from tools.files import expanded, remove_empty, writing
+from tools.files import expanded, writing
+from tools.lock import exclusive_folder
 from tools.program import run_program
 from tools.schema import read_schema
 from training.logdir import SETTINGS_FILE, WEIGHTS
@@ -42,22 +43,20 @@ def ship(logdir: Path, out: Path, overrides: Sequence[str] = ()) -> dict[str, An
 
     Raises:
         UserError: see `agents.load_agent` and `training.weights.write_weights`; or `out` holds a run or a model
-            already, or cannot be written.
+            already, cannot be written, or another program writes to it.
     """
-    if (out / SETTINGS_FILE).exists() or (out / WEIGHTS).exists():
-        raise UserError(f"{out} holds a run or a model already: move it away, or choose another --out.")
-    agent = load_agent(logdir, overrides)
-    settings = read_schema().settings
-    new = [path for path in (out, *out.parents) if not path.exists()]
-    try:
-        with writing(out, "choose another --out"):
-            out.mkdir(parents=True, exist_ok=True)
-            file = write_weights(agent.checkpointed, out)
-            agent.config.replace(**{key: settings[key].default for key in PLACES}).save(out / SETTINGS_FILE)
-    except BaseException:
-        (out / WEIGHTS).unlink(missing_ok=True)  # half a model would be in the way of the next try
-        remove_empty(new)
-        raise
+    with exclusive_folder(out, "--out"):
+        if (out / SETTINGS_FILE).exists() or (out / WEIGHTS).exists():
+            raise UserError(f"{out} holds a run or a model already: move it away, or choose another --out.")
+        agent = load_agent(logdir, overrides)
+        settings = read_schema().settings
+        try:
+            with writing(out, "choose another --out"):
+                file = write_weights(agent.checkpointed, out)
+                agent.config.replace(**{key: settings[key].default for key in PLACES}).save(out / SETTINGS_FILE)
+        except BaseException:
+            (out / WEIGHTS).unlink(missing_ok=True)  # half a model would be in the way of the next try
+            raise
     return {
         "task": agent.config.task,
         "planner": agent.config.planner,

@@ -11,7 +11,7 @@ sizes. Lines that --out has are not measured again.
 
 The sweep "crossing" times the two solvers at horizons of 2 to 16 times the state size. A line "crossing" then says at
 which multiple of it the block-tridiagonal solver becomes the faster one, by interpolation between logarithms. This is
-what `planners.latco.CROSSOVER` stands for. The figure has the lines of one `--clock`.
+what `planners.collocation_solvers.CROSSOVER` stands for. The figure has the lines of one `--clock`.
 """
 
 import checkout
@@ -34,7 +34,8 @@ from benchmarks.planning import make_problem, measure_peak
 from evaluation.files import check_writable
 from optimizers import Planner
 from planners.cem import CEM
-from planners.latco import CROSSOVER, LatCo
+from planners.collocation_solvers import CROSSOVER
+from planners.latco import LatCo
 from tools.command_line import Parser, picture, place, positive
 from tools.errors import UserError
 from tools.files import append_json

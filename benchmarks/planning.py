@@ -28,6 +28,7 @@ import models
 import optimizers
 from benchmarks.memory import begin_peak, peak_gb
 from planners.cem import CEM, RandomShooting
+from planners.collocation_solvers import SOLVERS
 from planners.first_order_latco import FirstOrderLatCo
 from planners.gaussian_latco import GaussianLatCo
 from planners.gd import GD
@@ -36,7 +37,7 @@ from planners.grasp import GRASP
 from planners.icem import ICEM
 from planners.ilqr import ILQR
 from planners.image_collocation import ImageCollocation
-from planners.latco import SOLVERS, LatCo
+from planners.latco import LatCo
 from tools.command_line import Parser, count, positive
 from tools.program import run_program
 from world_model.latent_problem import latent_problem

@@ -32,6 +32,7 @@ from envs.guard import OUTCOMES
 from episodes.dataset import numbers, read_collection
 from episodes.episode import Episode, check_same_kind, episode_files, read_episode, transitions_of
 from tools.errors import UserError
+from tools.lock import exclusive_folder
 from tools.progress import ProgressLine
 
 # Where collection.json stands in the metadata of an exported data set.
@@ -50,25 +51,27 @@ def export_folder(folder: Path, name: str) -> dict[str, Any]:
 
     Raises:
         UserError: there are no episodes, one is damaged or different from the others, Minari does not accept the
-            name or has it already, or there is no room. An unfinished data set is removed again.
+            name or has it already, another program is writing it, or there is no room. An unfinished data set is
+            removed again.
     """
     check_name(name)
     files = episode_files(folder)
     if not files:
         raise UserError(f"{folder} has no episodes to export: make some with collect.py, or name another folder.")
-    facts = read_collection(folder)
-    place = get_dataset_path(name)
-    if place.exists():
-        raise UserError(f"Minari has a {name} already ({place}): choose another name or version.")
-    _check_room(name, files, place)
-    try:
-        with ProgressLine(len(files), "episodes", Console(stderr=True)) as progress:
-            rows = _write_dataset(progress.track(files), name, facts or {})
-    except BaseException as error:
-        shutil.rmtree(place, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise UserError(f"The data set {name} cannot be written to {place} ({error}).") from error
-        raise
+    facts, place = read_collection(folder), get_dataset_path(name)
+    # Minari makes the folder of the data set itself, so that the lock needs one beside it.
+    with exclusive_folder(place.with_name(f".{place.name}"), "name"):
+        if place.exists():
+            raise UserError(f"Minari has a {name} already ({place}): choose another name or version.")
+        _check_room(name, files, place)
+        try:
+            with ProgressLine(len(files), "episodes", Console(stderr=True)) as progress:
+                rows = _write_dataset(progress.track(files), name, facts or {})
+        except BaseException as error:
+            shutil.rmtree(place, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise UserError(f"The data set {name} cannot be written to {place} ({error}).") from error
+            raise
     return {"dataset": name, "folder": str(place), "episodes": len(rows), "transitions": sum(row[0] for row in rows)}
 
 

@@ -4,7 +4,7 @@ import os
 import secrets
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,7 +182,7 @@ class Replay:
 
     def sample_as(self, chunk: Chunk) -> Episode:
         """`sample` with the keys of an earlier `chunk`."""
-        batch = _zeros(self.batch_size, chunk)
+        batch = empty_batch(self.batch_size, chunk)
         self.fill(batch, range(self.batch_size))
         return batch
 
@@ -228,7 +228,7 @@ class Replay:
         Raises:
             UserError: there is no episode yet to read the shapes from.
         """
-        return _dataset(self, count)
+        return prefetched(self.sample_as, self.chunk(), self.batch_size, count)  # later episodes may have other keys
 
     def _load(self, offline: Path | None, damaged_share: float) -> None:
         """Count all files, and read the newest into memory up to the capacity; offline episodes count as the oldest."""
@@ -254,99 +254,22 @@ class Replay:
             )
 
 
-class MixedReplay:
-    """Several replays sampled as one: the tasks of an agent.
-
-    The replay of each chunk is drawn uniformly, so tasks have equal weight whatever the length of their episodes. A
-    batch has the keys that all replays share.
-
-    Args:
-        replays: at least one, with the same batch length and with equal shapes of the shared keys.
-        batch_size: chunks per batch, B.
-        seed: seed of the choice of replays; each replay has its own random state.
-    """
-
-    def __init__(self, replays: Sequence[Replay], batch_size: int, seed: int) -> None:
-        self.replays = list(replays)
-        self.batch_size = batch_size
-        self._rng = np.random.default_rng(seed)
-        self._lock = threading.Lock()
-
-    @property
-    def episodes(self) -> int:
-        """Episodes on disk."""
-        return sum(replay.episodes for replay in self.replays)
-
-    @property
-    def random_state(self) -> dict[str, Any]:
-        """Random states of the mixture and of every replay, ready for JSON; see `Replay.random_state`."""
-        with self._lock:
-            states = [replay.random_state for replay in self.replays]
-            return {"mixture": self._rng.bit_generator.state, "replays": states}
-
-    @random_state.setter
-    def random_state(self, state: Mapping[str, Any]) -> None:
-        with self._lock:
-            try:
-                self._rng.bit_generator.state = state["mixture"]
-                states = list(zip(self.replays, state["replays"], strict=True))
-            except (KeyError, TypeError, ValueError) as error:
-                raise UserError(
-                    f"The saved random state of the replays is unusable ({error}); restore another checkpoint."
-                ) from error
-            for replay, own in states:
-                replay.random_state = own
-
-    def sample(self) -> Episode:
-        """Draw one batch as `Replay.sample` does, each chunk from a uniformly drawn replay.
-
-        Raises:
-            UserError: a replay has no episode.
-        """
-        return self.sample_as(self.chunk())
-
-    def sample_as(self, chunk: Chunk) -> Episode:
-        """`sample` with the keys of an earlier `chunk`."""
-        batch = _zeros(self.batch_size, chunk)
-        with self._lock:  # keeps `random_state` consistent
-            drawn = self._rng.integers(len(self.replays), size=self.batch_size)
-            for index, replay in enumerate(self.replays):
-                replay.fill(batch, np.flatnonzero(drawn == index))
-        return batch
-
-    def chunk(self) -> Chunk:
-        """Shape [L, ...] and dtype of the keys that all replays have.
-
-        Raises:
-            UserError: a replay has no episode yet.
-        """
-        chunks = [replay.chunk() for replay in self.replays]
-        return {key: value for key, value in chunks[0].items() if all(key in chunk for chunk in chunks)}
-
-    def dataset(self, count: int | None = None) -> "tf.data.Dataset":
-        """As `Replay.dataset`.
-
-        Raises:
-            UserError: a replay has no episode yet.
-        """
-        return _dataset(self, count)
-
-
-def _zeros(batch_size: int, chunk: Chunk) -> Episode:
-    """An empty batch for a replay to fill."""
+def empty_batch(batch_size: int, chunk: Chunk) -> Episode:
+    """A batch of zeros for a replay to fill."""
     return {key: np.zeros((batch_size, *shape), dtype) for key, (shape, dtype) in chunk.items()}
 
 
-def _dataset(replay: Replay | MixedReplay, count: int | None) -> "tf.data.Dataset":
-    """Sampled batches, prefetched in another thread."""
+def prefetched(
+    sample_as: Callable[[Chunk], Episode], chunk: Chunk, batch_size: int, count: int | None
+) -> "tf.data.Dataset":
+    """Batches that `sample_as` samples with the keys of `chunk`, in another thread; see `Replay.dataset`."""
     import tensorflow as tf
 
-    chunk = replay.chunk()  # later episodes may have other keys
-    signature = {key: tf.TensorSpec((replay.batch_size, *shape), dtype) for key, (shape, dtype) in chunk.items()}
+    signature = {key: tf.TensorSpec((batch_size, *shape), dtype) for key, (shape, dtype) in chunk.items()}
 
     def batches() -> Iterator[Episode]:
         while True:
-            yield replay.sample_as(chunk)
+            yield sample_as(chunk)
 
     dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
     return dataset.take(-1 if count is None else count).prefetch(PREFETCH)

@@ -5,7 +5,7 @@ import tensorflow as tf
 from optimizers import LatentProblem
 from planners.initial import random_actions
 from planners.sampling import SamplingPlanner, count_non_finite, refit
-from planners.seeds import fold_in, per_plan
+from planners.seeds import RETURNS, fold_in, per_plan
 from tools.errors import UserError
 
 
@@ -23,7 +23,7 @@ class RandomShooting(SamplingPlanner):
             # The first candidate is the best one so far, or the warm start: the mean of the first belief.
             known = tf.where((belief.scores > z0.dtype.min)[..., None, None], belief.best, belief.mean[:, None])
             actions = tf.concat([known, actions[:, 1:]], 1)
-            returns = self._returns(z0, actions, fold_in(now, -1))
+            returns = self._returns(z0, actions, fold_in(now, RETURNS))
             score, index = tf.math.top_k(returns, 1)
             better = score > belief.scores
             return belief._replace(
@@ -87,7 +87,7 @@ class CEM(SamplingPlanner):
             shape = [self.candidates, *belief.mean.shape[1:]]
             draw = lambda seed: tf.random.stateless_normal(shape, seed, dtype=z0.dtype)
             actions = self._with_policy(self._sample(belief, per_plan(draw, now, z0.dtype)), policy)
-            scores, index = tf.math.top_k(returns := self._returns(z0, actions, fold_in(now, -1)), self.elites)
+            scores, index = tf.math.top_k(returns := self._returns(z0, actions, fold_in(now, RETURNS)), self.elites)
             mean, std, score, enough = refit(tf.gather(actions, index, batch_dims=1), scores, self.gamma)
             return belief._replace(
                 mean=tf.where(enough, mean, belief.mean),

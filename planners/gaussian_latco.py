@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from optimizers import SCORE_STREAM, LatentProblem
+from optimizers import LatentProblem
 from planners.finish import Finished
 from planners.initial import random_actions, warm_actions
 from planners.latco import LatCo
-from planners.seeds import fold_in, per_plan
+from planners.seeds import SCORES, fold_in, per_plan
 from planners.trajectories import previous_states, return_under_noise
 from tools.errors import UserError
 
@@ -125,7 +125,7 @@ class GaussianLatCo(LatCo):
 
     def _score(self, z0, plan, seeds):
         """Mean return [B] of sampled rollouts: this planner does not trust the mean dynamics."""
-        noise = self._noise(fold_in(seeds, SCORE_STREAM), z0.dtype)[1]  # not that on which the plan was optimized
+        noise = self._noise(fold_in(seeds, SCORES), z0.dtype)[1]  # not that on which the plan was optimized
         return return_under_noise(self.problem, z0, plan.actions, tf.transpose(noise, [0, 2, 1, 3]))
 
 

@@ -9,7 +9,7 @@ from optimizers import LatentProblem
 from planners.initial import warm_actions
 from planners.rows import where_rows
 from planners.sampling import Belief, SamplingPlanner, count_non_finite, refit
-from planners.seeds import fold_in, per_plan
+from planners.seeds import RETURNS, fold_in, per_plan
 from tools.errors import UserError
 
 
@@ -88,7 +88,7 @@ class ICEM(SamplingPlanner):
         if k == 0 and warm is not None and self.num_kept:  # the last plan's elites, each with a random end
             shifted = [warm_actions(actions[:, 1 + j], warm, 1 + j) for j in range(self.num_kept)]
             actions = tf.concat([actions[:, :1], tf.stack(shifted, 1), actions[:, 1 + self.num_kept :]], 1)
-        returns = self._returns(z0, actions, fold_in(seeds, -1))
+        returns = self._returns(z0, actions, fold_in(seeds, RETURNS))
         pool = tf.concat([belief.best[:, : self.num_kept], actions], 1)
         scores, index = tf.math.top_k(tf.concat([belief.scores[:, : self.num_kept], returns], 1), self.elites)
         best = tf.gather(pool, index, batch_dims=1)

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tensorflow as tf
 
-from planners.seeds import fold_in, per_plan
+from planners.seeds import INITIAL, fold_in, per_plan
 from planners.trajectories import candidate_returns
 
 if TYPE_CHECKING:  # optimizers.py imports this module
     from optimizers import LatentProblem, WarmStart
-
-INITIAL_STREAM = 12  # random stream of the candidates
 
 
 def random_actions(problem: "LatentProblem", horizon: int, seeds: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
@@ -46,7 +44,7 @@ def random_sequences(
     factor = tf.constant(np.linalg.cholesky(float(correlation) ** lag), dtype)
     shape = [count, horizon, problem.action_size]
     draw = lambda seed: tf.random.stateless_normal(shape, seed, dtype=dtype)
-    gaussian = tf.einsum("ts,bnsm->bntm", factor, per_plan(draw, fold_in(seeds, INITIAL_STREAM), dtype))
+    gaussian = tf.einsum("ts,bnsm->bntm", factor, per_plan(draw, fold_in(seeds, INITIAL), dtype))
     return problem.a_max * tf.math.erf(gaussian / math.sqrt(2.0))
 
 

@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from optimizers import LatentProblem, Plan, Planner
 from planners.augmented import augmented_residuals
+from planners.collocation_solvers import SOLVERS, XLA_SOLVERS, faster_solver
 from planners.finish import better_of_pairs, finish_plans, finished_curves
 from planners.initial import random_actions, warm_actions
-from planners.least_squares import block_tridiagonal_step, condensed_step
 from planners.linearization import linearize, values_and_gradients
 from planners.multipliers import MULTIPLIER_RANGE, action_violation, scale_multipliers
 from planners.residuals import (
@@ -28,10 +28,8 @@ from planners.rows import all_finite, where_rows
 from planners.trajectories import best_finite, previous_states, rollout
 from tools.errors import UserError, unknown
 
-SOLVERS = {"condensed": condensed_step, "block_tridiagonal": block_tridiagonal_step}
 # The multiplier of each constraint, by the curve that shows its violation.
 MULTIPLIERS = {"dynamics_violation": "lam", "action_violation": "nu", "constraint_violation": "kappa"}
-XLA_SOLVERS = ("condensed",)  # XLA expands float64 Cholesky factorizations of 230 x 230 into slow loops on CPU
 
 
 class Search(NamedTuple):
@@ -333,16 +331,6 @@ class LatCo(Planner):
         entry = dict(zip(self.CURVES, tf.unstack(metrics, axis=-1), strict=True))
         met = [entry[curve] <= self.horizon * self.eps[name] for curve, name in MULTIPLIERS.items() if curve in entry]
         return tf.reduce_all(tf.stack(met), 0)
-
-
-# The condensed step costs O(H^2 n^2 + H^3) in float32, the block-tridiagonal one O(H n^3) in float64: at n = 32 the
-# curves cross at a horizon of about 190, at n = 230 well beyond 200 (results/performance.md).
-CROSSOVER = 6.0
-
-
-def faster_solver(horizon: int, state_size: int) -> str:
-    """The faster solver of a collocation step: condensed up to a horizon of `CROSSOVER` times the state size."""
-    return "condensed" if horizon <= CROSSOVER * state_size else "block_tridiagonal"
 
 
 def _flat(x):

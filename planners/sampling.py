@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from optimizers import LatentProblem, Plan, Planner
 from planners.initial import warm_actions
-from planners.seeds import fold_in
+from planners.seeds import CANDIDATES, fold_in
 from planners.trajectories import candidate_returns, policy_noise, policy_rollout, rollout
 from tools.errors import UserError
 
@@ -34,8 +34,9 @@ class SamplingPlanner(Planner):
         iterations: number of populations.
         candidates: action sequences in the first of them, for each plan.
         sample_states: evaluate candidates on sampled trajectories as PlaNet does; otherwise on the mean dynamics.
-        policy_share: share of the candidates that are samples of the problem's policy along the mean dynamics. They
-            are drawn once for a plan (TD-MPC2, arXiv 2310.16828). With CEM and MPPI they are in all of its populations.
+        policy_share: share of the candidates that are samples of the problem's policy along the mean dynamics, rounded
+            down, but to no less than one. They are drawn once for a plan (TD-MPC2, arXiv 2310.16828). With CEM and MPPI
+            they are in all of its populations.
         **options: those of `Planner`.
     """
 
@@ -79,17 +80,21 @@ class SamplingPlanner(Planner):
 
     def _policy_candidates(self, z0, seeds):
         """Samples [B, J', H, m] of the policy for a population of full size, or none."""
-        count = int(self.policy_share * self.candidates)
+        count = self._policy_count(self.candidates)
         if not count:
             return None
-        seeds, shape = fold_in(seeds, -2), [z0.shape[0], count, self.horizon, self.problem.action_size]
+        seeds, shape = fold_in(seeds, CANDIDATES), [z0.shape[0], count, self.horizon, self.problem.action_size]
         noise = tf.reshape(policy_noise(self.problem, count * self.horizon, seeds, z0.dtype), shape)
         return policy_rollout(self.problem, tf.repeat(z0[:, None], count, 1), noise)[0]
+
+    def _policy_count(self, candidates):
+        """How many of so many candidates are samples of the policy: at least one where the share is positive."""
+        return max(int(self.policy_share * candidates), int(self.policy_share > 0.0))
 
     def _with_policy(self, actions, policy):
         """Candidates [B, J, H, m], the last `policy_share` of which are the first of the policy's."""
         J = actions.shape[1]
-        count = 0 if policy is None else int(self.policy_share * J)
+        count = 0 if policy is None else self._policy_count(J)
         return actions if not count else tf.concat([actions[:, : J - count], policy[:, :count]], 1)
 
     def _sample(self, belief, noise):

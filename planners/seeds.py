@@ -4,6 +4,16 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+# The numbers that name the streams of a plan's random numbers, for `fold_in`. Populations of sampling planners and the
+# steps of GRASP have those from 0 on, which they would share with a stream of such a number.
+RETURNS = -1  # sampled trajectories of candidates; of a population's seed
+CANDIDATES = -2  # candidates that are samples of a policy
+SCORES = -3  # rollouts that compare restarts
+POLICY = -4  # actions that are sampled from a policy
+# Not negative, since that would change all plans of the preset closed_loop and with them its recorded results. Only a
+# search of more than 12 populations or steps shares these numbers, in one of them, where they do not favor any plan.
+INITIAL = 12  # random sequences, of which the best begins the search
+
 
 def per_plan(draw: Callable, seeds: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """Return draw(seed) for each seed of [B, 2], stacked, so that a plan's draws do not depend on its batch."""

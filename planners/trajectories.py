@@ -5,12 +5,10 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from planners.seeds import fold_in, per_plan
+from planners.seeds import POLICY, fold_in, per_plan
 
 if TYPE_CHECKING:  # optimizers.py imports this module
     from optimizers import LatentProblem
-
-POLICY_STREAM = 11  # random stream of the actions that are sampled from a policy
 
 
 def rollout(step: Callable, z0: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
@@ -29,7 +27,7 @@ def policy_noise(problem: "LatentProblem", horizon: int, seeds: tf.Tensor, dtype
     """Standard normal noise [B, H, m] of a policy's actions, from one seed per plan, int32 [B, 2]."""
     shape = [horizon, problem.action_size]
     draw = lambda seed: tf.random.stateless_normal(shape, seed, dtype=dtype)
-    return per_plan(draw, fold_in(seeds, POLICY_STREAM), dtype)
+    return per_plan(draw, fold_in(seeds, POLICY), dtype)
 
 
 def policy_rollout(problem: "LatentProblem", z0: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

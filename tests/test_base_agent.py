@@ -146,6 +146,16 @@ def test_probe_changes_no_other_weight(tiny_config):
         np.testing.assert_allclose(without, with_probe, rtol=1e-4, atol=1e-6)
 
 
+def test_probe_changes_no_initial_weight_of_value_and_policy(tiny_config):
+    config = tiny_config.replace(value_head=True, discount=0.9, warm_start="policy")
+    agents = [PlanlessAgent(config.replace(state_probe=probe), OBSERVATIONS, ACTION_SPACE) for probe in (False, True)]
+    for part in ("value", "actor"):
+        for without, with_probe in zip(*(getattr(agent, part).weights for agent in agents), strict=True):
+            np.testing.assert_array_equal(without, with_probe)
+    kernels = [layer.kernel.numpy() for layer in agents[1].model.probe.hidden]
+    assert all(np.any(kernel) for kernel in kernels)
+
+
 def test_states_in_large_units_shorten_no_other_step(tiny_config, line_by_line):
     batch = make_batch(tiny_config)
     batch["state"] *= 1e6

@@ -192,6 +192,19 @@ def test_a_model_is_not_overwritten_nor_trained_on_in_place(trained, shipped, ca
     assert (folder / WEIGHTS).read_bytes() == before
 
 
+def test_of_two_programs_that_ship_to_one_folder_the_later_one_is_refused(trained, tmp_path, monkeypatch):
+    said = []
+
+    def load(*_):
+        said.append(refused(ship.ship, trained[1], tmp_path / "tiny"))  # while the first one is at work
+        return trained[0]
+
+    monkeypatch.setattr(ship, "load_agent", load)
+    ship.ship(trained[1], tmp_path / "tiny")
+    assert len(said) == 1 and "choose another --out" in said[0]
+    assert sorted(path.name for path in (tmp_path / "tiny").iterdir()) == ["config.yaml", WEIGHTS]
+
+
 @pytest.mark.parametrize("words", ["full", "not finite"])
 def test_half_a_model_is_not_left_behind(trained, tmp_path, monkeypatch, words):
     def fail(*_):
@@ -264,6 +277,19 @@ def test_presets_of_the_command_line_are_stronger_than_those_of_the_demonstratio
     assert settings("--planning_horizon", "3").mpc_steps == 3  # no more than there are
     assert settings("--planning_horizon", "9").mpc_steps == 5
     assert not settings().latco_keep_start and settings("--latco_finish", "5").latco_keep_start
+
+
+def test_files_of_the_demonstration_have_the_names_of_all_folders_of_a_run(by_name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = [tmp_path / "here" / run / "0" for run in ("one", "other")]
+    for folder in folders:
+        shutil.copytree(logdirs.SHIPPED / by_name, folder)
+    assert demo.name_of(by_name) == by_name
+    assert [demo.name_of(str(folder)) for folder in folders] == ["here-one-0", "here-other-0"]
+    assert demo.name_of("here/one/0/") == "here-one-0"
+    monkeypatch.chdir(folders[0])
+    assert demo.name_of(".") == demo.name_of(str(folders[0])) == "-".join(folders[0].parts[1:])
+    assert demo.name_of("../../other/0") == demo.name_of(str(folders[1])) == "-".join(folders[1].parts[1:])
 
 
 def test_demonstration_refuses_what_it_cannot_do(by_name, tmp_path, capsys):

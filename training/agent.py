@@ -7,7 +7,8 @@ import gymnasium
 import numpy as np
 import tensorflow as tf
 
-from episodes.replay import MixedReplay, Replay
+from episodes.mixed_replay import MixedReplay
+from episodes.replay import Replay
 from tools.config import Config
 from world_model.rewards import RewardTransform
 

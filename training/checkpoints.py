@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from episodes.episode import time_of
 from episodes.loading import EpisodeReader
-from episodes.replay import MixedReplay, Replay
+from episodes.mixed_replay import MixedReplay
+from episodes.replay import Replay
 from tools.command_line import note
 from tools.files import replaced, writing
 from training.agent import Agent

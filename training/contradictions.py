@@ -25,7 +25,7 @@ def check_settings(c: Config) -> None:
 
 
 def check_plan_length(c: Config, used: int) -> None:
-    """Raises UserError if more actions of a plan are executed or taught, `used`, than it has."""
+    """Raises UserError if more actions of a plan are executed or learned from, `used`, than it has."""
     if used > c.planning_horizon:
         raise UserError(
             f"mpc_steps is {c.mpc_steps} but a plan has only {c.planning_horizon} actions: "

@@ -19,7 +19,7 @@ PLAN_MEMORY = "plan_memory"
 # Parts that a run may start anew where `init_from` has none, and how the names of their settings begin.
 OPTIONAL = {"actor": "policy_", "old_dynamics": "augmented_", "value": "value_"}
 # Parts that depend on the planner and on how it uses a policy.
-LEARNED = {"actor": "a policy", PLAN_MEMORY: "plans that teach a policy", "value": "a value"}
+LEARNED = {"actor": "a policy", PLAN_MEMORY: "the plans that a policy learns from", "value": "a value network"}
 
 
 def restore_newest(parts: Mapping[str, Any], logdir: Path) -> None:
@@ -87,11 +87,12 @@ def check_parts(own: Container[str], logdir: Path) -> None:
     saved = _saved_parts(logdir)
     differ = [name for name in LEARNED if (name in own) != (name in saved)]
     if saved and differ:
-        there = differ[0] in saved
-        words = " and ".join(LEARNED[name] for name in differ if (name in saved) == there)
+        lacks = differ[0] not in saved
+        words = " and ".join(LEARNED[name] for name in differ if (name not in saved) == lacks)
         raise UserError(
-            f"{logdir} holds a run with{'' if there else 'out'} {words}, unlike this command's: resume it with the "
-            "planner, warm_start and policy_candidates that it had, or start another --logdir from it (--init_from)."
+            f"The checkpoint in {logdir} {'lacks' if lacks else 'has'} {words}, which these settings "
+            f"{'need' if lacks else 'do not use'}: resume the run with the planner, warm_start and policy_candidates "
+            "that it had, or choose another --logdir and start from this run with --init_from."
         )
 
 

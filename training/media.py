@@ -3,7 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from episodes.replay import MixedReplay, Replay
+from episodes.mixed_replay import MixedReplay
+from episodes.replay import Replay
 from evaluation.plan_frames import plan_above_execution, spread
 from tools.logger import Logger
 from training.agent import Agent

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from episodes.replay import MixedReplay, Replay
+from episodes.mixed_replay import MixedReplay
+from episodes.replay import Replay
 from tools.command_line import note
 from tools.errors import UserError
 from tools.files import replaced

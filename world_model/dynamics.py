@@ -10,16 +10,16 @@ A latent *state* is a dict of tensors: 'stoch' (a sample), 'deter' and the stati
 New dynamics are one class, one line in `DYNAMICS` and the name in config.yaml; `SSM` is what they share.
 """
 
+from collections.abc import Callable
+
 from tools.errors import UserError
 from world_model.latents import make_latent
 from world_model.rssm import RSSM
 from world_model.ssm import SSM
 
-DYNAMICS = {
+DYNAMICS: dict[str, Callable[..., SSM]] = {
     "rssm": RSSM,
-    "ssm": lambda latent, action_size, embed_size, deter, hidden, act: SSM(
-        latent, action_size, embed_size, hidden, act
-    ),
+    "ssm": lambda *args, deter, **sizes: SSM(*args, **sizes),  # without the deterministic path of that size
     "deterministic": RSSM,  # of a point
 }
 
@@ -47,4 +47,4 @@ def make_dynamics(
         raise UserError(f"Deterministic dynamics have no {latent} latent: leave latent at gaussian, or choose rssm.")
     name = "point" if kind == "deterministic" else latent
     distribution = make_latent(name, stoch, min_std=min_std, classes=classes, unimix=unimix)
-    return DYNAMICS[kind](distribution, action_size, embed_size, deter, hidden, act)
+    return DYNAMICS[kind](distribution, action_size, embed_size, deter=deter, hidden=hidden, act=act)

@@ -45,10 +45,9 @@ class RSSM(SSM):
     and the context is deter_t. With a `latents.Point` it is the deterministic model (figure 2a).
     """
 
-    def __init__(
-        self, latent: Latent, action_size: int, embed_size: int, deter: int = 200, hidden: int = 200, act: str = "relu"
-    ):
-        super().__init__(latent, action_size, embed_size, hidden, act, deter, deter, name="rssm")
+    def __init__(self, latent: Latent, action_size: int, embed_size: int, *, deter: int, hidden: int, act: str):
+        sizes = {"deter": deter, "hidden": hidden, "context": deter}
+        super().__init__(latent, action_size, embed_size, **sizes, act=act, name="rssm")
         self.explicit_moments = isinstance(latent, Gaussian)
         self.cell = keras.layers.GRUCell(deter)
         self.cell.build((None, hidden))

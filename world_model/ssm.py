@@ -83,9 +83,10 @@ class SSM(keras.Model):
         latent: Latent,
         action_size: int,
         embed_size: int,
-        hidden: int = 200,
-        act: str = "relu",
+        *,
         deter: int = 0,
+        hidden: int,
+        act: str,
         context: int | None = None,
         name: str = "ssm",
     ):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import cost_against_size
-from planners.latco import CROSSOVER
+from planners.collocation_solvers import CROSSOVER
 
 
 def cost(method: str, horizon: int, state_size: int, batch: int = 1) -> float:

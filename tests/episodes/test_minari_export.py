@@ -99,6 +99,20 @@ def test_names_that_minari_does_not_accept(name, tmp_path, store, capsys):
     assert not store.exists() and not (tmp_path / "out").exists()
 
 
+def test_of_two_exports_to_one_name_the_later_one_is_refused(tmp_path, store, capsys, monkeypatch):
+    folder, inside = make_folder(tmp_path / "data", [make_episode()]), []
+
+    def check_room(*_):
+        if not inside:  # both have seen that there is no such data set
+            inside.append(None)
+            inside.append(refused(capsys, "export", folder, "one-v0"))
+
+    monkeypatch.setattr(minari_export, "_check_room", check_room)
+    assert collect.main(["export", str(folder), "one-v0"]) == 0
+    assert "choose another name" in inside[1]
+    assert len(minari.load_dataset("one-v0")) == 1 and [path.name for path in store.iterdir()] == ["one-v0"]
+
+
 def test_what_cannot_be_exported(tmp_path, store, capsys):
     assert "no episodes to export" in refused(capsys, "export", tmp_path / "none", "none-v0")
     good = make_folder(tmp_path / "good", [make_episode()])

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from episodes.replay import MixedReplay
+from episodes.mixed_replay import MixedReplay
 from tests.episodes.numbered import chi_square, drawn_episodes, drawn_starts, make_episode, make_replay
 from tools.errors import UserError
 

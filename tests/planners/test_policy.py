@@ -13,7 +13,7 @@ from planners.discounting import discounted, start_survival, strip_survival
 from planners.gd import GD
 from planners.icem import ICEM
 from planners.policy import PolicyRollout
-from planners.seeds import fold_in, split_seed
+from planners.seeds import CANDIDATES, fold_in, split_seed
 from planners.trajectories import policy_noise, policy_rollout, rollout
 
 
@@ -154,11 +154,21 @@ def test_a_share_of_the_candidates_are_samples_of_the_policy(make, monkeypatch):
     plain = first_population(make(problem), z0, monkeypatch)
     mixed = first_population(make(problem, policy_share=0.25), z0, monkeypatch)
     np.testing.assert_array_equal(mixed[:, :30], plain[:, :30])
-    seeds = fold_in(split_seed(tf.constant(SEED), 2), -2)
+    seeds = fold_in(split_seed(tf.constant(SEED), 2), CANDIDATES)
     noise = tf.reshape(policy_noise(problem, 10 * HORIZON, seeds, tf.float64), [2, 10, HORIZON, 1])
     expected, _ = policy_rollout(problem, tf.repeat(tf.constant(z0)[:, None], 10, 1), noise)
     np.testing.assert_allclose(mixed[:, 30:], expected, rtol=1e-9)
     assert np.ptp(mixed[:, 30:, 0], axis=1).min() > 0.1
+
+
+def test_a_small_share_of_few_candidates_is_one(monkeypatch):
+    monkeypatch.setattr(tf, "while_loop", lambda cond, body, start, **_: body(*start))
+    problem, z0 = with_policy(curved()), np.array([[0.1, 0.2]])
+    plain, mixed = (
+        first_population(CEM(problem, HORIZON, 3, 40, 8, False, policy_share=share, **EAGER), z0, monkeypatch)
+        for share in (0.0, 0.01)
+    )
+    assert np.any(plain != mixed, axis=(2, 3))[0].tolist() == [False] * 39 + [True]
 
 
 @pytest.mark.parametrize("name", ["cem", "mppi", "icem"])

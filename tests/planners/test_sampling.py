@@ -11,6 +11,7 @@ from optimizers import LatentProblem
 from planners.cem import CEM, RandomShooting
 from planners.icem import ICEM, colored_noise_basis
 from planners.sampling import refit
+from planners.seeds import CANDIDATES, POLICY, SCORES, fold_in, split_seed
 from planners.trajectories import rollout
 from tools.errors import UserError
 
@@ -23,6 +24,13 @@ def test_sampled_rollouts_follow_the_seed():
     first, again, other = planner(Z0, [1, 2]), planner(Z0, [1, 2]), planner(Z0, [1, 3])
     np.testing.assert_array_equal(first.actions, again.actions)
     assert np.any(first.actions.numpy() != other.actions.numpy())
+
+
+def test_populations_share_no_random_numbers_with_policies_and_the_choice_of_restarts():
+    seeds = split_seed(tf.constant(SEED), 1)
+    populations = [fold_in(seeds, k).numpy().tolist() for k in range(20)]
+    for stream in (SCORES, POLICY, CANDIDATES):
+        assert fold_in(seeds, stream).numpy().tolist() not in populations
 
 
 def test_candidates_are_judged_by_the_return_of_their_rollout():
@@ -117,8 +125,8 @@ def test_icem_needs_two_elites_and_twice_as_many_candidates(elites):
 
 
 def test_a_policy_s_best_sample_is_one_elite_of_icem():
-    # Full speed is best and the bound, so that no candidate can be better than the policy's.
-    policy = lambda z, noise: tf.clip_by_value(1.0 + (0.0 if noise is None else 0.01 * noise), -1.0, 1.0)
+    # Full speed is best and the bound, so that hardly a candidate can be better than the policy's.
+    policy = lambda z, noise: 1.0 - (0.0 if noise is None else 0.01 * tf.abs(noise))
     problem = dataclasses.replace(far(), policy=policy)
     planner = ICEM(problem, 5, 4, 40, 6, sample_states=False, keep=0.5, policy_share=0.1, **EAGER)
     elites = planner(np.zeros([1, 1]), SEED).warm_starts[0, 1:].numpy()

@@ -6,10 +6,11 @@ import tensorflow as tf
 from problems import SEED, curved, edge, far, linear_quadratic, linear_quadratic_optimum, root_residual, shifted_root
 
 from optimizers import LatentProblem, WarmStart
+from planners.collocation_solvers import CROSSOVER, faster_solver
 from planners.gaussian_latco import GaussianLatCo, moments_by_tape
 from planners.gn import GN
 from planners.ilqr import ILQR
-from planners.latco import CROSSOVER, LatCo, faster_solver
+from planners.latco import LatCo
 from planners.line_search import Search
 from planners.linearization import linearize_by_tape
 from planners.seeds import split_seed

@@ -222,10 +222,10 @@ def test_dreamer_does_not_act_in_runs_without_a_critic(tmp_path):
 @pytest.mark.parametrize(
     ("saved", "own", "expected"),
     [
-        ([], ["actor", PLAN_MEMORY], "without a policy and plans that teach a policy, unlike"),
-        (["actor", PLAN_MEMORY], [], "with a policy and plans that teach a policy, unlike"),
-        (["actor", "value"], ["actor", PLAN_MEMORY], "without plans that teach a policy, unlike"),
-        (["actor", "value"], ["value"], "with a policy, unlike"),
+        ([], ["actor", PLAN_MEMORY], "lacks a policy and the plans that a policy learns from, which .* need:"),
+        (["actor", PLAN_MEMORY], [], "has a policy and the plans that a policy learns from, which .* do not use:"),
+        (["actor", "value"], ["actor", PLAN_MEMORY], "lacks the plans that a policy learns from, which these"),
+        (["actor", "value"], ["value"], "has a policy, which these settings do not use:"),
     ],
 )
 def test_a_run_does_not_go_on_with_another_kind_of_policy(tmp_path, saved, own, expected):
@@ -233,7 +233,7 @@ def test_a_run_does_not_go_on_with_another_kind_of_policy(tmp_path, saved, own, 
     check_parts(parts(own), tmp_path)  # there is nothing yet
     tf.train.CheckpointManager(tf.train.Checkpoint(**parts(saved)), str(tmp_path / CHECKPOINTS), max_to_keep=1).save()
     check_parts(parts(saved), tmp_path)
-    with pytest.raises(UserError, match=f"holds a run {expected} this command's: resume it with the planner"):
+    with pytest.raises(UserError, match=f"The checkpoint in {tmp_path} {expected}.* resume the run with"):
         check_parts(parts(own), tmp_path)
 
 

@@ -28,7 +28,7 @@ VARIANTS += ["guide-gaussian"]  # the example for contributors
 def make(variant, act="relu", seed=0):
     tf.keras.utils.set_random_seed(seed)
     kind, latent = variant.split("-")
-    model = DYNAMICS[kind](LATENTS[latent](), ACTIONS, EMBED, DETER, HIDDEN, act)
+    model = DYNAMICS[kind](LATENTS[latent](), ACTIONS, EMBED, deter=DETER, hidden=HIDDEN, act=act)
     rng = np.random.default_rng(seed)
     # Keras starts biases at zero, which would hide a bias that is left out.
     for variable in model.variables:

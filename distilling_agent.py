@@ -1,4 +1,4 @@
-"""TaughtAgent: a base agent whose value network and policy learn from plans. It makes none itself."""
+"""DistillingAgent: a base agent that distills plans into a value network and a policy. It makes no plans itself."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from tools.errors import UserError
 from training.initial_weights import PLAN_MEMORY
 
 
-class TaughtAgent(BaseAgent):
+class DistillingAgent(BaseAgent):
     """Learns the return after a state (`value_data: plans`) and a policy from plans.
 
     Attributes:
@@ -78,11 +78,11 @@ class TaughtAgent(BaseAgent):
         if not explore:
             return action, state, extras
         feat = models.get_feat(state.latent)
-        plan, taught, planned = self.lesson(feat, is_first, before, state.plan, extras["planned"])
-        metrics = extras["metrics"] | ({} if taught is None else self.learn_from(feat, taught, planned))
+        plan, targets, planned = self.teacher_plans(feat, is_first, before, state.plan, extras["planned"])
+        metrics = extras["metrics"] | ({} if targets is None else self.learn_from(feat, targets, planned))
         return action, state._replace(plan=plan), extras | {"metrics": metrics}
 
-    def lesson(
+    def teacher_plans(
         self, feat: tf.Tensor, is_first: np.ndarray, before: PlanState | None, plan: PlanState, planned: np.ndarray
     ) -> tuple[PlanState, PlanState | None, np.ndarray]:
         """What value and policy learn from while collecting: here, the plans that are executed.
