@@ -26,7 +26,8 @@ TARGET, WEIGHTS, BOUND = np.array([1.0, 0.0]), np.array([1.0, 0.2]), 0.4
 def bounded() -> LatentProblem:
     step = lambda z, a: tf.linalg.matvec(tf.constant(A, z.dtype), z) + tf.linalg.matvec(tf.constant(B, z.dtype), a)
     reward = lambda z: -tf.reduce_sum(tf.constant(WEIGHTS, z.dtype) * tf.square(z - tf.constant(TARGET, z.dtype)), -1)
-    return LatentProblem(step, reward, 2, 1, a_max=BOUND)
+    linearize = lambda z, a: (step(z, a), *(tf.repeat(tf.constant(x, z.dtype)[None], z.shape[0], 0) for x in (A, B)))
+    return LatentProblem(step, reward, 2, 1, linearize=linearize, a_max=BOUND)
 
 
 def bounded_optimum(z0, H):
@@ -70,7 +71,7 @@ def test_the_finish_does_not_break_a_state_constraint_further():
     # Speed is asked to stay below 0.3; the reward alone would have more.
     problem = bounded()
     fast = lambda z: z[..., 1:] - 0.3
-    asked = LatentProblem(problem.step, problem.reward, 2, 1, a_max=BOUND, constraint=fast)
+    asked = dataclasses.replace(problem, constraint=fast)
     errors = lambda z: z - tf.constant(TARGET)
     start = tf.fill([1, 8, 1], tf.constant(0.05, tf.float64))
     z0 = tf.zeros([1, 2], tf.float64)
