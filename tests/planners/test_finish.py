@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
-from problems import SEED, curved, far, linear_quadratic, ridge, shifted_root
+from problems import SEED, explicit, far, linear_quadratic, ridge, shifted_root
 from scipy.optimize import lsq_linear
 
 from optimizers import LatentProblem
@@ -80,9 +80,9 @@ def test_the_finish_does_not_break_a_state_constraint_further():
     assert np.all(kept.states[..., 1] <= 0.3) and kept.excess == 0.0
 
 
-@pytest.mark.parametrize("name", ["far", "ridge", "curved", "linear_quadratic"])
+@pytest.mark.parametrize("name", ["far", "ridge", "explicit", "linear_quadratic"])
 def test_finished_plans_are_feasible_and_no_worse(name):
-    problem = {"far": far, "ridge": ridge, "curved": curved, "linear_quadratic": linear_quadratic}[name]()
+    problem = {"far": far, "ridge": ridge, "explicit": explicit, "linear_quadratic": linear_quadratic}[name]()
     z0 = np.full([3, problem.state_size], 0.1, np.float32)
     options = EAGER | {"reward_residual": shifted_root} if name == "linear_quadratic" else EAGER
     clipped, finished = (LatCo(problem, 8, 40, finish=steps, **options)(z0, SEED) for steps in (0, 10))
