@@ -31,6 +31,14 @@ def pytest_configure(config: pytest.Config) -> None:
         import tools.tensorflow_setup  # noqa: F401
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_power_failures() -> Iterator[None]:
+    """Nothing waits for the disk, which takes most of the time of small files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture
 def tiny_config(tmp_path: Path) -> Config:
     """The smallest model and the shortest run, logging to a folder that goes away."""
