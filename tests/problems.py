@@ -1,11 +1,13 @@
 """Latent problems whose answer is known, and builders of every planner, for the tests of the planners."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
-from optimizers import LatentProblem
+from optimizers import LatentProblem, Planner
 from planners.cem import CEM, RandomShooting
 from planners.first_order_latco import FirstOrderLatCo
 from planners.gaussian_latco import GaussianLatCo
@@ -101,34 +103,70 @@ def ridge() -> LatentProblem:
     return LatentProblem(lambda z, a: z + 0.5 * a, reward, 1, 1)
 
 
-def curved(linearize=None) -> LatentProblem:
+def curved(linearize=None, linearize_moments=None) -> LatentProblem:
     """Smooth nonlinear dynamics with noise in two dimensions; both are seen as an image."""
     step = lambda z, a: 0.9 * z + 0.3 * tf.tanh(tf.concat([a, a * z[..., :1]], -1))
     reward = lambda z: -tf.reduce_sum(tf.square(z - 0.3), -1)
     sample = lambda z, a, noise: step(z, a) + 0.01 * noise
-    return with_images(LatentProblem(step, reward, 2, 1, sample_step=sample, noise_size=2, linearize=linearize))
+    own = {"linearize": linearize, "linearize_moments": linearize_moments}
+    return with_images(LatentProblem(step, reward, 2, 1, sample_step=sample, noise_size=2, **own))
+
+
+def curved_jacobians(z: tf.Tensor, a: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Next states of `curved` and their Jacobians (`LatentProblem.linearize`), by hand: traced sooner than by tape."""
+    x, zero = z[..., 0], tf.zeros_like(z[..., 0])
+    one = zero + 0.9
+    slope = 0.3 * (1.0 - tf.square(tf.tanh(a[..., 0])))
+    product = 0.3 * (1.0 - tf.square(tf.tanh(a[..., 0] * x)))
+    by_state = tf.stack([one, zero, product * a[..., 0], one], -1)
+    by_action = tf.stack([slope, product * x], -1)[..., None]
+    return curved().step(z, a), tf.reshape(by_state, [*z.shape, 2]), by_action
+
+
+def curved_moments(z: tf.Tensor, a: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """`LatentProblem.linearize_moments` of `curved`, by hand."""
+    a = tf.repeat(a[:, None], z.shape[1], 1)
+    samples, (_, by_state, by_action) = curved().sample_step(z, a, noise), curved_jacobians(z, a)
+    mean, by_state, by_action = (tf.reduce_mean(x, 1) for x in (samples, by_state, by_action))
+    return mean, tf.math.reduce_std(samples, 1), by_state, by_action
+
+
+def explicit() -> LatentProblem:
+    """`curved`, with its Jacobians by hand."""
+    return curved(curved_jacobians, curved_moments)
 
 
 def breakable() -> LatentProblem:
-    """`curved`, with a reward that is not a number beyond 50. States that start far beyond stay there."""
-    problem = curved()
+    """`explicit`, with a reward that is not a number beyond 50. States that start far beyond stay there."""
+    problem = explicit()
     reward = lambda z: tf.where(tf.abs(z[..., 0]) > 50.0, tf.constant(np.nan, z.dtype), problem.reward(z))
     return dataclasses.replace(problem, reward=reward)
 
 
+def line(reward: Callable, speed: float, spread: float, **fields) -> LatentProblem:
+    """A point on a line with steps of at most `speed` and noise, with its Jacobians by hand."""
+    step = lambda z, a: z + speed * a
+    sample = lambda z, a, noise: step(z, a) + spread * noise
+    ones = lambda z: tf.ones_like(z)[..., None]
+
+    def moments(z, a, noise):
+        samples = sample(z, a[:, None], noise)
+        mean = tf.reduce_mean(samples, 1)
+        return mean, tf.math.reduce_std(samples, 1), ones(mean), speed * ones(mean)
+
+    fields |= {"linearize": lambda z, a: (step(z, a), ones(z), speed * ones(z)), "linearize_moments": moments}
+    return LatentProblem(step, reward, 1, 1, sample_step=sample, noise_size=1, **fields)
+
+
 def far() -> LatentProblem:
     """A point on a line far from its goal at 5: the optimum is full speed, 0.1 a step."""
-    step = lambda z, a: z + 0.1 * a
-    reward = lambda z: -tf.square(z[..., 0] - 5.0)
-    return LatentProblem(step, reward, 1, 1, sample_step=lambda z, a, noise: step(z, a) + 0.01 * noise, noise_size=1)
+    return line(lambda z: -tf.square(z[..., 0] - 5.0), 0.1, 0.01)
 
 
 def edge() -> LatentProblem:
     """A point on a line that moves as far as it likes. The reward grows slowly up to 2 and is not a number beyond."""
     reward = lambda z: tf.where(z[..., 0] <= 2.0, 0.01 * z[..., 0] - 1.0, tf.constant(np.nan, z.dtype))
-    step = lambda z, a: z + a
-    sample = lambda z, a, noise: step(z, a) + 1e-6 * noise
-    return LatentProblem(step, reward, 1, 1, sample_step=sample, noise_size=1, a_max=1e4)
+    return line(reward, 1.0, 1e-6, a_max=1e4)
 
 
 # Steps of at most 0.3 on a line towards ever more reward, and a cliff at 1.
@@ -137,9 +175,7 @@ CLIFF_STEP = 0.3
 
 def cliff() -> LatentProblem:
     """A reward of 1 + x at x. The cliff of `cliff_discount` at x = 1 is not part of this problem."""
-    step = lambda z, a: z + CLIFF_STEP * a
-    sample = lambda z, a, noise: step(z, a) + 0.01 * noise
-    return with_images(LatentProblem(step, lambda z: 1.0 + z[..., 0], 1, 1, sample_step=sample, noise_size=1))
+    return with_images(line(lambda z: 1.0 + z[..., 0], CLIFF_STEP, 0.01))
 
 
 def cliff_discount(z: tf.Tensor) -> tf.Tensor:
@@ -177,6 +213,13 @@ BUILDERS = {
 
 HORIZON = 4
 EAGER = {"jit_compile": False}  # of XLA only: compiling takes longer than these problems
+
+
+@functools.cache
+def quick_planner(name: str) -> Planner:
+    """A planner of `explicit` in few iterations, one for all tests of a process: what was traced once is not again."""
+    return BUILDERS[name][0](explicit(), HORIZON, **EAGER)
+
 
 STRICT = {"reward_residual": shifted_root, "eps_dyn": 1e-10}
 

@@ -66,7 +66,6 @@ def check(tmp_path, monkeypatch, capsys):
     """Runs the program with an agent and environments that do nothing; returns its exit code."""
     replace_simulators(monkeypatch, lambda task, index: 3 + index)
     monkeypatch.setattr(planning_agent, "make_agent", QuickAgent)
-    monkeypatch.setattr("os.fsync", lambda _: None)
     numbers = itertools.count()
 
     def run(words):

@@ -15,13 +15,6 @@ DEBUG = ["--configs", "defaults"]
 
 SUITES = ["dmc", "metaworld", "pointmass", "gym"]
 PLANNERS = sorted(agents.PLANNERS)
-# The others are slow. Dreamer is trained on a point mass below.
-QUICK = ("metaworld", "latco")
-PAIRS = [
-    pytest.param(suite, planner, marks=[] if (suite, planner) == QUICK else pytest.mark.slow)
-    for suite in SUITES
-    for planner in PLANNERS
-]
 
 
 def train(argv):
@@ -57,7 +50,9 @@ def check_run(logdir, planner):
     assert list((logdir / "images").glob("plan-*"))
 
 
-@pytest.mark.parametrize("suite, planner", PAIRS)
+@pytest.mark.slow
+@pytest.mark.parametrize("planner", PLANNERS)
+@pytest.mark.parametrize("suite", SUITES)
 def test_every_suite_trains_with_every_planner(suite, planner, tmp_path):
     agent = train([*DEBUG, suite, "debug", "--planner", planner, "--logdir", str(tmp_path)])
     check_run(tmp_path, planner)
@@ -65,20 +60,20 @@ def test_every_suite_trains_with_every_planner(suite, planner, tmp_path):
         check_traces(agent)
 
 
-# With everything on that an update may compute.
-DREAMER = [*DEBUG, "pointmass", "debug", "--planner", "dreamer", "--discount_head", "true", "--state_probe", "true"]
+# The one whole training that is not slow.
+ONE_RUN = [*DEBUG, "metaworld", "debug", "--discount_head", "true", "--state_probe", "true"]
 
 
-@pytest.fixture(scope="module")
-def dreamer(tmp_path_factory):
-    """The agent that the program trained with Dreamer on a point mass, and its log directory."""
-    logdir = tmp_path_factory.mktemp("dreamer")
-    return train([*DREAMER, "--logdir", str(logdir)]), logdir
+@pytest.fixture(scope="module", params=["latco", pytest.param("dreamer", marks=pytest.mark.slow)])
+def trained(request, tmp_path_factory):
+    """The agent that the program trained with every head on Meta-World, and its log directory."""
+    logdir = tmp_path_factory.mktemp(request.param)
+    return train([*ONE_RUN, "--planner", request.param, "--logdir", str(logdir)]), logdir
 
 
-def test_agent_has_the_weights_that_training_ended_with(dreamer):
-    agent, logdir = dreamer
-    check_run(logdir, "dreamer")
+def test_agent_has_the_weights_that_training_ended_with(trained):
+    agent, logdir = trained
+    check_run(logdir, agent.config.planner)
     # With another seed no weight is right by itself.
     loaded = agents.load_agent(logdir, ["--seed", "5", "--planner", "cem", "--cem_candidates", "7"])
     assert isinstance(loaded, agents.agent_class("cem")) and loaded.config.cem_candidates == 7
@@ -89,8 +84,8 @@ def test_agent_has_the_weights_that_training_ended_with(dreamer):
     assert int(loaded.updates) > 0
 
 
-def test_nothing_is_traced_again_after_the_first_episodes(dreamer):
-    agent, logdir = dreamer
+def test_nothing_is_traced_again_after_the_first_episodes(trained):
+    agent, logdir = trained
     check_traces(agent)
     agent.step.assign(0)
     run = TrainingRun(agent, logdir, quiet=True)

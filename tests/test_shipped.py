@@ -160,16 +160,16 @@ def test_damaged_and_foreign_weights_are_refused(shipped, tmp_path):
     config.replace(stoch=5).save(copy / "config.yaml")
     assert "does not fit" in refused(agents.load_agent, copy)
     config.save(copy / "config.yaml")
-    whole = (copy / WEIGHTS).read_bytes()
+    whole, parts = (copy / WEIGHTS).read_bytes(), agents.load_agent(copy).checkpointed
     for damaged in (b"", b"no archive", whole[: len(whole) // 2]):
         (copy / WEIGHTS).write_bytes(damaged)
-        assert "is damaged" in refused(agents.load_agent, copy)
+        assert "is damaged" in refused(read_weights, parts, copy)
     with np.load(io.BytesIO(whole)) as saved:
         arrays = dict(saved)
     name = next(name for name in arrays if name.startswith("model/"))
     for wrong in (np.full(arrays[name].shape, "1"), np.full(arrays[name].shape, np.nan), np.array([{}], object)):
         np.savez(copy / WEIGHTS, **arrays | {name: wrong})
-        assert "is damaged" in refused(agents.load_agent, copy)
+        assert "is damaged" in refused(read_weights, parts, copy)
     np.savez(copy / WEIGHTS, **{"model/0/conv2d/kernel": np.array([{}], object)})  # a pickle
     assert "is damaged" in refused(agents.load_agent, copy)
     (copy / WEIGHTS).unlink()

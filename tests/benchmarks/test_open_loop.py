@@ -42,10 +42,16 @@ def record(folder, episodes):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def episodes():
     rng = np.random.default_rng(0)
     return [make_episode(rng) for _ in range(8)]
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory, episodes):
+    """A folder of the episodes that no test changes."""
+    return record(tmp_path_factory.mktemp("data") / "episodes", episodes)
 
 
 def arguments(tmp_path, folder, *words):
@@ -281,9 +287,8 @@ def test_variants_on_the_command_line():
         (["--variants", "a=--seed 3", "--seed", "1"], ["a has seed = 3", "--seed 1"]),
     ],
 )
-def test_bad_options_are_refused_before_training(tmp_path, capsys, episodes, words, named):
-    folder = record(tmp_path / "episodes", episodes)
-    sentence = refusal(capsys, arguments(tmp_path, folder, *words))
+def test_bad_options_are_refused_before_training(tmp_path, capsys, recorded, words, named):
+    sentence = refusal(capsys, arguments(tmp_path, recorded, *words))
     assert all(word in sentence for word in named), sentence
 
 

@@ -306,7 +306,7 @@ def test_whole_run(logdir, tmp_path, capsys, monkeypatch):
     assert Image.open(figure).size[0] > 1000
 
 
-def test_without_execution_lines_are_of_plans_only(logdir, capsys):
+def test_without_execution_lines_are_of_plans_only(logdir, capsys, line_by_line):
     argv = ["--logdir", str(logdir), "--variants", "gd", "--starts", "2", "--gd_iterations", "2"]
     assert plan_quality.main(argv) == 0
     idle, line = map(json.loads, capsys.readouterr().out.splitlines())

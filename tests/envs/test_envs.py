@@ -24,21 +24,23 @@ EXAMPLES = [
 ]
 
 
-def check_contract(task: str) -> None:
+def check_contract(task: str) -> tuple[gym.Space, gym.Space]:
     from gymnasium.utils.env_checker import check_env
 
     env = envs.make_env(make_config(task), 0)
     check_env(env, skip_render_check=True, skip_close_check=True)
     env.close()
+    return env.observation_space, env.action_space
 
 
 @pytest.mark.parametrize("task", EXAMPLES)
 def test_environments_keep_gymnasium_s_contract(task, in_worker):
-    in_worker(check_contract, task)
-    observation_space, action_space = envs.spaces(make_config(task))
+    observation_space, action_space = in_worker(check_contract, task)
     assert observation_space["image"] == gym.spaces.Box(0, 255, (64, 64, 3), np.uint8)
     assert observation_space["state"].dtype == np.float32 and observation_space["state"].shape[0] > 0
     assert action_space == gym.spaces.Box(-1.0, 1.0, action_space.shape, np.float32)
+    if task == "pointmass_obstacle":  # asked in a process of its own
+        assert envs.spaces(make_config(task)) == (observation_space, action_space)
 
 
 @pytest.mark.parametrize("task", EXAMPLES)

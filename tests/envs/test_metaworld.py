@@ -69,7 +69,7 @@ def test_metaworld_randomizes_hand_and_object_but_not_the_goal(task, in_worker):
     ],
 )
 def test_metaworld_starts_are_the_papers(task, hand_low, hand_high, thing_low, thing_high, in_worker):
-    drawn = in_worker(rollout, make_config(f"metaworld_{task}", starts="paper"), 0, np.zeros((0, 4)), starts=30)
+    drawn = in_worker(rollout, make_config(f"metaworld_{task}", starts="paper"), 0, np.zeros((0, 4)), starts=20)
     for found, low, high in (
         (drawn["state"][:, :3], hand_low, hand_high),
         (drawn["state"][:, 4:7], thing_low, thing_high),

@@ -67,7 +67,7 @@ PROGRAM = """
     from tools.program import run_program
 
     def body(argv):
-        batch = envs.make_vector_env(load_config(["--task", "pointmass_obstacle"]), 2, seed=0)
+        batch = envs.make_vector_env(load_config(["--task", "pointmass_obstacle"]), 1, seed=0)
         print("started", *(process.pid for process in batch.processes), flush=True)
         while True:
             batch.reset()
@@ -81,7 +81,7 @@ PROGRAM = """
     [
         (signal.SIGINT, 130, "interrupted: again\n"),
         (signal.SIGTERM, 143, "terminated: again\n"),
-        (signal.SIGHUP, 143, "terminated: again\n"),
+        pytest.param(signal.SIGHUP, 143, "terminated: again\n", marks=pytest.mark.slow),
     ],
     ids=["ctrl-c", "sigterm", "hangup"],
 )
@@ -97,7 +97,7 @@ def test_a_signal_to_the_whole_group_is_one_line_and_leaves_no_worker(number, co
     )
     try:
         started, *workers = program.stdout.readline().split()
-        assert started == "started" and len(workers) == 2
+        assert started == "started" and len(workers) == 1
         os.killpg(program.pid, number)
         assert program.communicate(timeout=120)[1] == line and program.returncode == code
         assert gone(workers)

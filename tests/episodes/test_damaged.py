@@ -16,12 +16,6 @@ from tests.episodes.numbered import make_episode
 from tools.errors import UserError
 
 
-@pytest.fixture(autouse=True)
-def no_power_failures(monkeypatch):
-    """Bringing each file to the disk takes most of the time."""
-    monkeypatch.setattr("os.fsync", lambda _: None)
-
-
 def make_replay(folder, share=0.0, capacity=10**6, **options):
     return Replay(folder, 1, 5, capacity, seed=0, damaged_share=share, **options)
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
-from problems import BUILDERS, SEED, cliff, cliff_discount, cliff_optimum, curved
+from problems import BUILDERS, SEED, cliff, cliff_discount, cliff_optimum, curved, explicit, quick_planner
 
 from optimizers import LatentProblem, WarmStart
 from planners.cem import CEM
@@ -124,11 +124,13 @@ def test_what_a_problem_does_not_offer_stays_missing_and_the_rest_sees_no_surviv
 # Not GRASP, which draws noise for every entry of the states: with one more, other numbers.
 @pytest.mark.parametrize("name", ["cem", "gd", "gn", "ilqr", "latco", "gaussian_latco", "latco_first_order"])
 def test_where_nothing_ends_plans_are_those_of_the_problem_itself(name):
-    z0, build, problem = np.array([[0.1, 0.2], [1.0, -1.0]]), BUILDERS[name][0], curved()
+    z0, problem, planner = np.array([[0.1, 0.2], [1.0, -1.0]]), explicit(), quick_planner(name)
     if name == "gaussian_latco":  # draws for every entry too; without spread it does not matter what
-        problem = dataclasses.replace(problem, sample_step=lambda z, a, noise: curved().step(z, a))
-    never = discounted(problem, lambda z: tf.ones_like(z[..., 0]))
-    own, plan = build(problem, 4, **EAGER)(z0, SEED), build(never, 4, **EAGER)(start_survival(tf.constant(z0)), SEED)
+        sure = lambda z, a, noise: curved().step(z, a)
+        problem = dataclasses.replace(problem, sample_step=sure, linearize_moments=None)
+        planner = BUILDERS[name][0](problem, 4, **EAGER)
+    never, seeds = discounted(problem, lambda z: tf.ones_like(z[..., 0])), split_seed(tf.constant(SEED), 2)
+    own, plan = planner(z0, seeds), BUILDERS[name][0](never, 4, **EAGER)(start_survival(tf.constant(z0)), seeds)
     assert plan.states.shape[-1] == 3
     np.testing.assert_array_equal(plan.states[..., 2], 0.0)
     plan = strip_survival(plan)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
-from problems import SEED, curved, far, linear_quadratic, ridge, shifted_root
+from problems import SEED, explicit, far, linear_quadratic, ridge, shifted_root
 from scipy.optimize import lsq_linear
 
 from optimizers import LatentProblem
@@ -26,7 +26,8 @@ TARGET, WEIGHTS, BOUND = np.array([1.0, 0.0]), np.array([1.0, 0.2]), 0.4
 def bounded() -> LatentProblem:
     step = lambda z, a: tf.linalg.matvec(tf.constant(A, z.dtype), z) + tf.linalg.matvec(tf.constant(B, z.dtype), a)
     reward = lambda z: -tf.reduce_sum(tf.constant(WEIGHTS, z.dtype) * tf.square(z - tf.constant(TARGET, z.dtype)), -1)
-    return LatentProblem(step, reward, 2, 1, a_max=BOUND)
+    linearize = lambda z, a: (step(z, a), *(tf.repeat(tf.constant(x, z.dtype)[None], z.shape[0], 0) for x in (A, B)))
+    return LatentProblem(step, reward, 2, 1, linearize=linearize, a_max=BOUND)
 
 
 def bounded_optimum(z0, H):
@@ -70,7 +71,7 @@ def test_the_finish_does_not_break_a_state_constraint_further():
     # Speed is asked to stay below 0.3; the reward alone would have more.
     problem = bounded()
     fast = lambda z: z[..., 1:] - 0.3
-    asked = LatentProblem(problem.step, problem.reward, 2, 1, a_max=BOUND, constraint=fast)
+    asked = dataclasses.replace(problem, constraint=fast)
     errors = lambda z: z - tf.constant(TARGET)
     start = tf.fill([1, 8, 1], tf.constant(0.05, tf.float64))
     z0 = tf.zeros([1, 2], tf.float64)
@@ -79,9 +80,9 @@ def test_the_finish_does_not_break_a_state_constraint_further():
     assert np.all(kept.states[..., 1] <= 0.3) and kept.excess == 0.0
 
 
-@pytest.mark.parametrize("name", ["far", "ridge", "curved", "linear_quadratic"])
+@pytest.mark.parametrize("name", ["far", "ridge", "explicit", "linear_quadratic"])
 def test_finished_plans_are_feasible_and_no_worse(name):
-    problem = {"far": far, "ridge": ridge, "curved": curved, "linear_quadratic": linear_quadratic}[name]()
+    problem = {"far": far, "ridge": ridge, "explicit": explicit, "linear_quadratic": linear_quadratic}[name]()
     z0 = np.full([3, problem.state_size], 0.1, np.float32)
     options = EAGER | {"reward_residual": shifted_root} if name == "linear_quadratic" else EAGER
     clipped, finished = (LatCo(problem, 8, 40, finish=steps, **options)(z0, SEED) for steps in (0, 10))

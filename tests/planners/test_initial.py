@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from problems import SEED, curved
+from problems import SEED, curved, line
 from scipy import stats
 
 from optimizers import LatentProblem, WarmStart
@@ -29,9 +29,7 @@ def two_peaks() -> LatentProblem:
         x = z[..., 0]
         return 0.5 * tf.exp(-tf.square(x - 1.0)) + 2.0 * tf.exp(-tf.square(x + 3.0))
 
-    step = lambda z, a: z + 0.3 * a
-    sample = lambda z, a, noise: step(z, a) + 1e-3 * noise
-    return LatentProblem(step, reward, 1, 1, sample_step=sample, noise_size=1)
+    return line(reward, 0.3, 1e-3)
 
 
 def test_random_sequences_are_uniform_and_correlated_as_asked():

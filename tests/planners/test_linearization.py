@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from problems import curved
+from problems import curved, curved_jacobians, curved_moments, line
 
 from planners import linearization
+from planners.gaussian_latco import moments_by_tape
 from planners.linearization import linearize, linearize_by_tape, plans_at_once, values_and_gradients
 
 
@@ -19,6 +20,21 @@ def test_linearization_by_tape_equals_the_jacobian_by_hand():
         expected = [[0.9, 0.0], [0.3 * slope_product[row] * a[row, 0], 0.9]]
         np.testing.assert_allclose(jac_z[row], expected)
         np.testing.assert_allclose(jac_a[row, :, 0], [0.3 * slope[row], 0.3 * slope_product[row] * z[row, 0]])
+
+
+@pytest.mark.parametrize("name", ["curved", "line"])
+def test_known_problems_have_the_jacobians_of_automatic_differentiation(name):
+    problem = {"curved": curved(curved_jacobians, curved_moments), "line": line(lambda z: z[..., 0], 0.3, 0.01)}[name]
+    rng, n = np.random.default_rng(0), problem.state_size
+    z, a, noise = (tf.constant(rng.normal(size=shape)) for shape in ([6, 4, n], [6, 1], [6, 4, n]))
+    pairs = [
+        (problem.linearize(z[:, 0], a), linearize_by_tape(problem.step, z[:, 0], a)),
+        (problem.linearize_moments(z, a, noise), moments_by_tape(problem.sample_step, z, a, noise)),
+    ]
+    for own, right in pairs:
+        for one, two in zip(own, right, strict=True):
+            assert one.shape == two.shape
+            np.testing.assert_allclose(one, two, rtol=1e-9, atol=1e-12)
 
 
 def test_gradients_of_single_states_by_hand():

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
-from problems import BUILDERS, EAGER, HORIZON, SEED, cliff_discount, curved, far
+from problems import BUILDERS, EAGER, HORIZON, SEED, cliff_discount, curved, explicit, far
 
 from optimizers import LatentProblem
 from planners.cem import CEM
@@ -74,8 +74,8 @@ def test_plans_of_a_policy_that_is_not_finite_are_counted_and_replaced():
 
 
 @pytest.mark.parametrize("name", [name for name in BUILDERS if name not in ("icem", "random_shooting")])
-def test_every_planner_starts_from_the_policy(name):
-    problem, z0 = with_policy(curved()), np.array([[0.1, 0.2], [0.3, 0.1]])
+def test_every_planner_starts_from_the_policy(name, line_by_line):
+    problem, z0 = with_policy(explicit()), np.array([[0.1, 0.2], [0.3, 0.1]])
     planner = BUILDERS[name][0](problem, HORIZON, policy_start=True, **EAGER)
     plan = planner(z0, SEED, iterations=0)
     expected, _ = policy_rollout(problem, tf.constant(z0), tf.zeros([2, HORIZON, 1], tf.float64))
@@ -91,7 +91,7 @@ def test_planners_of_candidates_have_the_policy_among_them(name):
         assert np.allclose(plan.actions, 1.0) == start
 
 
-def test_only_the_first_restart_starts_from_the_policy():
+def test_only_the_first_restart_starts_from_the_policy(line_by_line):
     problem, z0 = with_policy(curved()), np.array([[0.1, 0.2]])
     planner = GD(problem, HORIZON, 5, restarts=3, keep_plans=3, policy_start=True, **EAGER)
     plan = planner(z0, SEED, iterations=0)
@@ -172,7 +172,7 @@ def test_a_small_share_of_few_candidates_is_one(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["cem", "mppi", "icem"])
-def test_candidates_of_the_policy_are_found(name):
+def test_candidates_of_the_policy_are_found(name, line_by_line):
     problem = with_policy(far(), lambda z, noise=None: tf.ones_like(z[..., :1]))
     found = [
         float(

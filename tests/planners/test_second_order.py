@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from problems import SEED, curved, edge, far, linear_quadratic, linear_quadratic_optimum, root_residual, shifted_root
+from problems import (
+    SEED,
+    curved,
+    edge,
+    far,
+    line,
+    linear_quadratic,
+    linear_quadratic_optimum,
+    root_residual,
+    shifted_root,
+)
 
 from optimizers import LatentProblem, WarmStart
 from planners.collocation_solvers import CROSSOVER, faster_solver
@@ -80,9 +90,7 @@ def test_a_search_that_leaps_over_a_cliff_comes_back_and_goes_on(solver):
 
 
 def test_multipliers_that_start_at_1e8_do_not_relax_the_dynamics_at_first():
-    step, reward = lambda z, a: z + 0.1 * a, lambda z: -tf.square(z[..., 0] - 5.0)
-    problem = LatentProblem(step, reward, 1, 1)
-    strict, relaxed = (LatCo(problem, 5, 100, lam_init=x, **EAGER)(tf.zeros([1, 1]), SEED) for x in (1e8, 1.0))
+    strict, relaxed = (LatCo(far(), 5, 100, lam_init=x, **EAGER)(tf.zeros([1, 1]), SEED) for x in (1e8, 1.0))
     assert np.max(strict.curves["dynamics_violation"][0, :5]) < 1e-6 < 0.01 < relaxed.curves["dynamics_violation"][0, 0]
     np.testing.assert_allclose(strict.curves["lam"][0, 0], 1e8 * (1 + 0.1 * np.log(0.01)), rtol=1e-3)
     np.testing.assert_allclose(strict.actions[0, :, 0], 1.0, atol=0.05)
@@ -101,9 +109,9 @@ def test_the_problem_s_own_linearization_is_used():
 
 @pytest.mark.parametrize("solver", ["condensed", "block_tridiagonal"])
 def test_a_plan_stops_where_it_is_asked_to(solver):
-    step, reward = lambda z, a: z + 0.1 * a, lambda z: -tf.square(z[..., 0] - 1.0)
+    reward = lambda z: -tf.square(z[..., 0] - 1.0)
     shift = {"reward_residual": root_residual, "eps_con": 1e-6, **EAGER}
-    problems = [LatentProblem(step, reward, 1, 1, constraint=limit) for limit in (None, lambda z: z - 0.6)]
+    problems = [line(reward, 0.1, 0.0, constraint=limit) for limit in (None, lambda z: z - 0.6)]
     free, asked = (LatCo(x, 16, 150, solver, **shift)(np.zeros([1, 1]), SEED) for x in problems)
     assert "kappa" not in free.curves and float(free.states[0, -1, 0]) == pytest.approx(1.0, abs=0.02)
     assert np.max(asked.states) < 0.61 and float(asked.curves["constraint_violation"][0, -1]) < 1e-4

@@ -115,7 +115,7 @@ def choice():
     return LatentProblem(step, lambda z: z[..., 1], 2, 1, sample_step=sample, noise_size=1)
 
 
-@pytest.mark.parametrize("reinforce", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("reinforce", [0.0, pytest.param(0.5, marks=pytest.mark.slow), 1.0])
 def test_categorical_latents_teach_the_actor_either_way(tiny_config, reinforce):
     keras.utils.set_random_seed(0)
     settings = {"reinforce_share": reinforce, "imagination_horizon": 1, "imagination_discount": 0.0}

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from tests.training.fakes import FakeAgent, replace_simulators, short_run
+from tools.config import load_config
 from tools.errors import UserError
 from training.checkpoint_files import restore, saved_checkpoints
 from training.initial_weights import restore_newest
@@ -21,19 +22,33 @@ from training.packing import pack, read_packed
 from training.run import TrainingRun
 
 
+def settings(config):
+    return short_run(config, steps=20, prefill=10, pretrain=2, train_every=5, train_steps=1)
+
+
 @pytest.fixture
 def config(tiny_config, monkeypatch):
     replace_simulators(monkeypatch, lambda task, index: 5)
-    return short_run(tiny_config, steps=20, prefill=10, pretrain=2, train_every=5, train_steps=1)
+    return settings(tiny_config)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run with its last two checkpoints: after the pretraining and at its end."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        replace_simulators(patch, lambda task, index: 5)
+        config = settings(load_config(["--configs", "defaults", "debug"]))
+        run = TrainingRun(FakeAgent(config), folder, quiet=True)
+        run.run()
+    assert names(folder) == ["ckpt-2", "ckpt-1"] and int(run.agent.updates) == 4
+    return folder
 
 
 @pytest.fixture
-def logdir(config, tmp_path):
-    """A finished run with its last two checkpoints: after the pretraining and at its end."""
-    run = TrainingRun(FakeAgent(config), tmp_path, quiet=True)
-    run.run()
-    assert names(tmp_path) == ["ckpt-2", "ckpt-1"] and int(run.agent.updates) == 4
-    return tmp_path
+def logdir(finished, tmp_path):
+    """A copy of the finished run, which a test may spoil."""
+    return shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
 
 
 def foreign_archive():

@@ -126,9 +126,9 @@ def test_a_run_that_stops_and_goes_on_is_the_run_that_does_not_stop(
     dice, config, tmp_path, monkeypatch, first, changes
 ):
     monkeypatch.setattr(training.run, "start_from", lambda agent, logdir: agent.updates.assign(5))
-    config = config.replace(**changes, steps=120)
+    config = config.replace(**changes, steps=80)
     runs = []
-    for name, stops in (("once", [120]), ("again", [120]), ("stopped", [first, 42, 120])):
+    for name, stops in (("once", [80]), ("again", [80]), ("stopped", [first, 42, 80])):
         for steps in stops:
             run = make_run(config.replace(steps=steps), tmp_path / name)
             with pytest.raises(UserError, match="No episode") if steps == 2 else contextlib.nullcontext():

@@ -40,14 +40,16 @@ QUICK = ("categorical",)
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in VARIANTS]
 )
-def test_an_update_of_every_variant_changes_every_variable(tiny_config, name):
+def test_an_update_of_every_variant_changes_every_variable(tiny_config, name, request):
+    if name in QUICK:
+        request.getfixturevalue("line_by_line")
     agent = agent_of(tiny_config, **VARIANTS[name])
     before = [v.numpy() for v in agent.model.trainable_variables]
     for seed in range(3):
         metrics = agent.train_step(make_batch(agent.config, seed))
     assert all(np.isfinite(value) for value in metrics.values()) and float(metrics["skipped_updates"]) == 0.0
     unchanged = [v.path for v, old in zip(agent.model.trainable_variables, before, strict=True) if np.all(v == old)]
-    assert not unchanged and agent.train_step.experimental_get_tracing_count() == 1
+    assert not unchanged and (name in QUICK or agent.train_step.experimental_get_tracing_count() == 1)
 
 
 # Every planner with one variant; the other pairs are slow.
@@ -143,13 +145,14 @@ def test_rewards_are_clipped_or_squashed():
 def test_the_model_learns_transformed_rewards_from_the_statistics_of_now(tiny_config):
     agent = agent_of(tiny_config, reward_normalization=True, reward_transform="clip", reward_bound=1.5)
     batch, noise = make_batch(agent.config), make_noise(agent.config)
+    compiled = tf.function(agent.loss, autograph=False)
     for rewards in ([1.0, 2.0], [5.0, 6.0, 10.0]):
         agent.rewards.add(np.array(rewards))
-        _, metrics, post = agent.loss(batch, noise)
+        _, metrics, post = compiled(batch, noise)
         target = np.clip(agent.rewards(batch["reward"]), -1.5, 1.5)
         error = agent.model.reward(models.get_feat(post)).numpy() - target
         assert float(metrics["reward_loss"]) == pytest.approx(0.5 * np.mean(error**2), rel=1e-4)
-    assert agent.train_step(batch) and agent.train_step.experimental_get_tracing_count() == 1
+    assert compiled.experimental_get_tracing_count() == 1
 
 
 @pytest.mark.parametrize("bits", [1, 5, 8])
@@ -224,7 +227,7 @@ def test_collocation_is_float32_in_low_precision(tiny_config):
     assert plan.states.dtype == plan.actions.dtype == tf.float32 and np.all(np.isfinite(plan.states))
 
 
-def test_a_scaled_loss_gives_the_same_gradients_and_overflow_is_skipped_once(tiny_config):
+def test_a_scaled_loss_gives_the_same_gradients_and_overflow_is_skipped_once(tiny_config, line_by_line):
     agent = agent_of(tiny_config, precision="float16", grad_clip=1e-3)
     batch = make_batch(agent.config)
     agent.optimizer.dynamic_scale.assign(16.0)
