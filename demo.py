@@ -155,6 +155,7 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--model",
+        "--logdir",  # as in other programs, and in messages that ask for another model
         type=place,
         default=Path("pointmass_obstacle"),
         metavar="NAME",

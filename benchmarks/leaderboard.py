@@ -194,6 +194,10 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--table", type=place, metavar="FILE", help="the table in Markdown")
     parser.add_argument_group("--KEY VALUE", "any setting of config.yaml that the weights do not depend on")
     options, overrides = parser.parse_known_args(argv)
+    instead = {"--planner": "--planners", "--logdir": "--model"}  # of settings that would have no effect
+    for name in (word.partition("=")[0] for word in overrides):
+        if name in instead:
+            raise UserError(f"{name} has no place here: use {instead[name]}.")
     options.planners = list(dict.fromkeys(options.planners))
     for planner in options.planners:
         agent_class(planner)  # refuses an unknown one

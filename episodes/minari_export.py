@@ -60,7 +60,7 @@ def export_folder(folder: Path, name: str) -> dict[str, Any]:
         raise UserError(f"{folder} has no episodes to export: make some with collect.py, or name another folder.")
     facts, place = read_collection(folder), get_dataset_path(name)
     # Minari makes the folder of the data set itself, so that the lock needs one beside it.
-    with exclusive_folder(place.with_name(f".{place.name}"), "name"):
+    with exclusive_folder(place.with_name(f".{place.name}"), "name or MINARI_DATASETS_PATH"):
         if place.exists():
             raise UserError(f"Minari has a {name} already ({place}): choose another name or version.")
         _check_room(name, files, place)

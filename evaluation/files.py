@@ -74,8 +74,9 @@ def find_places(logdir: Path, out: Path | None = None) -> Places:
             raise
         note(f"{logdir} cannot be written: all files go to {out.parent}")
         return Places((out,), out.parent / FOLDER)
-    own = (logdir / EVALUATIONS_FILE,)
-    return Places((*own, out) if out else own, logdir / FOLDER)
+    own = logdir / EVALUATIONS_FILE
+    other = (out,) if out and out.resolve() != own.resolve() else ()
+    return Places((own, *other), logdir / FOLDER)
 
 
 def check_writable(file: Path, otherwise: str = "choose a place where you can write") -> None:

@@ -211,6 +211,13 @@ def test_trying_whether_places_can_be_written_leaves_no_mark(tmp_path):
     assert (tmp_path / "old.jsonl").read_text() == "{}\n"
 
 
+def test_a_line_is_written_once_where_out_is_the_run_s_own_file(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "run" / "evaluations.jsonl"
+    assert files.find_places(tmp_path / "run", Path("run/../run/evaluations.jsonl")).files == (own,)
+
+
 def test_a_read_only_run_is_evaluated_elsewhere(logdir, tmp_path, capsys, line_by_line):
     readonly, out = tmp_path / "run", tmp_path / "mine" / "lines.jsonl"
     shutil.copytree(logdir, readonly, ignore=shutil.ignore_patterns("evaluations*"))

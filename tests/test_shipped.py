@@ -306,6 +306,12 @@ def test_demonstration_refuses_what_it_cannot_do(by_name, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_demonstration_takes_the_option_by_which_other_programs_name_a_model():
+    # As a setting it would have had no effect: the default model would have acted.
+    options, overrides = demo.parse_options(["--logdir", "metaworld_reach", "--latco_iterations", "3"])
+    assert str(options.model) == "metaworld_reach" and overrides == ["--latco_iterations", "3"]
+
+
 @pytest.mark.parametrize("name", shipped_models())
 def test_every_model_of_the_repository_is_small_and_described(name):
     folder = SHIPPED / name

@@ -318,6 +318,8 @@ def test_a_board_is_of_one_model_wherever_that_lies(bench, tmp_path, capsys):
     [
         (["--planners", "cen"], ["cen", "'cem'"]),
         (["--planners", "gd", "dreamer"], ["dreamer does not search"]),
+        (["--planner", "gd"], ["--planner ", "--planners"]),  # these settings would have no effect
+        (["--logdir=other"], ["--logdir ", "--model"]),
         (["--budgets", "0"], ["--budgets", "seconds above 0"]),
         (["--budgets", "soon"], ["soon"]),
         (["--starts", "0"], ["--starts"]),

@@ -134,6 +134,9 @@ def test_what_cannot_be_exported(tmp_path, store, capsys):
         first.rename(folder / f"2020{first.name[4:]}")
         assert words in refused(capsys, "export", folder, f"{name}-v0")
         assert not (store / f"{name}-v0").exists()  # what was begun is gone
+    (store / "file").touch()
+    # Another name is of no use where all of Minari's folder is read-only.
+    assert "another name or MINARI_DATASETS_PATH" in refused(capsys, "export", good, "file/name-v0")
     assert "unrecognized arguments: --configs" in refused(capsys, "export", good, "other-v0", "--configs", "metaworld")
 
 
