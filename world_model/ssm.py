@@ -253,8 +253,16 @@ class SSM(keras.Model):
 
     def log_prob(self, z: tf.Tensor, a: tf.Tensor, after: tf.Tensor) -> tf.Tensor:
         """log q(z' | z, a) [...] of the stochastic part of the next features [..., n]; deter has no density."""
+        return self.latent.log_prob(self.predict(z, a), self._split(after)[0])
+
+    def predict(self, z: tf.Tensor, a: tf.Tensor) -> Stats:
+        """The statistics of the next stoch, dict of [..., k], from features [..., n] and actions [..., m]."""
         context, _ = self._context(*self._split(z), self.action_in(a))
-        return self.latent.log_prob(self._prior(context), self._split(after)[0])
+        return self._prior(context)
+
+    def mean_feat(self, state: State) -> tf.Tensor:
+        """(mean of stoch, deter) of a latent state, [..., n]."""
+        return tf.concat([self.latent.mean(state), state["deter"]], -1)
 
     def post_step(self, z: tf.Tensor, a: tf.Tensor, embed: tf.Tensor) -> tf.Tensor:
         """Mean of the posterior's next feature given features [..., n], actions [..., m] and embeddings [..., E]."""
