@@ -117,8 +117,7 @@ class LatCoAgent(PlanningAgent):
         """Options that deterministic and Gaussian LatCo share."""
         options = cls.planner_options(c, problem)
         options |= {"solver": c.latco_solver, "damping": c.latco_damping, "finish": c.latco_finish}
-        options |= {"keep_start": c.latco_keep_start, "state_gradient": c.latco_state_gradient}
-        options |= {"sync_every": c.latco_sync_every, "sync_candidates": c.latco_sync_candidates}
+        options |= {"keep_start": c.latco_keep_start}
         options |= {"eps_act": c.eps_act, "eps_con": c.eps_con}
         options |= {"dual_lr": c.dual_lr, "eta": c.dual_eta, "dual_log": c.latco_dual_log}
         options |= {"lam_init": c.latco_lam_init, "nu_init": c.latco_nu_init, "kappa_init": c.latco_kappa_init}

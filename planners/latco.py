@@ -25,8 +25,6 @@ from planners.residuals import (
     terminal_value,
 )
 from planners.rows import all_finite, where_rows
-from planners.seeds import fold_in
-from planners.sync import resampled
 from planners.trajectories import best_finite, previous_states, rollout
 from tools.errors import UserError, unknown
 
@@ -84,11 +82,6 @@ class LatCo(Planner):
         kappa_init: initial multipliers of the state constraints.
         finish: additional steps at the end, on plans that satisfy the bounds and the dynamics (finish.py). With 0, the
             actions of the last iterate are only clipped.
-        sync_every: iterations between refits of CEM around the plan (sync.py), from whose rollout the search goes on; 0
-            makes none.
-        sync_candidates: their candidates.
-        state_gradient: factor of the Jacobian dmu/dz in the first iteration. It grows linearly and is 1 from the middle
-            of the search on. GRASP (arXiv 2602.00475) finds that Jacobian adversarial.
         keep_start: also finish the actions that the search started from, and keep the better plan under the model;
             needs a finish.
         reward_residual: r [...] -> residual [...]; maximizing the reward is minimizing its square.
@@ -119,9 +112,6 @@ class LatCo(Planner):
         kappa_init: float = 1.0,
         finish: int = 0,
         keep_start: bool = False,
-        sync_every: int = 0,
-        sync_candidates: int = 100,
-        state_gradient: float = 1.0,
         reward_residual: Callable = softplus_residual,
         jit_compile: bool = True,
         **options,
@@ -135,7 +125,6 @@ class LatCo(Planner):
             problem, horizon, iterations + finish, jit_compile=jit_compile and self.solver in XLA_SOLVERS, **options
         )
         self.finish_steps, self.keep_start = finish, keep_start
-        self.sync_every, self.sync_candidates, self.state_gradient = sync_every, sync_candidates, state_gradient
         self.damping, self.eta, self.reward_residual = damping, eta, reward_residual
         self.eps = {"lam": eps_dyn, "nu": eps_act, "kappa": eps_con}
         self.first_duals = {"lam": lam_init, "nu": nu_init, "kappa": kappa_init}
@@ -160,8 +149,7 @@ class LatCo(Planner):
             non_finite=tf.zeros([z0.shape[0]], tf.int32),
         )
         search_limit = tf.minimum(limit, self.iterations - self.finish_steps)
-        step = lambda k, s: self._synced(k, z0, seeds, noise, self._iterate(k, z0, noise, s))
-        search, history, count = self._loop(step, search, search_limit)
+        search, history, count = self._loop(lambda k, s: self._iterate(k, z0, noise, s), search, search_limit)
         residuals = self._residuals(search.variables, self._predict(z0, search.variables, noise), noise)
         finite, search = self._update_duals(count, residuals, search)
         curves = self._lagged_curves(history, count, search.metrics)
@@ -209,9 +197,6 @@ class LatCo(Planner):
         finite and increases the damping, which decreases again once a step has led to a finite plan.
         """
         moments, A, B = self._linearize(z0, search.variables, noise)
-        if self.state_gradient != 1.0:
-            done = tf.cast(k, A.dtype) / max(1, (self.iterations - self.finish_steps) // 2)
-            A *= self.state_gradient + (1.0 - self.state_gradient) * tf.minimum(done, 1.0)
         residuals = self._residuals(search.variables, moments, noise)
         finite, search = self._update_duals(tf.fill([z0.shape[0]], k), residuals, search)
         rho, g = self._weighted(residuals, search.duals)
@@ -230,20 +215,6 @@ class LatCo(Planner):
             failed=~finite,
             non_finite=search.non_finite + tf.cast(~finite, tf.int32),
         )
-
-    def _synced(self, k, z0, seeds, noise, search):
-        """The search after iteration k, at every `sync_every`-th one from the rollout of actions refit by sampling."""
-        if not self.sync_every:
-            return search
-
-        def sync():
-            _, violation = self._dynamics(search.variables, self._predict(z0, search.variables, noise))
-            near = tf.where(tf.math.is_finite(violation), violation, 0.0)
-            actions = resampled(self.problem, z0, search.variables[1], near, fold_in(seeds, k), self.sync_candidates)
-            return self._rollout(z0, actions, noise)
-
-        due = (k + 1) % self.sync_every == 0
-        return search._replace(variables=tf.cond(due, sync, lambda: search.variables))
 
     @property
     def solve(self) -> Callable:
@@ -281,10 +252,7 @@ class LatCo(Planner):
 
     def _start(self, z0, seeds, warm, noise):
         """The initial plan: random or warm-started actions and their rollout."""
-        return self._rollout(z0, warm_actions(random_actions(self.problem, self.horizon, seeds, z0.dtype), warm), noise)
-
-    def _rollout(self, z0, actions, noise):
-        """The variables of the plan of `actions` [B, H, m] that follows the dynamics."""
+        actions = warm_actions(random_actions(self.problem, self.horizon, seeds, z0.dtype), warm)
         return rollout(self.problem.step, z0, actions), actions
 
     def _linearize(self, z0, variables, noise):

@@ -9,7 +9,6 @@ import tensorflow as tf
 RETURNS = -1  # sampled trajectories of candidates; of a population's seed
 CANDIDATES = -2  # candidates that are samples of a policy
 SCORES = -3  # rollouts that compare restarts
-SYNC = -5  # candidates in the middle of collocation
 POLICY = -4  # actions that are sampled from a policy
 # Not negative, since that would change all plans of the preset closed_loop and with them its recorded results. Only a
 # search of more than 12 populations or steps shares these numbers, in one of them, where they do not favor any plan.
