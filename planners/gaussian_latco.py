@@ -6,7 +6,6 @@ import tensorflow as tf
 
 from optimizers import LatentProblem
 from planners.finish import Finished
-from planners.initial import random_actions, warm_actions
 from planners.latco import LatCo
 from planners.seeds import SCORES, fold_in, per_plan
 from planners.trajectories import previous_states, return_under_noise
@@ -65,10 +64,6 @@ class GaussianLatCo(LatCo):
         states, _, std = variables
         spread = tf.pad((std[:, :, None] * noise[0])[:, :-1], [[0, 0], [1, 0], [0, 0], [0, 0]])
         return previous_states(z0, states)[:, :, None] + spread
-
-    def _start(self, z0, seeds, warm, noise):
-        """Random or warm actions, and the moments that they lead to."""
-        return self._rollout(z0, warm_actions(random_actions(self.problem, self.horizon, seeds, z0.dtype), warm), noise)
 
     def _rollout(self, z0, actions, noise):
         """The plan of `actions` [B, H, m] that follows the moments of the dynamics."""

@@ -252,7 +252,10 @@ class LatCo(Planner):
 
     def _start(self, z0, seeds, warm, noise):
         """The initial plan: random or warm-started actions and their rollout."""
-        actions = warm_actions(random_actions(self.problem, self.horizon, seeds, z0.dtype), warm)
+        return self._rollout(z0, warm_actions(random_actions(self.problem, self.horizon, seeds, z0.dtype), warm), noise)
+
+    def _rollout(self, z0, actions, noise):
+        """The variables of the plan of `actions` [B, H, m] that follows the dynamics."""
         return rollout(self.problem.step, z0, actions), actions
 
     def _linearize(self, z0, variables, noise):
