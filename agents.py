@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import envs
+from tools.command_line import note
 from tools.config import Config, check_ranges, keys_of, load_config
 from tools.errors import unknown
 from tools.memory import check_sizes, enough_memory
@@ -59,7 +60,19 @@ def make_agent(config: Config) -> "PlanningAgent":
     check_ranges(config)
     check_sizes(config)
     with enough_memory():
-        return cls(config, *envs.spaces(config))
+        agent = cls(config, *envs.spaces(config))
+    _note_candidates(config, agent.searcher)
+    return agent
+
+
+def _note_candidates(c: Config, searcher: "Planner | None") -> None:
+    """Says so if `policy_candidates` has no effect. A resumed run may need it for the policy in its checkpoint."""
+    if c.policy_candidates and not (searcher and searcher.DRAWS_FROM_POLICY):
+        key = "policy_teacher" if c.planner == "policy" else "planner"
+        note(
+            f"policy_candidates has no effect, since {key} {c[key]} draws no candidates from a policy (cem, for one, "
+            "does)."
+        )
 
 
 def load_agent(logdir: str | Path, overrides: Sequence[str] = ()) -> "PlanningAgent":
