@@ -70,7 +70,8 @@ def start_from(agent: Agent, logdir: Path) -> None:
     keys = [key for key in keys_of("transitions", "weights") if not key.startswith(ignored)]
     check_same(load_config([], saved=read_config(logdir)), agent.config, keys, logdir, "--init_from")
     restore_newest({name: part for name, part in parts.items() if name not in unlearned}, logdir)
-    new = [name for name in ("actor", "value") if name in parts and name in unlearned]
+    words = {"actor": "policy", "value": "value"}
+    new = [words[name] for name in words if name in parts and name in unlearned]
     if new:
         note(f"{logdir} has no {' and no '.join(new)}: this run starts with new weights there.")
     if "old_dynamics" in parts and "old_dynamics" in unlearned:
