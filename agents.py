@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import envs
+from tools.command_line import note
 from tools.config import Config, check_ranges, keys_of, load_config
 from tools.errors import unknown
 from tools.memory import check_sizes, enough_memory
@@ -59,10 +60,22 @@ def make_agent(config: Config) -> "PlanningAgent":
     check_ranges(config)
     check_sizes(config)
     with enough_memory():
-        return cls(config, *envs.spaces(config))
+        agent = cls(config, *envs.spaces(config))
+    _note_candidates(config, agent.searcher)
+    return agent
 
 
-def load_agent(logdir: str | Path, overrides: Sequence[str] = ()) -> "PlanningAgent":
+def _note_candidates(c: Config, searcher: "Planner | None") -> None:
+    """Says so if `policy_candidates` has no effect. A resumed run may need it for the policy in its checkpoint."""
+    if c.policy_candidates and not (searcher and searcher.DRAWS_FROM_POLICY):
+        key = "policy_teacher" if c.planner == "policy" else "planner"
+        note(
+            f"policy_candidates has no effect, since {key} {c[key]} draws no candidates from a policy (cem, for one, "
+            "does)."
+        )
+
+
+def load_agent(logdir: str | Path, overrides: Sequence[str] = (), option: str = "--logdir") -> "PlanningAgent":
     """Loads a trained agent: the settings of a run with the weights and counters of its newest checkpoint.
 
     Args:
@@ -70,12 +83,13 @@ def load_agent(logdir: str | Path, overrides: Sequence[str] = ()) -> "PlanningAg
         overrides: command-line words that change settings of the run, such as ["--planner", "cem"]. A preset among them
             does not change the task. Settings newer than the run have their defaults. Those in `SPECIAL` may be turned
             off.
+        option: what names the log directory on the command line.
 
     Raises:
         UserError: the log directory has no run or no checkpoint, the checkpoint does not fit the settings, or an
             override is invalid or changes a setting that episodes or weights depend on.
     """
-    logdir = find_logdir(logdir)
+    logdir = find_logdir(logdir, option)
     saved = read_config(logdir)
     # Presets in the overrides may set another task.
     own_task = [] if any(word.partition("=")[0] == "--task" for word in overrides) else ["--task", saved.task]
@@ -83,18 +97,18 @@ def load_agent(logdir: str | Path, overrides: Sequence[str] = ()) -> "PlanningAg
     # An evaluation may change {collection} settings, such as the starts' randomization or the rendering quality.
     fixed = [key for key in keys_of("transitions", "episodes", "weights") if config[key] or key not in SPECIAL]
     before = load_config([], saved=saved)
-    check_same(before, config, fixed, logdir)
+    check_same(before, config, fixed, logdir, option)
     if before.cost_head and not config.cost_head:
         # In a checkpoint the probe's variables come after those of the cost head. Only training needs the probe.
         config = config.replace(state_probe=False)
-    return _restored(config, logdir)
+    return _restored(config, logdir, option)
 
 
-def _restored(config: Config, logdir: Path) -> "PlanningAgent":
+def _restored(config: Config, logdir: Path, option: str) -> "PlanningAgent":
     from training.initial_weights import restore_newest
 
     agent = make_agent(config)
     # The optimizer must be restored too: TensorFlow does not track layers that a Keras 3 model keeps in lists, so their
     # weights are in the checkpoint only as variables of the optimizer.
-    restore_newest(agent.checkpointed, logdir)
+    restore_newest(agent.checkpointed, logdir, option)
     return agent

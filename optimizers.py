@@ -155,6 +155,7 @@ class Planner(abc.ABC):
     CURVES: tuple[str, ...] = ("reward",)  # names of `Plan.curves`, in the order of a search's metrics [B, len(CURVES)]
     KEEPS_CONSTRAINTS = False  # whether the planner keeps the problem's `constraint`
     AUGMENTS = False  # whether it has ColloDreamer's augmented objective
+    DRAWS_FROM_POLICY = False  # whether candidates may be samples of the problem's policy (`policy_candidates`)
     num_warm_starts = 1  # C of `Plan.warm_starts`
     finish_steps = 0  # how many of the last iterations improve a plan that already satisfies bounds and dynamics
 

@@ -108,6 +108,11 @@ class PlanningAgent(DistillingAgent):
         return action, plan._replace(cursor=plan.cursor + 1), extras
 
     @property
+    def searcher(self) -> optimizers.Planner | None:
+        """The planner that searches, which may be beside a policy that acts; None if none does."""
+        return self.planner
+
+    @property
     def executed_steps(self) -> int:
         """How many actions of a plan are executed."""
         return self.config.mpc_steps

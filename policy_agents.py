@@ -88,6 +88,11 @@ class PolicyAgent(ActorAgent):
         self.teacher = None if name == "none" else make_planner(config.replace(planner=name), self.planner.problem)
 
     @property
+    def searcher(self) -> optimizers.Planner | None:
+        """The teacher."""
+        return self.teacher
+
+    @property
     def used_steps(self) -> int:
         """Those of the teacher's plans that the policy learns from."""
         return super().used_steps if self.config.policy_teacher == "none" else self.config.mpc_steps

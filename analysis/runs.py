@@ -87,7 +87,7 @@ def find_files(directory: Path, name: str) -> Iterator[Path]:
     if not directory.is_dir():
         raise UserError(f"{directory} is not a folder: give folders of runs.")
     seen = set()
-    for folder, folders, files in os.walk(directory, followlinks=True):
+    for folder, folders, files in os.walk(directory, onerror=_note_unreadable, followlinks=True):
         folders.sort()
         real = os.path.realpath(folder)
         if name in files and real not in seen:
@@ -95,6 +95,11 @@ def find_files(directory: Path, name: str) -> Iterator[Path]:
         if real in seen or METRICS_FILE in files:  # episodes are many, and links may lead in circles
             folders.clear()
         seen.add(real)
+
+
+def _note_unreadable(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # one that was removed meanwhile
+        note(f"{error.filename} cannot be read ({error.strerror}): what is in it is left out.")
 
 
 def read_run(logdir: Path) -> list[Run]:
@@ -169,7 +174,9 @@ def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
         raise UserError(f"cannot read {path}: {error.strerror}.") from None
     lines = [(number, line) for number, line in enumerate(content.split(b"\n"), 1) if line.strip()]
     values = [(number, _parsed(line)) for number, line in lines]
-    if values and values[-1][1] is None:  # a run is writing it, or was killed while it did
+    if (
+        values and values[-1][1] is None and not content.endswith(b"\n")
+    ):  # a run is writing it, or was killed while it did
         values.pop()
     for number, value in values:
         if value is None:

@@ -26,6 +26,7 @@ from benchmarks.train_step import make_agent, make_batch, timed
 from policy_agents import DreamerAgent
 from tools.command_line import Parser, positive
 from tools.config import load_config
+from tools.errors import UserError
 from tools.program import run_program
 
 KEYS = ("batch_size", "batch_length", "stoch", "deter", "latent", "imagination_horizon", "reinforce_share")
@@ -66,6 +67,8 @@ def _compare(argv: Sequence[str]) -> int:
     parser.add_argument("--actions", type=positive, default=4, help="size of the action vector")
     parser.add_argument("--repeats", type=positive, default=5, help="timed updates")
     args, words = parser.parse_known_args(argv)
+    if any(word.partition("=")[0] == "--planner" for word in words):
+        raise UserError("--planner has no place here, where Dreamer learns: leave it out.")
     config = load_config(["--configs", "defaults", *args.preset, *words]).replace(planner="dreamer")
     print(json.dumps(measure(config, args.actions, args.repeats) | {key: config[key] for key in KEYS}))
     return 0

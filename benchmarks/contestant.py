@@ -32,7 +32,7 @@ class Contestant:
 
     def __init__(self, model: str, planner: str, words: Sequence[str], repeats: int):
         self.name, self.repeats, self.counter = planner, repeats, ModelCounter()
-        self.agent = load_agent(model, [*words, "--planner", planner])
+        self.agent = load_agent(model, [*words, "--planner", planner], "--model")
         self.problem = self.counter.watch(self.agent.latent_problem())
         self._base: Config = self.agent.config
         self._built: tuple[Any, Planner] | None = None

@@ -26,6 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -35,8 +36,9 @@ from tensorflow import keras
 from base_agent import BaseAgent
 from benchmarks.memory import peak_gb
 from benchmarks.plain_update import PlainUpdate
-from tools.command_line import Parser, positive
+from tools.command_line import Parser, place, positive
 from tools.config import load_config
+from tools.files import writing
 from tools.program import run_program
 
 # The command line of each variant of the world model.
@@ -213,11 +215,13 @@ def compare(words: list[str], variants: list[str], size: str, actions: int, repe
     plain.close()
 
 
-def profile(config, actions: int, folder: str) -> None:
-    """Writes TensorFlow's profile of one update after warm-up."""
+def profile(config, actions: int, folder: Path) -> None:
+    """Writes TensorFlow's profile of one update after warm-up. Raises UserError where the folder cannot be written."""
+    with writing(folder, "choose another --profile"):
+        folder.mkdir(parents=True, exist_ok=True)
     agent, batch = make_agent(config, actions), make_batch(config, actions)
     float(agent.train_step(batch)["loss"])
-    with tf.profiler.experimental.Profile(folder):
+    with tf.profiler.experimental.Profile(str(folder)):
         float(agent.train_step(batch)["loss"])
 
 
@@ -235,7 +239,7 @@ def _measure(argv: Sequence[str]) -> int:
     parser.add_argument("--all", action="store_true", help="all variants at full and small size")
     parser.add_argument("--actions", type=positive, default=4, help="size of the action vector")
     parser.add_argument("--repeats", type=positive, default=5, help="timed updates")
-    parser.add_argument("--profile", metavar="DIR", help="write a profile of one update there and stop")
+    parser.add_argument("--profile", type=place, metavar="DIR", help="write a profile of one update there and stop")
     parser.add_argument("--serve", choices=[*PLAIN, *VARIANTS], help=argparse.SUPPRESS)
     parser.add_argument("--config", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     for key in SIZES:

@@ -38,6 +38,8 @@ def read_collection(folder: str | os.PathLike) -> dict[str, Any] | None:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except NotADirectoryError:
+        raise UserError(f"{folder} is a file: name a folder of episodes.") from None
     except (OSError, RecursionError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read ({error}): repair it, or remove it to use the episodes unchecked."

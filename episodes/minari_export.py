@@ -32,6 +32,7 @@ from envs.guard import OUTCOMES
 from episodes.dataset import numbers, read_collection
 from episodes.episode import Episode, check_same_kind, episode_files, read_episode, transitions_of
 from tools.errors import UserError
+from tools.files import writing
 from tools.lock import exclusive_folder
 from tools.progress import ProgressLine
 
@@ -58,7 +59,7 @@ def export_folder(folder: Path, name: str) -> dict[str, Any]:
     files = episode_files(folder)
     if not files:
         raise UserError(f"{folder} has no episodes to export: make some with collect.py, or name another folder.")
-    facts, place = read_collection(folder), get_dataset_path(name)
+    facts, place = read_collection(folder), store(name)
     # Minari makes the folder of the data set itself, so that the lock needs one beside it.
     with exclusive_folder(place.with_name(f".{place.name}"), "name or MINARI_DATASETS_PATH"):
         if place.exists():
@@ -89,6 +90,12 @@ def _check_room(name: str, files: Sequence[Path], place: Path) -> None:
             f"The data set {name} takes {needed / 2**20:,.0f} MiB, and the disk of {folder} has {free / 2**20:,.0f}: "
             "make room, or let MINARI_DATASETS_PATH name a folder on another one."
         )
+
+
+def store(name: str = "") -> Path:
+    """The folder of a data set, or of all. Raises UserError if Minari, which makes the latter, cannot."""
+    with writing(Path("Minari's folder"), "let MINARI_DATASETS_PATH name a folder where you can write"):
+        return get_dataset_path(name)
 
 
 def check_name(name: str) -> None:

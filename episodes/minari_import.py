@@ -10,7 +10,6 @@ import gymnasium as gym
 import minari
 import numpy as np
 from gymnasium import spaces
-from minari.storage import get_dataset_path
 from rich.console import Console
 
 import envs
@@ -18,7 +17,7 @@ from envs.guard import OUTCOMES, to_state
 from envs.pictures import to_picture
 from episodes.dataset import numbers, totals, write_collection
 from episodes.episode import Episode, episode_files
-from episodes.minari_export import METADATA_KEY, check_name
+from episodes.minari_export import METADATA_KEY, check_name, store
 from episodes.minari_player import Player
 from episodes.replay import Replay
 from tools.errors import UserError, unknown
@@ -80,9 +79,9 @@ def import_dataset(name: str, out: Path, task: str = "", image: str = "", replay
 def _load(name: str) -> minari.MinariDataset:
     """A data set of this machine that has episodes."""
     check_name(name)
-    place = get_dataset_path(name)
+    place = store(name)
     if not place.exists():
-        raise UserError(f"There is no {name} in {get_dataset_path()}: `minari download {name}` gets published ones.")
+        raise UserError(f"There is no {name} in {store()}: `minari download {name}` gets published ones.")
     try:
         dataset = minari.load_dataset(name)
     except _UNREADABLE as error:

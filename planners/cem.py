@@ -15,6 +15,8 @@ class RandomShooting(SamplingPlanner):
     With `iterations` populations, so that it can be given CEM's budget. The warm start is one candidate.
     """
 
+    DRAWS_FROM_POLICY = False
+
     def _optimize(self, z0, seeds, warm, limit):
         def body(k, belief):
             now = fold_in(seeds, k)

@@ -40,6 +40,8 @@ class SamplingPlanner(Planner):
         **options: those of `Planner`.
     """
 
+    DRAWS_FROM_POLICY = True
+
     def __init__(
         self,
         problem: LatentProblem,

@@ -38,11 +38,13 @@ def test_every_entry_of_the_table_builds_an_agent(tiny_config, planner):
 
 def test_settings_of_the_first_actions_reach_every_planner_that_searches(tiny_config):
     config = tiny_config.replace(initial_candidates=7, initial_correlation=0.5, latco_keep_start=True, planner="cem")
+    config = config.replace(policy_candidates=0.25)
     problem = agents.agent_class("cem")(config, OBSERVATIONS, ACTION_SPACE).planner.problem
     for name in set(agents.PLANNERS) - {"dreamer", "policy"}:
         planner = agents.make_planner(config.replace(planner=name), problem)
         assert (planner.initial_candidates, planner.initial_correlation) == (7, 0.5)
         assert getattr(planner, "keep_start", True)
+        assert getattr(planner, "policy_share", 0.0) == (0.25 if planner.DRAWS_FROM_POLICY else 0.0)
 
 
 def test_every_agent_is_in_the_table():
@@ -97,6 +99,25 @@ def test_settings_that_nothing_uses_may_be_of_any_size(tiny_config):
         tiny_config.replace(planner="gd", imagination_horizon=10**9, policy_units=10**8, policy_memory=2**31 - 1)
     )
     check_sizes(load_config(["--configs", "defaults", "metaworld", "--planner", "dreamer"]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"planner": "gd"}, "planner gd"),
+        ({"planner": "random_shooting"}, "planner random_shooting"),
+        ({"planner": "policy", "policy_teacher": "gd"}, "policy_teacher gd"),
+        ({"planner": "policy", "policy_teacher": "none"}, "policy_teacher none"),
+        ({"planner": "policy", "policy_teacher": "icem"}, ""),
+        ({"planner": "gd", "policy_candidates": 0.0}, ""),
+    ],
+)
+def test_candidates_of_a_policy_that_no_planner_draws_are_named(tiny_config, monkeypatch, capsys, changes, named):
+    monkeypatch.setattr(agents.envs, "spaces", lambda config: (OBSERVATIONS, ACTION_SPACE))
+    agents.make_agent(tiny_config.replace(**{"policy_candidates": 0.1} | changes))
+    notes = capsys.readouterr().err
+    assert (f"policy_candidates has no effect, since {named} draws no candidates" in notes) == bool(named)
+    assert bool(named) or "policy_candidates" not in notes
 
 
 def test_unknown_planner_names_the_nearest(tiny_config):

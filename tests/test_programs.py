@@ -192,7 +192,7 @@ def test_checkpoint_of_another_model_is_refused_in_one_sentence(tmp_path, capsys
     (tmp_path / "config.yaml").unlink()
     assert planning_agent.main([*small, "--deter", "12", "--steps", "200"]) == 2
     error = capsys.readouterr().err
-    assert "checkpoint" in error and "--logdir" in error and "Traceback" not in error
+    assert "checkpoint" in error and "log directory" in error and "Traceback" not in error
     assert list((tmp_path / "checkpoints").glob("ckpt-*.index"))
 
 

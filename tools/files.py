@@ -91,7 +91,8 @@ def append_json(path: Path, line: Mapping[str, Any], make_folder: bool = True) -
                 data = data[file.write(data) :]
         except OSError as error:
             if end is not None:
-                file.truncate(end)
+                with contextlib.suppress(OSError):  # a device, which says why it cannot be written, has no end to cut
+                    file.truncate(end)
             raise OSError(error.errno, error.strerror, str(path)) from error
 
 

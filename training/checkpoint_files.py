@@ -120,7 +120,7 @@ def restore(checkpoint: tf.train.Checkpoint, path: str, partial: bool = False) -
         raise UserError(
             f"The checkpoint {path} does not fit this configuration or is damaged "
             f"({str(error).splitlines()[0][:200]}): "
-            "start with the configuration that made it, or choose another --logdir."
+            "start with the configuration that made it, or choose another log directory."
         ) from error
 
 

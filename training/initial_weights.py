@@ -22,10 +22,10 @@ OPTIONAL = {"actor": "policy_", "old_dynamics": "augmented_", "value": "value_"}
 LEARNED = {"actor": "a policy", PLAN_MEMORY: "the plans that a policy learns from", "value": "a value network"}
 
 
-def restore_newest(parts: Mapping[str, Any], logdir: Path) -> None:
+def restore_newest(parts: Mapping[str, Any], logdir: Path, option: str = "--logdir") -> None:
     """Restores parts of an agent, by name, from the newest checkpoint of a run or from a shipped model.
 
-    A shipped model has no optimizers, so the agent keeps its own.
+    A shipped model has no optimizers, so the agent keeps its own. `option` is what names the run on the command line.
 
     Raises:
         UserError: there is no checkpoint, it is damaged or does not fit, or the run learned no policy or value.
@@ -45,7 +45,7 @@ def restore_newest(parts: Mapping[str, Any], logdir: Path) -> None:
     checkpoint, folder = tf.train.Checkpoint(**parts), logdir / CHECKPOINTS
     # Not an older one: results are those of the newest weights.
     if checkpoint_files.restore_newest(checkpoint, folder, partial=True, or_older=False) is None:
-        raise UserError(f"{logdir} has no checkpoint yet: wait until the run has made one, or choose another --logdir.")
+        raise UserError(f"{logdir} has no checkpoint yet: wait until the run has made one, or choose another {option}.")
 
 
 def start_from(agent: Agent, logdir: Path) -> None:
@@ -69,8 +69,9 @@ def start_from(agent: Agent, logdir: Path) -> None:
     ignored = tuple(OPTIONAL[name] for name in unlearned)
     keys = [key for key in keys_of("transitions", "weights") if not key.startswith(ignored)]
     check_same(load_config([], saved=read_config(logdir)), agent.config, keys, logdir, "--init_from")
-    restore_newest({name: part for name, part in parts.items() if name not in unlearned}, logdir)
-    new = [name for name in ("actor", "value") if name in parts and name in unlearned]
+    restore_newest({name: part for name, part in parts.items() if name not in unlearned}, logdir, "--init_from")
+    words = {"actor": "policy", "value": "value"}
+    new = [words[name] for name in words if name in parts and name in unlearned]
     if new:
         note(f"{logdir} has no {' and no '.join(new)}: this run starts with new weights there.")
     if "old_dynamics" in parts and "old_dynamics" in unlearned:

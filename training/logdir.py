@@ -52,8 +52,10 @@ def shipped_models() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED.glob(f"*/{WEIGHTS}"))
 
 
-def find_logdir(place: str | os.PathLike[str]) -> Path:
+def find_logdir(place: str | os.PathLike[str], option: str = "--logdir") -> Path:
     """The log directory of a trained agent, or the folder of a shipped model by its name.
+
+    `option` is what names it on the command line.
 
     Raises:
         UserError: there is neither.
@@ -65,7 +67,7 @@ def find_logdir(place: str | os.PathLike[str]) -> Path:
         return SHIPPED / str(place)
     raise UserError(
         f"{str(place) or 'An empty path'} holds no run (it has no config.yaml): give the log directory of one as "
-        f"--logdir, or the name of a shipped model ({', '.join(shipped_models()) or 'there is none'})."
+        f"{option}, or the name of a shipped model ({', '.join(shipped_models()) or 'there is none'})."
     )
 
 

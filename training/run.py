@@ -28,7 +28,6 @@ from training.schedules import Every, Schedule
 from training.turns import Turns
 from training.updates import SkippedUpdates, Updates
 
-DRAW_FROM_POLICY = ("cem", "mppi", "icem")  # planners that read `policy_candidates`
 PRETRAIN_SLICE = 50  # updates between checks of the schedule
 
 
@@ -63,7 +62,6 @@ class TrainingRun:
             self.replay = MixedReplay(replays, agent.device_batch_size, agent.worker_seed + len(tasks))
         self._check_offline()
         self._check_value()
-        self._note_candidates()
         self.checkpoints = Checkpoints(agent, self.replay, collectors, logdir / CHECKPOINTS)
         resumed = self.checkpoints.restore()
         if not resumed and c.init_from:
@@ -139,16 +137,6 @@ class TrainingRun:
             planless = "policy_teacher is none"
         if planless and self.agent.value_data == "plans":
             raise UserError(f"{planless}, so no plans are made that a value could learn from: set --value_data replay.")
-
-    def _note_candidates(self) -> None:
-        """Says so if `policy_candidates` has no effect. A resumed run may need it for the policy in its checkpoint."""
-        c = self.config
-        key = "policy_teacher" if c.planner == "policy" else "planner"
-        if c.policy_candidates and c[key] not in DRAW_FROM_POLICY:
-            note(
-                f"policy_candidates has no effect, since {key} {c[key]} draws no candidates from a policy "
-                f"({', '.join(DRAW_FROM_POLICY)} do)."
-            )
 
     def _check_episodes(self) -> None:
         """Raises UserError if the run ends without having learned anything, for want of a whole episode."""

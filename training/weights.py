@@ -35,7 +35,7 @@ def write_weights(parts: Mapping[str, Any], folder: Path) -> Path:
         if not np.all(np.isfinite(arrays[name])):
             raise UserError(
                 f"{name} has numbers that are not finite in float16, with which no model can be shipped: train it "
-                "again, or choose another --logdir."
+                "again, or choose another log directory."
             )
     with replaced(folder / WEIGHTS, "wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # mypy takes it for allow_pickle
@@ -53,7 +53,7 @@ def read_weights(parts: Mapping[str, Any], folder: Path) -> None:
         arrays = {name: array for name, array in read_arrays(path).items() if name.split("/")[0] in parts}
         _check_numbers(arrays)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}): get it again, or choose another --logdir.") from None
+        raise UserError(f"{path} is damaged ({error}): get it again, or choose another model.") from None
     shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
     wrong = sorted(shapes.items() - {name: array.shape for name, array in arrays.items()}.items())
     if wrong:

@@ -136,6 +136,28 @@ def test_line_that_cannot_be_read_is_refused_by_its_number(tmp_path, capsys, con
     assert "line 1 of" in (words := refusal(capsys, "curves", tmp_path)) and len(words) < 1000
 
 
+def test_a_whole_line_at_the_end_is_not_taken_for_one_that_is_being_written(tmp_path, capsys):
+    lines = write_lines(tmp_path / "lines.jsonl", LINE, "no evaluation\n")
+    assert "line 2 of" in (words := refusal(capsys, "table", lines)) and "is not a JSON object" in words
+    write_lines(lines, LINE, '{"task": "meta')
+    assert len(runs.read_lines(lines)) == 1
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch, capsys):
+    write_run(tmp_path / "latco" / "0", returns((1, 1.0)))
+    (tmp_path / "secret").mkdir()
+    scan = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("secret"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert len(list(runs.find_files(tmp_path, "metrics.jsonl"))) == 1
+    assert "secret cannot be read (Permission denied): what is in it is left out" in capsys.readouterr().err
+
+
 def test_named_pipe_in_the_place_of_a_file_is_refused(tmp_path, capsys):
     logdir = write_run(tmp_path / "0", returns((1, 1.0)))
     for name in ("metrics.jsonl", "config.yaml"):

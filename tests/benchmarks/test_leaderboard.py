@@ -185,7 +185,8 @@ def bench(monkeypatch):
     """A log, while no model is loaded and no environment made."""
     log = Log()
 
-    def load(model, words):
+    def load(model, words, option):
+        assert option == "--model"
         assert model in ("shipped", "copy")
         log.append(("load", words[-1]))
         return Bench(log, words[-1])
@@ -330,6 +331,13 @@ def test_a_board_is_of_one_model_wherever_that_lies(bench, tmp_path, capsys):
 def test_bad_options_are_refused(bench, argv, words, tmp_path, capsys):
     sentence = refusal(capsys, "--model", "shipped", "--out", tmp_path / "board.jsonl", *argv)
     assert all(word in sentence for word in words), sentence
+
+
+def test_messages_name_the_option_of_the_model(tmp_path, capsys):
+    argv = ["--out", tmp_path / "board.jsonl", "--model"]
+    assert "as --model, or" in refusal(capsys, *argv, tmp_path)
+    words = refusal(capsys, *argv, "pointmass_obstacle", "--stoch", "5")
+    assert "choose another --model, or the same stoch" in words and "--logdir" not in words
 
 
 def test_tuning_has_starts_of_its_own():

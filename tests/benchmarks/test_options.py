@@ -30,6 +30,17 @@ def test_numbers_that_measure_nothing_are_refused(program, words, capsys):
     assert not said.out and words.split()[-2 if "1 -1" not in words else 0] in said.err and said.err.count("\n") == 1
 
 
+def test_a_profile_that_cannot_be_written_is_refused_before_the_work(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert train_step.main(["--preset", "debug", "--profile", str(tmp_path / "file")]) == 2
+    assert "file cannot be written (File exists): choose another --profile" in capsys.readouterr().err
+
+
+def test_dreamer_s_benchmark_refuses_another_planner(capsys):
+    assert actor_critic.main(["--preset", "debug", "--planner", "cem"]) == 2
+    assert "--planner has no place here" in capsys.readouterr().err
+
+
 def test_settings_are_not_taken_for_abbreviated_options(monkeypatch, capsys):
     monkeypatch.setattr(actor_critic, "measure", lambda config, actions, repeats: {"act": config.act})
     assert actor_critic.main(["--preset", "debug", "--act", "elu"]) == 0

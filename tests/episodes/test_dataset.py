@@ -114,6 +114,12 @@ def numbers_in_memory(replay):
     return [int(episode["reward"][1]) // 100 for episode in replay.memory]
 
 
+def test_a_file_in_the_place_of_a_folder_of_episodes_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is a file: name a folder of episodes"):
+        read_collection(tmp_path / "file")
+
+
 def test_offline_episodes_are_the_oldest_in_memory_and_count_for_nothing_else(tmp_path):
     make_folder(tmp_path / "own", [make_episode(8, size=8)])
     make_folder(tmp_path / "offline", [make_episode(number, size=8) for number in (1, 2)])  # newer files

@@ -159,3 +159,14 @@ def test_the_task_of_an_exported_data_set_cannot_be_changed(tmp_path, store, cap
         import_folder(capsys, tmp_path / "out", "data-v0", "--task", "pointmass_obstacle")["settings"]
         == facts["settings"]
     )
+
+
+@pytest.mark.parametrize("inside", ["file", "file/sets", ""])
+def test_a_store_that_cannot_be_made_is_named(tmp_path, monkeypatch, capsys, inside):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MINARI_DATASETS_PATH", inside and str(tmp_path / inside))
+    folder, out = make_folder(tmp_path / "there", [make_episode(0)]), tmp_path / "back"
+    for words in (["export", folder, "there-v0"], ["import", "there-v0", "--out", out]):
+        said = refused(capsys, *words)
+        assert "cannot be written" in said and "let MINARI_DATASETS_PATH name a folder where you can write" in said
+    assert not out.exists()

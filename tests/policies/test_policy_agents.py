@@ -208,7 +208,7 @@ def test_runs_without_a_policy_start_one_and_are_not_evaluated_with_one(tmp_path
         agents.load_agent(tmp_path / "run", ["--planner", "policy"])
     words = ["--init_from", str(tmp_path / "run"), "--planner", "dreamer", "--eval_every", "0", "--pretrain", "99"]
     agent, _ = train(words, tmp_path / "new")
-    assert "no actor and no value" in capsys.readouterr().err and int(agent.actor.updates) > 0
+    assert "no policy and no value" in capsys.readouterr().err and int(agent.actor.updates) > 0
 
 
 def test_dreamer_does_not_act_in_runs_without_a_critic(tmp_path):

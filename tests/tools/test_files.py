@@ -84,6 +84,11 @@ def test_a_line_goes_into_a_pipe(tmp_path: Path):
     assert read == ['{"step": 1}\n']
 
 
+def test_a_device_without_room_says_so():
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        append_json(Path("/dev/full"), {"step": 1})
+
+
 def test_a_line_is_appended_as_a_whole_or_not_at_all(tmp_path: Path):
     path = tmp_path / "lines.jsonl"
     append_json(path, {"step": 1})

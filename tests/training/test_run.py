@@ -207,23 +207,6 @@ def test_the_outcomes_of_a_run_are_known_when_it_is_resumed(monkeypatch, config,
     assert [episode["success"].tolist() for episode in run.replay.memory] == [[0.0, 1.0, 0.0, 0.0, 0.0], [0.0] * 5]
 
 
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"planner": "gd"}, "planner gd"),
-        ({"planner": "policy", "policy_teacher": "latco"}, "policy_teacher latco"),
-        ({"planner": "icem"}, ""),
-        ({"planner": "policy", "policy_teacher": "cem"}, ""),
-        ({"planner": "gd", "policy_candidates": 0.0}, ""),
-    ],
-)
-def test_candidates_of_a_policy_that_no_planner_draws_are_named(seeds, config, tmp_path, capsys, changes, named):
-    make_run(config.replace(**{"policy_candidates": 0.1} | changes), tmp_path).close()
-    notes = capsys.readouterr().err
-    assert (f"policy_candidates has no effect, since {named} draws no candidates" in notes) == bool(named)
-    assert bool(named) or "policy_candidates" not in notes
-
-
 @pytest.mark.parametrize("envs", [1, 2])
 def test_a_run_in_which_no_episode_ends_says_so(seeds, config, tmp_path, envs):
     run = make_run(config.replace(steps=6, eval_every=0, envs=envs), tmp_path)
