@@ -16,13 +16,14 @@ Index convention: z_0 is given, and action t leads to state t + 1. Entry t of a 
 
 import abc
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from planners.initial import best_initial, random_sequences
+from planners.judging import Judge
+from planners.ranking import ranked, score_within
 from planners.seeds import SCORES, fold_in, split_seed
 from planners.stopping import iterate
 from planners.trajectories import policy_noise, policy_rollout, rollout, sampled_return
@@ -98,8 +99,8 @@ class Plan(NamedTuple):
     """The result of planning for a batch of B first states.
 
     Attributes:
-        actions: [B, H, m], within the bounds.
-        states: [B, H, n], z_1 ... z_H as optimized; with collocation they may violate the dynamics.
+        actions: [B, H, m], within the bounds. Those of the last iteration or, with `judge_every`, of an earlier one.
+        states: [B, H, n], z_1 ... z_H as optimized in that iteration; with collocation they may violate the dynamics.
         rewards: [B, H], predicted for `actions` rolled out through the mean dynamics, without the terminal value. This
             makes planners comparable.
         curves: name -> [B, iterations], the plan after each iteration. `reward` is the objective at the optimized
@@ -107,7 +108,7 @@ class Plan(NamedTuple):
             with its multiplier `lam`, planners with a penalty on the action bounds `action_violation` with `nu`, and a
             state constraint `constraint_violation` with `kappa`. Violations are squared and summed over time,
             multipliers are means over time. After an early stop the last value is held.
-        iterations: int32 [B], iterations used.
+        iterations: int32 [B], how many were made, whichever of them gave the actions.
         non_finite: int32 [B], iterates (sampling: candidates) that were rejected because they were not finite.
         warm_starts: [B, C, H, m], action sequences from which the next plan may start, the plan's own first.
         gains: [B, H, m, n], feedback around (states, actions), or None.
@@ -144,6 +145,8 @@ class Planner(abc.ABC):
             mean dynamics, as does a problem without noise.
         tolerance: stop a plan once its reward changed by less than this fraction in each of a few iterations in a row
             (`planners.stopping.PATIENCE`) and its constraints hold; 0 always runs all iterations.
+        judge_every: compare the plan after every so many iterations, and at the end, as restarts are compared, and
+            return the best (`planners.judging`); 0 returns the last one.
         policy_start: start from what the problem's policy does, instead of from the warm start.
         initial_candidates: start from the best of this many random action sequences under the mean dynamics. The warm
             start and the policy's actions compete with them.
@@ -167,6 +170,7 @@ class Planner(abc.ABC):
         restarts: int = 1,
         restart_samples: int = 0,
         tolerance: float = 0.0,
+        judge_every: int = 0,
         policy_start: bool = False,
         initial_candidates: int = 1,
         initial_correlation: float = 0.0,
@@ -185,7 +189,7 @@ class Planner(abc.ABC):
             )
         self.problem, self.horizon, self.iterations = problem, horizon, iterations
         self.restarts, self.restart_samples, self.tolerance = restarts, restart_samples, tolerance
-        self.policy_start, self.keep_plans = policy_start, keep_plans
+        self.judge_every, self.policy_start, self.keep_plans = judge_every, policy_start, keep_plans
         self.initial_candidates, self.initial_correlation = initial_candidates, initial_correlation
         self.traces = 0
         self._compiled = tf.function(self._traced, jit_compile=jit_compile, autograph=False)
@@ -219,7 +223,7 @@ class Planner(abc.ABC):
             return self._best_restart(z0, seeds, warm, limit)
         plan = self._with_value(z0, self._plan_once(z0, seeds, warm, limit))
         if self.keep_plans:
-            score = _score_within(self._score(z0, plan, seeds), self._excess(z0, plan))
+            score = score_within(self._score(z0, plan, seeds), self._excess(z0, plan))
             plan = plan._replace(kept=plan.actions[:, None], kept_scores=score[:, None])
         return plan
 
@@ -261,8 +265,8 @@ class Planner(abc.ABC):
             warm = WarmStart(tf.repeat(warm.actions, R, 0), tf.repeat(warm.steps, R) * first)
         plan = self._with_value(z0, self._plan_once(z0, seeds, warm, limit))
         score, excess = self._score(z0, plan, seeds), self._excess(z0, plan)
-        order = self._ranked(tf.reshape(score, [B, R]), excess)
-        score = tf.reshape(_score_within(score, excess), [B, R])
+        order = ranked(tf.reshape(score, [B, R]), excess)
+        score = tf.reshape(score_within(score, excess), [B, R])
         rows = tf.range(B) * R + order[:, 0]
         chosen = tf.nest.map_structure(lambda x: None if x is None else tf.gather(x, rows), plan)
         if self.keep_plans:
@@ -271,19 +275,6 @@ class Planner(abc.ABC):
             chosen = chosen._replace(kept=kept, kept_scores=tf.gather(score, index, batch_dims=1))
         # Count the iterates rejected in all restarts.
         return chosen._replace(non_finite=tf.reduce_sum(tf.reshape(plan.non_finite, [B, R]), 1))
-
-    @staticmethod
-    def _ranked(score, excess):
-        """The order of restarts with `score` [B, R], the best first, int32 [B, R]; equal ones keep theirs.
-
-        Those with less `excess` [B R], if there is a constraint, come first.
-        """
-        known = tf.where(tf.math.is_finite(score), score, score.dtype.min)
-        order = tf.argsort(known, direction="DESCENDING", stable=True)
-        if excess is None:
-            return order
-        excess = tf.reshape(tf.where(tf.math.is_finite(excess), excess, excess.dtype.max), score.shape)
-        return tf.gather(order, tf.argsort(tf.gather(excess, order, batch_dims=1), stable=True), batch_dims=1)
 
     def _excess(self, z0, plan):
         """By how much plans break the state constraint, [B], 0 where they satisfy it; None without one."""
@@ -318,9 +309,27 @@ class Planner(abc.ABC):
         del before
         return tf.zeros(after.metrics.shape[:1], tf.bool)
 
-    def _loop(self, body, search, limit):
-        """`planners.stopping.iterate` with this planner's iterations and tolerance."""
-        return iterate(body, search, limit, self.iterations, self._is_stable if self.tolerance else None)
+    def _judge(self, z0, seeds, parts, states):
+        """A `planners.judging.Judge` of the iterates of a search, or None without `judge_every`."""
+        if not self.judge_every:
+            return None
+        worth = lambda actions: self._worth(z0, actions, seeds)
+        return Judge(worth, self.judge_every, self.problem.a_max, parts, states)
+
+    def _worth(self, z0, actions, seeds):
+        """Rewards [B, H], score [B] and excess [B] of a plan with actions [B, H, m]."""
+        states, none = rollout(self.problem.step, z0, actions), tf.zeros(z0.shape[:1], tf.int32)
+        plan = Plan(actions, states, self.problem.reward(states), {}, none, none, actions[:, None])
+        plan = self._with_value(z0, plan)
+        score = self._score(z0, plan, seeds)
+        if plan.value is not None:
+            score = tf.where(tf.math.is_finite(plan.value), score, plan.value)
+        return plan.rewards, score, self._excess(z0, plan)
+
+    def _loop(self, body, search, limit, judge=None):
+        """`planners.stopping.iterate` with this planner's iterations and tolerance, under the eyes of a judge."""
+        repeat = iterate if judge is None else judge.iterate
+        return repeat(body, search, limit, self.iterations, self._is_stable if self.tolerance else None)
 
     def _is_stable(self, k, after, before):
         metrics, rejected = after.metrics, self._is_rejected(after, before)
@@ -338,8 +347,3 @@ class Planner(abc.ABC):
         """`_curves` for iterations that record the metrics before their step; `final` is after the last step."""
         shifted = tf.concat([history[:, :, 1:], final[:, :, None]], -1)
         return self._curves(shifted, tf.maximum(count - 1, 0), final)
-
-
-def _score_within(score, excess):
-    """Scores [B], NaN for plans that break the state constraint: nothing should learn from them."""
-    return score if excess is None else tf.where(excess > 0.0, tf.constant(math.nan, score.dtype), score)

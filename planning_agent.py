@@ -85,6 +85,7 @@ class PlanningAgent(DistillingAgent):
         """The settings that all planners share."""
         options = {"restarts": c.n_parallel_plans, "restart_samples": c.restart_samples, "tolerance": c.plan_tolerance}
         options |= {"initial_candidates": c.initial_candidates, "initial_correlation": c.initial_correlation}
+        options["judge_every"] = c.judge_every
         if c.warm_start == "policy":
             options["policy_start"] = True
         if problem.policy is not None:

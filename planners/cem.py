@@ -96,5 +96,7 @@ class CEM(SamplingPlanner):
                 non_finite=belief.non_finite + count_non_finite(returns),
             )
 
-        belief, history, count = self._loop(body, self._first_belief(z0, warm, 1.0, 0), limit)
-        return self._plan(z0, belief.mean, belief, history, count, belief.mean[:, None])
+        judge = self._judge_mean(z0, seeds)
+        belief, history, count = self._loop(body, self._first_belief(z0, warm, 1.0, 0), limit, judge)
+        plan = self._plan(z0, belief.mean, belief, history, count, belief.mean[:, None])
+        return judge.choose(plan, judge.best) if judge else plan

@@ -15,6 +15,7 @@ import tensorflow as tf
 from optimizers import LatentProblem, Plan
 from planners.least_squares import projected_shooting_step
 from planners.linearization import linearize, values_and_gradients
+from planners.ranking import beats
 from planners.residuals import DAMPING_FACTOR
 from planners.rows import where_rows
 from planners.trajectories import objective_rewards, rollout
@@ -82,7 +83,7 @@ def better_of_pairs(plans: Finished, scores: tf.Tensor, excess: tf.Tensor) -> tu
     """
     B = excess.shape[0] // 2
     known = tf.where(tf.math.is_finite(plans.score), plans.score, plans.score.dtype.min)
-    worse = tf.where(excess[:B] == excess[B:], known[:B] < known[B:], excess[:B] > excess[B:])
+    worse = beats(known[B:], excess[B:], known[:B], excess[:B])
     return tf.nest.map_structure(lambda x: where_rows(worse, x[B:], x[:B]), (plans, scores))
 
 

@@ -104,7 +104,9 @@ class FirstOrderPlanner(Planner):
             non_finite=tf.zeros([B], tf.int32),
         )
         body = lambda k, search: self._iterate(k, z0, seeds, search)
-        search, history, count = self._loop(body, search, limit)
+        states_of = lambda variables: self._terms(z0, variables, search.duals).states
+        judge = self._judge(z0, seeds, lambda search: search.variables, states_of)
+        search, history, count = self._loop(body, search, limit, judge)
         if self.tolerance:
             search = search._replace(variables=self._after_early_stop(z0, search.variables, count < limit))
         terms = self._terms(z0, search.variables, search.duals)
@@ -120,7 +122,8 @@ class FirstOrderPlanner(Planner):
         actions, states, rewards = best_finite(self.problem, z0, candidates)
         curves = self._lagged_curves(history, count, final)
         non_finite = search.non_finite + tf.cast(~finite, tf.int32)
-        return Plan(actions, states, rewards, curves, count, non_finite, actions[:, None])
+        plan = Plan(actions, states, rewards, curves, count, non_finite, actions[:, None])
+        return judge.choose(plan, judge.best) if judge else plan
 
     def _iterate(self, k, z0, seeds, search):
         with tf.GradientTape(watch_accessed_variables=False) as tape:

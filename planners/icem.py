@@ -69,6 +69,8 @@ class ICEM(SamplingPlanner):
         belief, policy = self._first_belief(z0, warm, self.std, self.elites), self._policy_candidates(z0, seeds)
         history, count = [], tf.minimum(limit, self.iterations) * tf.ones([z0.shape[0]], tf.int32)
         best, score = belief.best[:, 0], belief.scores[:, 0]
+        judge = self._judge_mean(z0, seeds)
+        mean = judge.nothing(belief) if judge else None
         for k, population in enumerate(self.populations):
             after = self._iterate(k, population, z0, fold_in(seeds, k), warm, belief, policy if k == 0 else None)
             belief = tf.nest.map_structure(lambda new, old, k=k: tf.where(k < limit, new, old), after, belief)
@@ -76,9 +78,11 @@ class ICEM(SamplingPlanner):
             best = where_rows(belief.scores[:, 0] > score, belief.best[:, 0], best)
             score = tf.maximum(score, belief.scores[:, 0])
             history.append(belief.metrics)
+            mean = judge.watch(k, belief, mean, limit) if judge else None
         actions = where_rows(score > z0.dtype.min, best, belief.mean)
         warm_starts = tf.concat([belief.mean[:, None], belief.best], 1)
-        return self._plan(z0, actions, belief, tf.stack(history, -1), count, warm_starts)
+        plan = self._plan(z0, actions, belief, tf.stack(history, -1), count, warm_starts)
+        return judge.choose(plan, mean) if judge else plan
 
     def _iterate(self, k, population, z0, seeds, warm, belief, policy):
         """One population of new candidates beside the elites that are kept."""

@@ -32,12 +32,14 @@ class ILQR(SecondOrderShooting):
         self.feedback = feedback
 
     def _optimize(self, z0, seeds, warm, limit):
-        found = self._search(z0, seeds, warm, limit)
-        gains = self._final_gains(z0, found[0]) if self.feedback else None
-        plan = self._plan(z0, *found, gains)
-        if gains is not None:  # NaN gains would spoil an otherwise valid plan
-            plan = plan._replace(gains=where_rows(all_finite(gains), gains, tf.zeros_like(gains)))
-        return plan
+        search, history, count, judge = self._search(z0, seeds, warm, limit)
+        plan = self._plan(z0, search, history, count, judge)
+        if not self.feedback:
+            return plan
+        if judge:  # the plan may be an earlier one
+            search = search._replace(states=plan.states, actions=plan.actions)
+        gains = self._final_gains(z0, search)  # NaN gains would spoil an otherwise valid plan
+        return plan._replace(gains=where_rows(all_finite(gains), gains, tf.zeros_like(gains)))
 
     def _final_gains(self, z0, search):
         """Gains [B, H, m, n] around the plan found. Rejected steps have raised mu, which would make them small."""

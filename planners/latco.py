@@ -149,7 +149,8 @@ class LatCo(Planner):
             non_finite=tf.zeros([z0.shape[0]], tf.int32),
         )
         search_limit = tf.minimum(limit, self.iterations - self.finish_steps)
-        search, history, count = self._loop(lambda k, s: self._iterate(k, z0, noise, s), search, search_limit)
+        judge = self._judge(z0, seeds, lambda search: search.variables[:2], lambda parts: parts[0])
+        search, history, count = self._loop(lambda k, s: self._iterate(k, z0, noise, s), search, search_limit, judge)
         residuals = self._residuals(search.variables, self._predict(z0, search.variables, noise), noise)
         finite, search = self._update_duals(count, residuals, search)
         curves = self._lagged_curves(history, count, search.metrics)
@@ -158,7 +159,17 @@ class LatCo(Planner):
         actions, states, rewards = best_finite(self.problem, z0, candidates)
         non_finite = search.non_finite + tf.cast(~finite, tf.int32)
         plan = Plan(actions, states, rewards, curves, count, non_finite, actions[:, None])
-        return self._with_finish(z0, plan, start[1], noise, limit) if self.finish_steps else plan
+        plan = judge.choose(plan, judge.best) if judge else plan
+        if not self.finish_steps:
+            return plan
+        finished = self._with_finish(z0, plan, start[1], noise, limit)
+        return finished if judge is None else self._judge_finish(z0, judge, finished, plan)
+
+    def _judge_finish(self, z0, judge, finished, plan):
+        """The finished plan, or what its finish began with where that is better: it follows the dynamics, too."""
+        ran = finished.iterations > plan.iterations
+        states = where_rows(ran, rollout(self.problem.step, z0, plan.actions), plan.states)
+        return judge.choose(finished, judge.judged((states, plan.actions)))
 
     def _with_finish(self, z0, plan, start, noise, limit):
         """The plan after its finish, or unchanged if `limit` ends the search before it.

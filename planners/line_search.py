@@ -77,11 +77,12 @@ class SecondOrderShooting(Planner):
     def _metrics(self, search):
         return tf.reduce_sum(objective_rewards(self.problem, search.states), 1, keepdims=True)
 
-    def _plan(self, z0, search, history, count, gains=None):
+    def _plan(self, z0, search, history, count, judge):
         candidates = [(search.states, search.actions)]
         actions, states, rewards = best_finite(self.problem, z0, candidates)
         curves = self._curves(history, count, search.metrics)
-        return Plan(actions, states, rewards, curves, count, search.non_finite, actions[:, None], gains)
+        plan = Plan(actions, states, rewards, curves, count, search.non_finite, actions[:, None])
+        return judge.choose(plan, judge.best) if judge else plan
 
     def _search(self, z0, seeds, warm, limit):
         actions = warm_actions(random_actions(self.problem, self.horizon, seeds, z0.dtype), warm)
@@ -96,7 +97,8 @@ class SecondOrderShooting(Planner):
             non_finite=tf.zeros([B], tf.int32),
         )
         search = search._replace(metrics=self._metrics(search))
-        return self._loop(lambda k, search: self._iterate(z0, search), search, limit)
+        judge = self._judge(z0, seeds, lambda search: (search.states, search.actions), lambda parts: parts[0])
+        return *self._loop(lambda k, search: self._iterate(z0, search), search, limit, judge), judge
 
     def _iterate(self, z0, search):
         states, actions = self._proposals(z0, search)

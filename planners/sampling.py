@@ -102,6 +102,10 @@ class SamplingPlanner(Planner):
         bound = self.problem.a_max
         return tf.clip_by_value(belief.mean[:, None] + belief.std[:, None] * noise, -bound, bound)
 
+    def _judge_mean(self, z0, seeds):
+        """What judges the mean of each population, or None."""
+        return self._judge(z0, seeds, lambda x: (x.mean,), lambda parts: rollout(self.problem.step, z0, parts[0]))
+
     def _plan(self, z0, actions, belief, history, count, warm_starts):
         states = rollout(self.problem.step, z0, actions)
         curves = self._curves(history, count, belief.metrics)

@@ -36,12 +36,13 @@ def test_every_entry_of_the_table_builds_an_agent(tiny_config, planner):
     np.testing.assert_equal(parts(again), parts(agent.planner))
 
 
-def test_settings_of_the_first_actions_reach_every_planner_that_searches(tiny_config):
+def test_settings_of_starts_and_ends_reach_every_planner_that_searches(tiny_config):
     config = tiny_config.replace(initial_candidates=7, initial_correlation=0.5, latco_keep_start=True, planner="cem")
+    config = config.replace(judge_every=3)
     problem = agents.agent_class("cem")(config, OBSERVATIONS, ACTION_SPACE).planner.problem
     for name in set(agents.PLANNERS) - {"dreamer", "policy"}:
         planner = agents.make_planner(config.replace(planner=name), problem)
-        assert (planner.initial_candidates, planner.initial_correlation) == (7, 0.5)
+        assert (planner.initial_candidates, planner.initial_correlation, planner.judge_every) == (7, 0.5, 3)
         assert getattr(planner, "keep_start", True)
 
 

@@ -29,6 +29,7 @@ from training.turns import Turns
 from training.updates import SkippedUpdates, Updates
 
 DRAW_FROM_POLICY = ("cem", "mppi", "icem")  # planners that read `policy_candidates`
+IMPROVE_NO_PLAN = ("random_shooting", "dreamer", "none")  # planners, and no teacher, that ignore `judge_every`
 PRETRAIN_SLICE = 50  # updates between checks of the schedule
 
 
@@ -63,7 +64,7 @@ class TrainingRun:
             self.replay = MixedReplay(replays, agent.device_batch_size, agent.worker_seed + len(tasks))
         self._check_offline()
         self._check_value()
-        self._note_candidates()
+        self._note_without_effect()
         self.checkpoints = Checkpoints(agent, self.replay, collectors, logdir / CHECKPOINTS)
         resumed = self.checkpoints.restore()
         if not resumed and c.init_from:
@@ -140,8 +141,12 @@ class TrainingRun:
         if planless and self.agent.value_data == "plans":
             raise UserError(f"{planless}, so no plans are made that a value could learn from: set --value_data replay.")
 
-    def _note_candidates(self) -> None:
-        """Says so if `policy_candidates` has no effect. A resumed run may need it for the policy in its checkpoint."""
+    def _note_without_effect(self) -> None:
+        """Names settings that the planner ignores.
+
+        A resumed run may need `policy_candidates` for the policy in its checkpoint, and comparisons of planners give
+        all of them the same settings.
+        """
         c = self.config
         key = "policy_teacher" if c.planner == "policy" else "planner"
         if c.policy_candidates and c[key] not in DRAW_FROM_POLICY:
@@ -149,6 +154,8 @@ class TrainingRun:
                 f"policy_candidates has no effect, since {key} {c[key]} draws no candidates from a policy "
                 f"({', '.join(DRAW_FROM_POLICY)} do)."
             )
+        if c.judge_every and c[key] in IMPROVE_NO_PLAN:
+            note(f"judge_every has no effect, since {key} {c[key]} does not improve a plan step by step.")
 
     def _check_episodes(self) -> None:
         """Raises UserError if the run ends without having learned anything, for want of a whole episode."""

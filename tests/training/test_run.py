@@ -224,6 +224,22 @@ def test_candidates_of_a_policy_that_no_planner_draws_are_named(seeds, config, t
     assert bool(named) or "policy_candidates" not in notes
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"planner": "random_shooting"}, "planner random_shooting"),
+        ({"planner": "policy", "policy_teacher": "none"}, "policy_teacher none"),
+        ({"planner": "policy", "policy_teacher": "gd"}, ""),
+        ({"planner": "random_shooting", "judge_every": 0}, ""),
+    ],
+)
+def test_a_judge_of_iterates_that_has_none_is_named(seeds, config, tmp_path, capsys, changes, named):
+    make_run(config.replace(**{"judge_every": 5} | changes), tmp_path).close()
+    notes = capsys.readouterr().err
+    assert (f"judge_every has no effect, since {named} does not improve" in notes) == bool(named)
+    assert bool(named) or "judge_every" not in notes
+
+
 @pytest.mark.parametrize("envs", [1, 2])
 def test_a_run_in_which_no_episode_ends_says_so(seeds, config, tmp_path, envs):
     run = make_run(config.replace(steps=6, eval_every=0, envs=envs), tmp_path)
