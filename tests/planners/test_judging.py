@@ -135,6 +135,16 @@ def test_a_stop_before_the_first_judged_iteration_is_the_plain_plan():
     assert np.all(np.isfinite(judged(z0, SEEDS).actions)) and judged.traces == 1
 
 
+def test_a_judge_changes_nothing_about_when_a_search_stops():
+    options = {"tolerance": 1e-2, "restart_samples": SAMPLES} | EAGER
+    plain, judged = (GD(misleading(), H, 100, 0.1, judge_every=every, **options)(Z0, SEEDS) for every in (0, 4))
+    assert np.all(plain.iterations < 100) and len(set(plain.iterations.numpy())) > 1
+    np.testing.assert_array_equal(judged.iterations, plain.iterations)
+    np.testing.assert_allclose(judged.curves["reward"], plain.curves["reward"], rtol=1e-9)
+    worth = lambda plan: [sampled(misleading(), *row) for row in zip(Z0, SEEDS, plan.actions.numpy(), strict=True)]
+    assert np.all(np.array(worth(judged)) > worth(plain))
+
+
 @pytest.mark.parametrize("samples", [0, SAMPLES])
 def test_the_finish_starts_from_the_best_iterate_and_has_to_beat_it(samples):
     problem, options = misleading(), {"damping": 3.0} | EAGER
