@@ -1,4 +1,4 @@
-"""The loss of the world model. Parts of it are in kl_loss.py, image_loss.py and regularizers.py."""
+"""The loss of the world model. Parts of it are in kl_loss.py, image_loss.py and perturbation.py."""
 
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,7 @@ from tools.config import Config
 from world_model.device_shares import masked_mean, total
 from world_model.image_loss import chunked_image_error
 from world_model.kl_loss import kl_loss
-from world_model.regularizers import regularization, smooth_rewards
+from world_model.perturbation import follows, perturbed_kl
 from world_model.ssm import State, get_feat
 
 if TYPE_CHECKING:  # models.py is made of this folder
@@ -57,13 +57,14 @@ def world_model_loss(
     feat = get_feat(post)
     weights = mask / total(tf.reduce_sum(mask))
     image_loss = 0.5 * chunked_image_error(model.decoder, feat, batch["image"], weights, factor)
-    if c.reward_smoothing:
-        reward = smooth_rewards(reward, batch["is_first"], mask, c.reward_smoothing)
     reward_loss = 0.5 * masked_mean(tf.square(model.reward(feat) - reward), mask)
     kl, metrics = kl_loss(c, model.dynamics, post, prior, batch, noise[..., size:])
-    extra, terms = regularization(c, model.dynamics, post, batch)
-    loss = image_loss + c.reward_scale * reward_loss + kl + extra
-    metrics |= terms | {"image_loss": image_loss, "reward_loss": reward_loss}
+    loss = image_loss + c.reward_scale * reward_loss + kl
+    metrics |= {"image_loss": image_loss, "reward_loss": reward_loss}
+    if c.perturbation:
+        inside = follows(batch["is_first"], mask)
+        metrics["perturbed_kl"] = perturbed_kl(model.dynamics, post, batch["action"], inside, c.perturbation)
+        loss += c.perturbation_scale * metrics["perturbed_kl"]
     if model.discount is not None:
         cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(batch["discount"], model.discount(feat))
         metrics["discount_loss"] = masked_mean(cross_entropy, mask)

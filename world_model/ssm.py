@@ -260,10 +260,6 @@ class SSM(keras.Model):
         context, _ = self._context(*self._split(z), self.action_in(a))
         return self._prior(context)
 
-    def mean_feat(self, state: State) -> tf.Tensor:
-        """(mean of stoch, deter) of a latent state, [..., n]."""
-        return tf.concat([self.latent.mean(state), state["deter"]], -1)
-
     def post_step(self, z: tf.Tensor, a: tf.Tensor, embed: tf.Tensor) -> tf.Tensor:
         """Mean of the posterior's next feature given features [..., n], actions [..., m] and embeddings [..., E]."""
         context, deter = self._context(*self._split(z), self.action_in(a))

@@ -26,7 +26,7 @@ VARIANTS = {
     "categorical": {"latent": "categorical", "classes": 3, "kl_balance": 0.8},
     "ssm_categorical": {"dynamics": "ssm", "latent": "categorical", "classes": 3, "unimix": 0.01},
     "overshooting": {"overshooting": 3},
-    "regularized": {"perturbation": 0.1, "straightening": 1.0, "reward_smoothing": 3.0},
+    "perturbation": {"perturbation": 0.1},
     "bfloat16": {"precision": "bfloat16"},
 }
 
