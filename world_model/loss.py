@@ -8,7 +8,7 @@ from tools.config import Config
 from world_model.device_shares import masked_mean, total
 from world_model.image_loss import chunked_image_error
 from world_model.kl_loss import kl_loss
-from world_model.perturbation import follows, perturbed_kl
+from world_model.perturbation import perturbed_kl
 from world_model.ssm import State, get_feat
 
 if TYPE_CHECKING:  # models.py is made of this folder
@@ -62,8 +62,8 @@ def world_model_loss(
     loss = image_loss + c.reward_scale * reward_loss + kl
     metrics |= {"image_loss": image_loss, "reward_loss": reward_loss}
     if c.perturbation:
-        inside = follows(batch["is_first"], mask)
-        metrics["perturbed_kl"] = perturbed_kl(model.dynamics, post, batch["action"], inside, c.perturbation)
+        inputs = batch["action"], batch["is_first"], mask
+        metrics["perturbed_kl"] = perturbed_kl(model.dynamics, post, *inputs, c.perturbation)
         loss += c.perturbation_scale * metrics["perturbed_kl"]
     if model.discount is not None:
         cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(batch["discount"], model.discount(feat))

@@ -3,16 +3,12 @@
 import tensorflow as tf
 
 from world_model.device_shares import total
-from world_model.ssm import SSM, State, get_feat
+from world_model.ssm import SSM, State, follows, get_feat
 
 
-def follows(is_first: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Which entries [B, L] have the entry before them in their chunk and episode, as 0 or 1."""
-    inside = mask * (1.0 - tf.cast(is_first, mask.dtype))
-    return tf.concat([tf.zeros_like(inside[:, :1]), inside[:, 1:]], 1)
-
-
-def perturbed_kl(dynamics: SSM, post: State, action: tf.Tensor, inside: tf.Tensor, radius: float) -> tf.Tensor:
+def perturbed_kl(
+    dynamics: SSM, post: State, action: tf.Tensor, is_first: tf.Tensor, mask: tf.Tensor, radius: float
+) -> tf.Tensor:
     """KL[q(z_t) || p(z_t | z_{t-1} + delta, a_t + eps)] with the worst small delta and eps (arXiv 2512.09929).
 
     One step of the fast gradient sign method finds them: each entry moves by `radius` standard deviations of that entry
@@ -23,7 +19,7 @@ def perturbed_kl(dynamics: SSM, post: State, action: tf.Tensor, inside: tf.Tenso
         dynamics: that predict.
         post: posterior states [B, L, ...].
         action: [B, L, A].
-        inside: [B, L], see `follows`.
+        is_first, mask: [B, L]; predictions across the start of an episode and of padding do not count.
         radius: in standard deviations.
 
     Returns:
@@ -31,7 +27,7 @@ def perturbed_kl(dynamics: SSM, post: State, action: tf.Tensor, inside: tf.Tenso
     """
     post = tf.nest.map_structure(tf.stop_gradient, post)
     target = {key: post[key][:, 1:] for key in dynamics.latent.keys}
-    before, action, inside = get_feat(post)[:, :-1], action[:, 1:], inside[:, 1:]
+    before, action, inside = get_feat(post)[:, :-1], action[:, 1:], follows(is_first, mask)[:, 1:]
     with tf.GradientTape() as tape:
         tape.watch([before, action])
         divergence = tf.reduce_sum(dynamics.kl(target, dynamics.predict(before, action)) * inside)

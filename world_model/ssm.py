@@ -58,6 +58,12 @@ def _shift(x: tf.Tensor) -> tf.Tensor:
     return tf.concat([x[:, :1], x[:, :-1]], 1)
 
 
+def follows(is_first: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Which entries [B, L] have the entry before them in their chunk and episode, as 0 or 1."""
+    inside = mask * (1.0 - tf.cast(is_first, mask.dtype))
+    return tf.concat([tf.zeros_like(inside[:, :1]), inside[:, 1:]], 1)
+
+
 class SSM(keras.Model):
     """State-space model with stochastic transitions only (PlaNet figure 2b), and the base class of all designs.
 
@@ -218,18 +224,17 @@ class SSM(keras.Model):
         noise = tf.transpose(noise, [2, 0, 1, 3])
         target = {key: tf.stop_gradient(post[key]) for key in self.latent.keys}
         keys = ["deter", *self.latent.keys]
-        inside = mask * (1.0 - tf.cast(is_first, tf.float32))
+        known = follows(is_first, mask)
         outputs = tf.TensorArray(tf.float32, distances, element_shape=[2])
 
         def body(i, values, valid, outputs):
             stats = dict(zip(keys, values, strict=True))
             state = {"stoch": _shift(self.latent.sample(stats, noise[i])), "deter": _shift(stats["deter"])}
             predicted = self._predict(state, action_in)
-            valid = inside * tf.concat([tf.zeros_like(valid[:, :1]), valid[:, :-1]], 1)
+            valid = known * tf.concat([tf.zeros_like(valid[:, :1]), valid[:, :-1]], 1)
             found = tf.stack([tf.reduce_sum(self.kl(target, predicted) * valid), tf.reduce_sum(valid)])
             return i + 1, [predicted[key] for key in keys], valid, outputs.write(i, found)
 
-        known = tf.concat([tf.zeros_like(inside[:, :1]), inside[:, 1:]], 1)  # the first entry has no state before it
         start = (0, [prior[key] for key in keys], known, outputs)
         loop = tf.while_loop(lambda i, *_: i < distances, body, start, maximum_iterations=distances)
         return tuple(tf.unstack(loop[3].stack(), axis=1))

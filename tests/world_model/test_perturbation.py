@@ -7,7 +7,8 @@ import tensorflow as tf
 from tests.tiny_agents import make_batch, make_noise
 from tests.world_model.test_dynamics import ACTIONS, EMBED, make, normal
 from tests.world_model.test_world_model import agent_of
-from world_model.perturbation import follows, perturbed_kl
+from world_model.perturbation import perturbed_kl
+from world_model.ssm import follows
 
 IS_FIRST = np.array([[True, False, False, True, False], [False, False, False, False, False]])
 MASK = np.float32([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
@@ -29,7 +30,7 @@ def test_perturbed_predictions_are_the_usual_ones_without_a_radius_and_worse_wit
     model = make(variant)
     post, prior, action, inside = observed(model)
     usual = tf.reduce_sum(model.kl(post, prior) * inside) / tf.reduce_sum(inside)
-    found = [float(perturbed_kl(model, post, action, inside, radius)) for radius in (0.0, 0.01, 0.1)]
+    found = [float(perturbed_kl(model, post, action, IS_FIRST, MASK, radius)) for radius in (0.0, 0.01, 0.1)]
     assert found[0] == pytest.approx(float(usual), rel=1e-4)
     assert found[0] < found[1] < found[2]
 
@@ -48,14 +49,14 @@ def test_perturbations_have_the_sign_of_the_slope_and_the_size_of_the_spread():
     slopes = tape.gradient(total, [before, actions])
     moved = [x + radius * np.std(x, 0) * np.sign(g) for x, g in zip((before, actions), slopes, strict=True)]
     expected = np.mean(model.kl(target, model.predict(*moved)))
-    assert float(perturbed_kl(model, post, action, inside, radius)) == pytest.approx(expected, rel=1e-4)
+    assert float(perturbed_kl(model, post, action, IS_FIRST, MASK, radius)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_only_the_prediction_learns_from_perturbations():
     model = make("rssm-gaussian")
     with tf.GradientTape() as tape:
-        post, _, action, inside = observed(model)
-        value = perturbed_kl(model, post, action, inside, 0.1)
+        post, _, action, _ = observed(model)
+        value = perturbed_kl(model, post, action, IS_FIRST, MASK, 0.1)
     names = ("cell", "stoch_in", "action_in", "prior_in", "prior_out", "post_in", "post_out", "embed_in")
     slopes = tape.gradient(value, [getattr(model, name).trainable_variables[0] for name in names])
     assert [slope is not None and bool(np.any(slope)) for slope in slopes] == [True] * 5 + [False] * 3
