@@ -17,7 +17,9 @@ from envs.workers import in_new_process
 from tools.config import Config, load_config
 from tools.schema import CONFIG_FILE
 
-FILES = sorted((CONFIG_FILE.parent / "reproduce").glob("*.yaml"))
+FILES = sorted(
+    path for pattern in ("reproduce/*.yaml", "results/*/*.yaml") for path in CONFIG_FILE.parent.glob(pattern)
+)
 Settings = dict[str, bool | int | float | str]
 
 # fmt: off
