@@ -1,15 +1,17 @@
-"""From log directories to figures and tables: curves over training, aggregates over tasks, tables of planners.
+"""From log directories to figures and tables: curves over training, aggregates over tasks, tables of planners, pairs.
 
     python plot.py curves logdir
     python plot.py curves logdir/metaworld_reach logdir/metaworld_push --metric eval/success --bins 30
     python plot.py aggregate logdir --metric eval/return --normalize 'dmc_*=0,1000'
     python plot.py table logdir
+    python plot.py pairs --first results/own_data/window-close_gd.csv --second results/own_data/window-close_latco.csv
 
 `curves` draws every run at or below the folders, a panel for each task and a colour for each method: the mean over
 seeds with 95% intervals. `aggregate` sums up tasks and seeds by the interquartile mean with bootstrap intervals
 (Agarwal et al., NeurIPS 2021, through rliable), at the last common step and over the steps. `table` turns what
 evaluate.py appended to evaluations.jsonl into a Markdown table, bars, and success over the distance to the goal (LatCo,
-ICML 2021, table 1 and figure 4).
+ICML 2021, table 1 and figure 4). `pairs` compares two evaluations of the same starts: who solves what the other one
+does not.
 
 Every figure is a PNG and a PDF, and beside it is a JSON file with the numbers that it draws. A method has the
 name of the folder above a log directory that is named like its seed, otherwise that of its planner. Runs may still be
@@ -27,6 +29,7 @@ from pathlib import Path
 from analysis.aggregates import aggregate
 from analysis.curves import curves
 from analysis.metrics import SCORES, TITLES
+from analysis.pairs import pairs
 from analysis.runs import LARGEST
 from analysis.tables import table
 from tools.command_line import Parser, place, positive
@@ -98,6 +101,16 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     command.add_argument(
         "sources", type=place, nargs="+", metavar="DIR_OR_JSONL", help="evaluations.jsonl, or a folder above such files"
     )
+    command = commands.add_parser("pairs", help="two evaluations of the same starts")
+    for side in ("--first", "--second"):
+        command.add_argument(
+            side,
+            type=place,
+            nargs="+",
+            required=True,
+            metavar="DIR_OR_CSV",
+            help="episodes.csv of an evaluation, or its folder; several are put together, in the other side's order",
+        )
     return parser.parse_args(argv)
 
 
@@ -108,6 +121,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _draw(argv: Sequence[str]) -> int:
     options = parse_options(argv)
+    if options.command == "pairs":
+        print(pairs(options.first, options.second), end="")
+        return 0
     out, text = expanded(options.out), ""
     if options.command == "curves":
         files = curves(options.dirs, options.metric, options.bins, out)

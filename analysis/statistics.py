@@ -71,6 +71,12 @@ def half_width(std: np.ndarray | float, count: np.ndarray | int) -> np.ndarray |
     return stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * std / np.sqrt(count)
 
 
+def share(hits: int, count: int) -> Estimate:
+    """hits of count, with Wilson's interval."""
+    interval = stats.binomtest(hits, count).proportion_ci(CONFIDENCE, method="wilson")
+    return Estimate(hits / count, float(interval.low), float(interval.high))
+
+
 def bootstrap(
     scores: Mapping[str, np.ndarray], repetitions: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -21,7 +21,7 @@ from tools.files import remove_empty, writing
 from tools.logger import write_video
 from training.agent import Agent
 from training.driver import Episode
-from training.logdir import EVALUATIONS_FILE
+from training.logdir import EPISODES_FILE, EVALUATIONS_FILE
 
 # Columns of the table on the standard error output: names in a row, and headings.
 TABLE = {
@@ -39,8 +39,7 @@ TABLE = {
 LONGEST_NAME = 200  # bytes of a folder's name; file systems have 255, and a number may follow
 
 
-FOLDER = "evaluations"  # of the pictures
-TABLE_FILE = "episodes.csv"
+FOLDER = "evaluations"  # of the tables and pictures
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def find_places(logdir: Path, out: Path | None = None) -> Places:
     if out:
         check_writable(out, "choose another --out")
     try:
-        for file in (logdir / EVALUATIONS_FILE, logdir / FOLDER / TABLE_FILE):
+        for file in (logdir / EVALUATIONS_FILE, logdir / FOLDER / EPISODES_FILE):
             check_writable(file, "give --out FILE, and all files go there")
     except UserError:
         if not out:
@@ -114,7 +113,7 @@ def write_files(
     show: Collection[int],
 ) -> None:
     """Writes everything that the head of evaluate.py lists; without `media` the table and the plans of `show`."""
-    with (folder / TABLE_FILE).open("w", newline="", encoding="utf-8") as file:
+    with (folder / EPISODES_FILE).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

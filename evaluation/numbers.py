@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from analysis.statistics import CONFIDENCE, half_width
+from analysis.statistics import half_width, share
 from envs.distance import goal_distance
 from training.driver import Episode
 
@@ -68,8 +67,7 @@ def mean_interval(values: Sequence[float]) -> dict[str, float | None]:
 def share_interval(values: Sequence[float]) -> dict[str, float]:
     """Share of the values above 0, with Wilson's interval."""
     hits = int(np.count_nonzero(np.asarray(values) > 0))
-    interval = stats.binomtest(hits, len(values)).proportion_ci(CONFIDENCE, method="wilson")
-    return {"mean": hits / len(values), "low": float(interval.low), "high": float(interval.high)}
+    return share(hits, len(values))._asdict()
 
 
 def by_distance(distances: Sequence[float], successes: Sequence[float]) -> list[dict[str, Any]]:

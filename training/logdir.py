@@ -22,7 +22,7 @@ FILES = (SETTINGS_FILE, STARTS_FILE, METRICS_FILE)
 CHECKPOINTS, EPISODES = "checkpoints", "episodes"
 FOLDERS = (CHECKPOINTS, EPISODES, "images", "skipped_updates", "videos")
 WEIGHTS = "weights.npz"  # what a shipped model has instead of checkpoints
-EVALUATIONS_FILE = "evaluations.jsonl"  # what evaluate.py adds
+EVALUATIONS_FILE, EPISODES_FILE = "evaluations.jsonl", "episodes.csv"  # what evaluate.py adds; a row of an episode each
 SHIPPED = Path(__file__).parent.parent / "shipped"
 
 

@@ -1,0 +1,79 @@
+"""Two evaluations of the same starts."""
+
+import pytest
+
+from analysis.pairs import pairs
+from tests.analysis.logdirs import refusal, run
+
+
+def write_table(path, *rows, head="episode,seed,return,success"):
+    path.write_text("\n".join([head, *(f"{number},{row}" for number, row in enumerate(rows))]) + "\n")
+    return path
+
+
+def cells(text):
+    """name of the row -> its cells."""
+    lines = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in text.splitlines() if "|" in line]
+    return {line[0]: line[1:] for line in lines[2:]}
+
+
+def test_counts_and_p_of_the_starts_that_one_side_alone_solves(tmp_path):
+    """Six starts that the second alone solves, none that the first does: two heads or tails in a row of 6, 2 / 2**6."""
+    first = write_table(tmp_path / "a.csv", *(f"{seed},1,{int(seed == 9)}" for seed in range(10)))
+    second = write_table(tmp_path / "b.csv", *(f"{seed},4,{int(seed in (0, 1, 2, 3, 4, 5, 9))}" for seed in range(10)))
+    rows = cells(pairs([first], [second]))
+    assert rows["success, %"] == ["10", "10 [2, 40]", "70 [40, 89]", "60", "0", "6", "0.031"]
+    assert cells(pairs([second], [first]))["success, %"][3:] == ["-60", "6", "0", "0.031"]
+
+
+def test_interval_of_the_difference_is_over_pairs(tmp_path):
+    """Differences 1, 2, 3: mean 2, std 1, t of two degrees of freedom; the starts themselves differ by far more."""
+    first = write_table(tmp_path / "a.csv", "1,10,0", "2,50,0", "3,90,1")
+    second = write_table(tmp_path / "b.csv", "3,91,1", "1,12,0", "2,53,0")  # in another order
+    rows = cells(pairs([first], [second]))
+    assert rows["return"][3] == "2.00 [-0.48, 4.48]"
+    assert rows["success, %"][4:] == ["0", "0", "1"]
+
+
+def test_several_evaluations_of_a_side_are_put_together_and_folders_are_searched(tmp_path, capsys):
+    for name, success in (("a", 0), ("b", 1)):
+        for seed in (0, 1):
+            (tmp_path / name / str(seed)).mkdir(parents=True)
+            write_table(tmp_path / name / str(seed) / "episodes.csv", f"7,{seed},0", f"8,{10 * seed},{success}")
+    sides = [[tmp_path / name / str(seed) for seed in (0, 1)] for name in ("a", "b")]
+    out, _ = run(capsys, "pairs", "--first", *sides[0], "--second", *sides[1])
+    assert cells(out)["success, %"][0] == "4" and cells(out)["success, %"][4:6] == ["0", "2"]
+
+
+def test_starts_of_one_side_are_left_out_and_success_where_there_is_none(tmp_path, capsys):
+    first = write_table(tmp_path / "a.csv", "1,5", "2,6", head="episode,seed,return")
+    second = write_table(tmp_path / "b.csv", "2,8", "3,9", head="episode,seed,return")
+    rows = cells(pairs([first], [second]))
+    assert list(rows) == ["return"] and rows["return"][:4] == ["1", "6.00", "8.00", "2.00"]
+    assert "2 starts that only one of them has are left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "is not a file"),
+        ("", "is not a table of episodes"),
+        ("episode,seed,return\n0,1,nan\n", "is not a table of episodes"),
+        ("episode,seed,return\n0,1,2\n1,1,3\n", "is not a table of episodes"),
+        ("episode,seed\n0,1\n", "is not a table of episodes"),
+        ("episode,seed,return\n0\n", "is not a table of episodes"),
+        ("episode,seed,return\n0,4,2\n", "no start in common"),
+        ("episode,seed,return,success\n0,1,2,\n", "is not a table of episodes"),
+    ],
+)
+def test_what_is_no_pair_is_refused(tmp_path, capsys, text, words):
+    good = write_table(tmp_path / "good.csv", "1,5", head="episode,seed,return")
+    other = tmp_path / "other.csv"
+    if text is not None:
+        other.write_text(text)
+    assert words in refusal(capsys, "pairs", "--first", good, "--second", other)
+
+
+def test_sides_of_different_numbers_are_refused(tmp_path, capsys):
+    good = write_table(tmp_path / "good.csv", "1,5", head="episode,seed,return")
+    assert "each needs one" in refusal(capsys, "pairs", "--first", good, good, "--second", good)
