@@ -58,13 +58,12 @@ class Result(NamedTuple):
     seconds: float | None
 
 
-def play(model: str, planner: str, overrides: Sequence[str], seed: int) -> Result:
+def play(agent: "PlanningAgent", seed: int) -> Result:
     """Plays one episode in closed loop, and searches for its first plan again to see how that came about.
 
     The same model and seed give the same start, the same first state and the same random numbers to every planner.
     """
-    agent = load_agent(model, [*closed_loop(model, overrides), *overrides, "--planner", planner, "--seed", str(seed)])
-    print(f"{planner} acts ...", file=sys.stderr, flush=True)
+    print(f"{agent.config.planner} acts ...", file=sys.stderr, flush=True)
     driver = Driver(envs.make_vector_env(agent.config, 1, seed, envs.split_tasks(agent.config.task)[0]))
     policy = EvaluationPolicy(agent, driver, keep_plans=True)
     agent.rng.reset_from_seed(seed)
@@ -133,9 +132,10 @@ def demonstrate(model: str, overrides: Sequence[str], seed: int, out: Path) -> t
     stem = out / f"{name_of(model)}_{seed}"
     picture, video = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.mp4")
     check_writable(picture, "choose another --out")
-    results = []
-    for planner in PLANNERS:
-        results.append(play(model, planner, overrides, seed))
+    words = [*closed_loop(model, overrides), *overrides, "--seed", str(seed)]
+    # All of them first: a setting that one planner refuses is refused before another one has acted.
+    agents = [load_agent(model, [*words, "--planner", planner]) for planner in PLANNERS]
+    results = [play(agent, seed) for agent in agents]
     print("drawing ...", file=sys.stderr, flush=True)
     sides = [result.side for result in results]
     title = f"{Path(model).name}, seed {seed}"

@@ -40,7 +40,7 @@ from evaluation.episodes import episode_seeds, run_episodes
 from evaluation.files import find_places, new_folder, show_table, write_files
 from evaluation.numbers import describe, summarize
 from evaluation.pictures import GRID
-from tools.command_line import Parser, count, place, positive
+from tools.command_line import Parser, count, nonempty, place, positive
 from tools.errors import UserError
 from tools.files import append_json, expanded
 from tools.memory import check_evaluation
@@ -163,12 +163,13 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--seed", type=count, default=0, metavar="N", help="seed of the starts and of the planner (default: 0)"
     )
-    parser.add_argument("--task", metavar="NAME", help="which of the run's tasks (default: all)")
+    parser.add_argument("--task", type=nonempty, metavar="NAME", help="which of the run's tasks (default: all)")
     parser.add_argument(
         "--show", type=count, nargs="+", default=(), metavar="N", help="episodes, from 0, whose plans are drawn"
     )
     parser.add_argument(
         "--method",
+        type=nonempty,
         metavar="NAME",
         help="name of the evaluation for plots (default: the name of the folder above the "
         "run's, if that is named after its seed, or the planner)",

@@ -35,7 +35,7 @@ from analysis.figures import save
 from evaluation.files import check_writable
 from evaluation.plan_optimization import MULTIPLIERS, VIOLATIONS, Execution, draw_curves, draw_frames, execute
 from optimizers import Plan
-from tools.command_line import Parser, count, place
+from tools.command_line import Parser, count, nonempty, place
 from tools.files import expanded
 from tools.program import run_program
 from tools.revision import git_revision
@@ -147,7 +147,7 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         metavar="DIR",
         help="log directory of a trained agent, or the name of a shipped model",
     )
-    parser.add_argument("--task", metavar="NAME", help="which of the run's tasks (default: the first)")
+    parser.add_argument("--task", type=nonempty, metavar="NAME", help="which of the run's tasks (default: the first)")
     parser.add_argument(
         "--out", type=place, metavar="DIR", help="folder for the pictures (default: reports/ in --logdir)"
     )

@@ -299,6 +299,7 @@ def test_demonstration_refuses_what_it_cannot_do(by_name, tmp_path, capsys):
         (["--model", by_name, "--stoch", "5"], "stoch"),
         (["--model", by_name, "--planner=gd"], "--planner"),
         (["--model", by_name, "--out", str(tmp_path / "file")], "--out"),
+        (["--model", by_name, "--sampling_elites", "400"], "elites"),  # before LatCo acts, which has none
     ):
         assert demo.main(["--out", str(tmp_path / "out"), *words]) == 2
         said = capsys.readouterr().err

@@ -55,6 +55,13 @@ def place(text: str) -> Path:
     return Path(text)
 
 
+def nonempty(text: str) -> str:
+    """A name. An empty one would count as none given."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty: give one, or leave the option out")
+    return text
+
+
 def picture(text: str) -> Path:
     """A file for a picture."""
     if place(text).suffix not in (".png", ".pdf"):

@@ -88,6 +88,15 @@ def test_an_empty_path_is_refused_by_its_name(words, tmp_path, monkeypatch, caps
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
+@pytest.mark.parametrize("words", ["evaluate.py --task=", "evaluate.py --method=", "plan_report.py --task="])
+def test_an_empty_name_is_refused_by_its_option(words, capsys):
+    program, option = words.split()
+    argv = ["--logdir", "metaworld_reach", option]
+    assert importlib.import_module(program.removesuffix(".py")).main(argv) == 2
+    line = capsys.readouterr().err
+    assert option.rstrip("=") in line and "the name is empty" in line and line.count("\n") == 1
+
+
 def test_empty_folders_without_an_option_are_refused(capsys):
     for name, argv in (("collect", ["export", "", "name-v0"]), ("plot", ["curves", ""]), ("plot", ["table", "a", ""])):
         assert importlib.import_module(name).main(argv) == 2
