@@ -4,6 +4,7 @@ import gymnasium
 import numpy as np
 import tensorflow as tf
 
+from base_agent import BaseAgent
 from planning_agent import PlanningAgent
 
 ACTIONS = 2
@@ -14,6 +15,11 @@ OBSERVATIONS = gymnasium.spaces.Dict(
     }
 )
 ACTION_SPACE = gymnasium.spaces.Box(-1.0, 1.0, (ACTIONS,), np.float32)
+
+
+def agent_of(config, **changes):
+    """An agent without a planner, whose loss has no free nats."""
+    return BaseAgent(config.replace(free_nats=0.0, **changes), OBSERVATIONS, ACTION_SPACE)
 
 
 def make_batch(config, seed=0):

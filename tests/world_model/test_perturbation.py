@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.tiny_agents import make_batch, make_noise
-from tests.world_model.test_dynamics import ACTIONS, EMBED, make, normal
-from tests.world_model.test_world_model import agent_of
+from tests.tiny_agents import agent_of, make_batch, make_noise
+from tests.world_model.small_dynamics import ACTIONS, EMBED, make, normal
 from world_model.perturbation import perturbed_kl
 from world_model.ssm import follows
 

@@ -13,7 +13,7 @@ from tensorflow import keras
 import agents
 import models
 from base_agent import BaseAgent
-from tests.tiny_agents import ACTION_SPACE, OBSERVATIONS, make_batch, make_noise
+from tests.tiny_agents import ACTION_SPACE, OBSERVATIONS, agent_of, make_batch, make_noise
 from tools.errors import UserError
 from training.data_parallel import compiles_update, make_strategy
 from world_model.kl_loss import kl_loss
@@ -29,10 +29,6 @@ VARIANTS = {
     "perturbation": {"perturbation": 0.1},
     "bfloat16": {"precision": "bfloat16"},
 }
-
-
-def agent_of(config, **changes):
-    return BaseAgent(config.replace(free_nats=0.0, **changes), OBSERVATIONS, ACTION_SPACE)
 
 
 QUICK = ("categorical",)
