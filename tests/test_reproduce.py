@@ -17,9 +17,7 @@ from envs.workers import in_new_process
 from tools.config import Config, load_config
 from tools.schema import CONFIG_FILE
 
-FILES = sorted(
-    path for pattern in ("reproduce/*.yaml", "results/*/*.yaml") for path in CONFIG_FILE.parent.glob(pattern)
-)
+FILES = sorted((CONFIG_FILE.parent / "reproduce").glob("*.yaml"))
 Settings = dict[str, bool | int | float | str]
 
 # fmt: off
