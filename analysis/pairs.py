@@ -10,7 +10,7 @@ from scipy import stats
 
 from analysis.markdown import markdown, number, percent, with_interval
 from analysis.runs import is_number
-from analysis.statistics import Estimate, half_width, share
+from analysis.statistics import Estimate, interval_over_seeds, share
 from tools.command_line import note
 from tools.errors import UserError
 from training.logdir import EPISODES_FILE
@@ -64,13 +64,13 @@ def _success_row(success: np.ndarray) -> list[str]:
 def _return_row(returns: np.ndarray) -> list[str]:
     """[N, 2]"""
     columns = [*returns.T, returns[:, 1] - returns[:, 0]]
-    return ["return", *(with_interval(_mean(column), number) for column in columns), "", "", ""]
-
-
-def _mean(values: np.ndarray) -> Estimate:
-    mean = float(values.mean())
-    half = float(half_width(values.std(ddof=1), len(values))) if len(values) > 1 else np.nan
-    return Estimate(mean, mean - half, mean + half)
+    return [
+        "return",
+        *(with_interval(Estimate(*map(float, interval_over_seeds(column))), number) for column in columns),
+        "",
+        "",
+        "",
+    ]
 
 
 def _paired(first: Path, second: Path) -> list[tuple[Score, Score]]:
