@@ -65,6 +65,17 @@ def world_model_loss(
         inputs = batch["action"], batch["is_first"], mask
         metrics["perturbed_kl"] = perturbed_kl(model.dynamics, post, *inputs, c.perturbation)
         loss += c.perturbation_scale * metrics["perturbed_kl"]
+    heads, head_metrics = _head_losses(c, model, batch, feat)
+    loss += heads
+    return loss, metrics | head_metrics | {"loss": loss}, post
+
+
+def _head_losses(
+    c: Config, model: "WorldModel", batch: dict[str, tf.Tensor], feat: tf.Tensor
+) -> tuple[tf.Tensor | float, dict[str, tf.Tensor]]:
+    """The weighted loss of the optional heads at features [B, L, n], and its terms."""
+    loss: tf.Tensor | float = 0.0
+    mask, metrics = batch["mask"], {}
     if model.discount is not None:
         cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(batch["discount"], model.discount(feat))
         metrics["discount_loss"] = masked_mean(cross_entropy, mask)
@@ -76,4 +87,4 @@ def world_model_loss(
         error = tf.square(model.probe(tf.stop_gradient(feat)) - batch["state"])
         metrics["state_loss"] = 0.5 * masked_mean(tf.reduce_mean(error, -1), mask)
         loss += metrics["state_loss"]
-    return loss, metrics | {"loss": loss}, post
+    return loss, metrics
