@@ -17,7 +17,6 @@ if __name__ == "__main__":
     import tools.startup
 
 import argparse
-import math
 import shlex
 import sys
 import time
@@ -29,7 +28,7 @@ from sweeps.display import Display
 from sweeps.experiment import PROGRAM, Run, check_starts, check_tasks, experiment_lines, make_runs, product_lines
 from sweeps.runner import Sweep, connected
 from sweeps.status import Status
-from tools.command_line import Parser, count, place
+from tools.command_line import Parser, amount, count, place
 from tools.errors import UserError
 from tools.files import append_json, expanded, writing
 from tools.program import run_program
@@ -66,10 +65,8 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         metavar="auto|HOST:PORT",
         help="a Ray cluster that this machine is part of (default: only this one)",
     )
-    where.add_argument("--cpus", type=_amount, default=2, metavar="N", help="processors of a run (default: 2)")
-    where.add_argument(
-        "--gpus", type=_amount, default=0, metavar="N", help="GPUs of a run; 0.5 shares one (default: 0)"
-    )
+    where.add_argument("--cpus", type=amount, default=2, metavar="N", help="processors of a run (default: 2)")
+    where.add_argument("--gpus", type=amount, default=0, metavar="N", help="GPUs of a run; 0.5 shares one (default: 0)")
     where.add_argument("--parallel", type=count, metavar="N", help="runs at a time at most (default: what fits)")
     where.add_argument(
         "--retries", type=count, default=2, metavar="N", help="how often a run that crashes goes on (default: 2)"
@@ -95,16 +92,6 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError("--address is empty: name a Ray cluster, or leave it out for this machine alone.")
     if options.parallel == 0:
         raise UserError("--parallel must be at least 1.")
-
-
-def _amount(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
-    return value
 
 
 def conduct(

@@ -20,19 +20,21 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
+import envs
 import models
 from agents import load_agent
 from base_agent import BaseAgent
 from envs.distance import goal_distance
-from episodes.episode import Episode, episode_files, read_episode
+from episodes.episode import Episode, check_same_kind, episode_files, read_episode
 from planners.trajectories import rollout
-from tools.command_line import Parser, count, place
+from tools.command_line import Parser, amount, count, place
 from tools.errors import UserError
 from tools.files import expanded
 from tools.program import run_program
@@ -66,6 +68,8 @@ class Probe:
 
     def error(self, feat: np.ndarray, state: np.ndarray) -> np.ndarray:
         """Distance [...] between the states read from features [..., n] and the true ones [..., k]."""
+        if not feat.size:  # of episodes that are too short, which Keras would refuse
+            return np.zeros(state.shape[:-1])
         read = self.network.predict(feat.reshape(-1, feat.shape[-1]), batch_size=4096, verbose=0)
         return np.linalg.norm(read.reshape(state.shape) * self.std + self.mean - state, axis=-1)
 
@@ -117,8 +121,9 @@ def measure(agent: BaseAgent, episodes: Sequence[Episode], entries: Sequence[int
     row: dict[str, Any] = {
         "posterior": {name: _median([error[slice(*of)] for error in errors]) for name, of in SEEN.items()}
     }
-    distances = [[goal_distance(agent.config.task, state) for state in episodes[i]["state"]] for i in test]
-    if distances[0][0] is not None:
+    tasks = envs.split_tasks(agent.config.task)
+    if len(tasks) == 1 and goal_distance(tasks[0], episodes[0]["state"][0]) is not None:
+        distances = [[goal_distance(tasks[0], state) for state in episodes[i]["state"]] for i in test]
         far = [np.array(distance) > near for distance in distances]
         row["posterior_far"] = _median([error[mask] for error, mask in zip(errors, far, strict=True)])
         row["posterior_near"] = _median([error[~mask] for error, mask in zip(errors, far, strict=True)])
@@ -131,6 +136,29 @@ def measure(agent: BaseAgent, episodes: Sequence[Episode], entries: Sequence[int
     for name, found in (("open_loop", predicted), ("still", still)):
         row[name] = {str(step): _median([error[:, step - 1] for error in found]) for step in STEPS}
     return row | {"episodes": len(episodes), "held_out": len(test)}
+
+
+def read_episodes(folder: Path, entries: Sequence[int], action_size: int) -> list[Episode]:
+    """The episodes of a folder, which can be measured. Raises UserError where they cannot."""
+    files = episode_files(folder)
+    episodes = [read_episode(file) for file in files]
+    if len(episodes) < 2 * HELD_OUT or "state" not in episodes[0]:
+        raise UserError(f"{folder} needs {2 * HELD_OUT} episodes with the simulator's state: give another --data.")
+    if max(entries) >= episodes[0]["state"].shape[1]:
+        raise UserError(f"The state has {episodes[0]['state'].shape[1]} entries: choose --entries below that.")
+    if episodes[0]["action"].shape[1] != action_size:
+        found = episodes[0]["action"].shape[1]
+        raise UserError(f"Actions in {folder} have {found} numbers, the agent's {action_size}: give another --data.")
+    for file, episode in zip(files, episodes, strict=True):
+        try:
+            check_same_kind(episodes[0], episode)
+        except ValueError as error:
+            raise UserError(f"{file} is of another kind than the first one ({error}): give another --data.") from None
+        unknown = np.isnan(episode["state"][:, entries]).any(0)
+        if unknown.any():
+            entry = entries[int(np.argmax(unknown))]
+            raise UserError(f"In {file}, entry {entry} of the state is not a number: choose other --entries.")
+    return episodes
 
 
 def _median(errors: Sequence[np.ndarray]) -> float | None:
@@ -148,15 +176,11 @@ def _measure(argv: Sequence[str]) -> int:
     parser.add_argument("--logdir", required=True, metavar="DIR", help="of a run of planning_agent.py")
     parser.add_argument("--data", type=place, metavar="DIR", help="folder of episodes (default: those of the run)")
     parser.add_argument("--entries", type=count, nargs="+", default=[0, 1, 2], metavar="N", help="of the state")
-    parser.add_argument("--near", type=float, default=0.1, metavar="M", help="distance to the goal that counts as near")
+    parser.add_argument("--near", type=amount, default=0.1, metavar="M", help="distance to the goal that is near")
     args, overrides = parser.parse_known_args(argv)
     agent = load_agent(args.logdir, overrides)
     folder = args.data or expanded(args.logdir) / EPISODES
-    episodes = [read_episode(file) for file in episode_files(folder)]
-    if len(episodes) < 2 * HELD_OUT or "state" not in episodes[0]:
-        raise UserError(f"{folder} needs {2 * HELD_OUT} episodes with the simulator's state: give another --data.")
-    if max(args.entries) >= episodes[0]["state"].shape[1]:
-        raise UserError(f"The state has {episodes[0]['state'].shape[1]} entries: choose --entries below that.")
+    episodes = read_episodes(folder, args.entries, agent.action_size)
     row = measure(agent, episodes, args.entries, args.near)
     about = {"benchmark": "localization", "task": agent.config.task, "updates": int(agent.updates)}
     print(json.dumps(about | row | git_revision()), flush=True)

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from benchmarks import localization
+from episodes.replay import Replay
 
 RNG = np.random.default_rng(0)
 HORIZON = max(localization.STEPS)
@@ -93,3 +94,89 @@ def test_errors_are_sorted_by_pictures_seen_distance_and_steps(monkeypatch):
 def test_bad_input_is_refused(capsys, tmp_path):
     assert localization.main(["--logdir", str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err
+
+
+def test_a_number_that_is_no_distance_is_refused(capsys):
+    for near in ("nan", "-1", "inf"):
+        assert localization.main(["--logdir", "run", "--near", near]) == 2
+        said = capsys.readouterr().err
+        assert "--near" in said and said.count("\n") == 1
+
+
+class Network:
+    """Reads the first three numbers. Like Keras, it cannot read nothing."""
+
+    def predict(self, feat, **options):
+        assert len(feat)
+        return feat[:, :3]
+
+
+def test_held_out_episodes_that_are_too_short_have_no_open_loop_error(monkeypatch):
+    probe = localization.Probe.__new__(localization.Probe)
+    probe.mean, probe.std, probe.network = 0.0, 1.0, Network()
+    monkeypatch.setattr(localization, "posterior_features", lambda agent, episodes: [e["state"] for e in episodes])
+    monkeypatch.setattr(localization, "Probe", lambda *args: probe)
+    config = SimpleNamespace(task="gym_x", seed=0)
+    agent = SimpleNamespace(config=config, model=SimpleNamespace(dynamics=Line()))
+    episodes = [{"state": np.ones((6, 3), np.float32), "action": np.zeros((6, 1), np.float32)} for _ in range(10)]
+    row = localization.measure(agent, episodes, [0, 1, 2], near=0.1)
+    assert set(row["open_loop"].values()) == set(row["still"].values()) == {None}
+    assert row["posterior"] == {"1": 0.0, "2": 0.0, "5": 0.0, "20": None, "rest": None}
+
+
+def test_the_distance_to_the_goal_is_that_of_a_single_task(monkeypatch):
+    exact = SimpleNamespace(error=lambda feat, state: np.linalg.norm(feat - state, axis=-1))
+    monkeypatch.setattr(localization, "posterior_features", lambda agent, episodes: [e["state"] for e in episodes])
+    monkeypatch.setattr(localization, "Probe", lambda *args: exact)
+    config = SimpleNamespace(task="pointmass_obstacle,pointmass_lottery", seed=0)
+    agent = SimpleNamespace(config=config, model=SimpleNamespace(dynamics=Line()))
+    episodes = [{"state": np.zeros((4, 4), np.float32), "action": np.zeros((4, 1), np.float32)} for _ in range(10)]
+    row = localization.measure(agent, episodes, [0, 1, 2, 3], near=0.1)
+    assert row["posterior"]["1"] == 0.0 and "posterior_far" not in row
+
+
+def episode_of(state_size=3, action_size=1, entries=4, fill=0.5):
+    """A valid episode with a state, or none of size 0."""
+    episode = {
+        "image": np.zeros((entries, 64, 64, 3), np.uint8),
+        "action": np.zeros((entries, action_size), np.float32),
+        "reward": np.zeros(entries, np.float32),
+        "discount": np.ones(entries, np.float32),
+        "is_first": np.arange(entries) == 0,
+    }
+    state = np.full((entries, state_size), fill, np.float32)
+    return episode | ({"state": state} if state_size else {})
+
+
+@pytest.mark.parametrize(
+    ("last", "words"),
+    [
+        (episode_of(0), "its keys are"),
+        (episode_of(2), "state has shape (2,)"),
+        (episode_of(fill=np.nan), "entry 0 of the state is not a number"),
+        (episode_of(action_size=2), "action has shape (2,)"),
+    ],
+)
+def test_episodes_that_cannot_be_measured_are_refused(tmp_path, monkeypatch, capsys, last, words):
+    replay = Replay(tmp_path / "episodes", 1, 1, 1000, 0)
+    for episode in [episode_of()] * 9:
+        replay.add(episode)
+    other = Replay(tmp_path / "other", 1, 1, 1000, 0)
+    other.add(last)
+    path = next((tmp_path / "other").glob("*.npz"))
+    path.rename(tmp_path / "episodes" / path.name)
+    agent = SimpleNamespace(config=SimpleNamespace(task="gym_x"), updates=0, action_size=1)
+    monkeypatch.setattr(localization, "load_agent", lambda logdir, overrides: agent)
+    assert localization.main(["--logdir", str(tmp_path), "--entries", "0"]) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
+
+
+def test_episodes_with_other_actions_than_the_agent_s_are_refused(tmp_path, monkeypatch, capsys):
+    replay = Replay(tmp_path / "episodes", 1, 1, 1000, 0)
+    for _ in range(10):
+        replay.add(episode_of(action_size=2))
+    agent = SimpleNamespace(config=SimpleNamespace(task="gym_x"), updates=0, action_size=1)
+    monkeypatch.setattr(localization, "load_agent", lambda logdir, overrides: agent)
+    assert localization.main(["--logdir", str(tmp_path), "--entries", "0"]) == 2
+    assert "Actions in" in capsys.readouterr().err
