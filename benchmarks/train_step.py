@@ -38,8 +38,10 @@ from benchmarks.memory import peak_gb
 from benchmarks.plain_update import PlainUpdate
 from tools.command_line import Parser, place, positive
 from tools.config import load_config
+from tools.errors import UserError
 from tools.files import writing
 from tools.program import run_program
+from training.contradictions import check_settings
 
 # The command line of each variant of the world model.
 VARIANTS = {
@@ -160,7 +162,9 @@ class Worker:
         """The next answer."""
         line = self.process.stdout.readline()
         if not line:
-            sys.exit(f"The variant {self.variant} stopped with exit code {self.process.wait()}; its message is above.")
+            raise UserError(
+                f"The variant {self.variant} stopped with exit code {self.process.wait()}: see its message above."
+            )
         return json.loads(line)
 
     def update(self) -> None:
@@ -198,6 +202,8 @@ def compare(words: list[str], variants: list[str], size: str, actions: int, repe
     `words` is the command line of the configuration.
     """
     config = load_config(words)
+    for variant in variants:
+        check_settings(load_config([*words, *VARIANTS.get(variant, [])]))
     plain = Worker("plain", words, actions)
     for variant in variants:
         worker = plain if variant == "plain" else Worker(variant, [*words, *VARIANTS.get(variant, [])], actions)

@@ -1,8 +1,18 @@
 """Options that the small benchmarks refuse, and settings that they take."""
 
+import io
+import types
+
 import pytest
 
-from benchmarks import actor_critic, planning, replay, state_constraint, train_step
+from benchmarks import (
+    actor_critic,
+    planning,
+    replay,
+    state_constraint,
+    train_step,
+)
+from tools.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -45,3 +55,18 @@ def test_settings_are_not_taken_for_abbreviated_options(monkeypatch, capsys):
     monkeypatch.setattr(actor_critic, "measure", lambda config, actions, repeats: {"act": config.act})
     assert actor_critic.main(["--preset", "debug", "--act", "elu"]) == 0
     assert '"act": "elu"' in capsys.readouterr().out
+
+
+def test_a_variant_that_contradicts_the_settings_is_refused_before_any_is_timed(monkeypatch, capsys):
+    monkeypatch.setattr(train_step, "Worker", lambda *args: pytest.fail("a process was started"))
+    assert train_step.main(["--preset", "debug", "--batch_length", "2", "--variants", "overshooting"]) == 2
+    said = capsys.readouterr().err
+    assert "overshooting is 5" in said and said.count("\n") == 1
+
+
+def test_a_variant_whose_process_ends_is_named():
+    worker = train_step.Worker.__new__(train_step.Worker)
+    worker.variant = "plain"
+    worker.process = types.SimpleNamespace(stdout=io.StringIO(), wait=lambda: -9)
+    with pytest.raises(UserError, match="plain stopped with exit code -9"):
+        worker.read()
