@@ -22,6 +22,7 @@ from agents import load_agent
 from base_agent import BaseAgent
 from evaluation.episodes import run_episodes
 from tools.command_line import Parser, count, positive
+from tools.config import load_config
 from tools.errors import UserError
 from tools.program import run_program
 from tools.revision import git_revision
@@ -32,9 +33,10 @@ def measure(agent: BaseAgent, count: int, seed: int) -> dict[str, Any]:
     task = envs.split_tasks(agent.config.task)[0]
     starts = [envs.stream_seed(seed, number) for number in range(count)]
     episodes, _ = run_episodes(agent, task, starts, num_envs=count)
-    cost = np.array([episode.data["cost"] for episode in episodes])
+    costs = [episode.data["cost"] for episode in episodes]  # of several lengths where episodes end early
     row: dict[str, Any] = {"cost_limit": agent.config.cost_limit, "episodes": len(episodes)}
-    row |= {"cost_max": round(float(cost.max(1).mean()), 3), "cost_sum": round(float(cost.sum(1).mean()), 3)}
+    largest, total = (float(np.mean([reduce(cost) for cost in costs])) for reduce in (np.max, np.sum))
+    row |= {"cost_max": round(largest, 3), "cost_sum": round(total, 3)}
     row |= {"return": round(float(np.mean([episode.data["reward"].sum() for episode in episodes])), 2)}
     return row | {"mpc_steps": agent.config.mpc_steps, "step": int(agent.step), "updates": int(agent.updates)}
 
@@ -51,6 +53,8 @@ def _compare(argv: Sequence[str]) -> int:
     parser.add_argument("--episodes", type=positive, default=10)
     parser.add_argument("--start_seed", type=count, default=2_000_000)
     args, overrides = parser.parse_known_args(argv)
+    for limit in args.limits:
+        load_config(["--cost_limit", limit])  # refuses it before another one is measured
     for limit in args.limits:
         agent = load_agent(args.logdir, [*overrides, "--cost_limit", limit])
         if agent.model.cost is None:

@@ -3,6 +3,7 @@
 import io
 import types
 
+import numpy as np
 import pytest
 
 from benchmarks import (
@@ -13,6 +14,7 @@ from benchmarks import (
     train_step,
 )
 from tools.errors import UserError
+from training.driver import Episode
 
 
 @pytest.mark.parametrize(
@@ -70,3 +72,18 @@ def test_a_variant_whose_process_ends_is_named():
     worker.process = types.SimpleNamespace(stdout=io.StringIO(), wait=lambda: -9)
     with pytest.raises(UserError, match="plain stopped with exit code -9"):
         worker.read()
+
+
+def test_all_limits_are_read_before_the_first_is_measured(monkeypatch, capsys):
+    monkeypatch.setattr(state_constraint, "load_agent", lambda *args: pytest.fail("an agent was loaded"))
+    assert state_constraint.main(["--logdir", "run", "--limits", "0.1", "abc"]) == 2
+    assert "cost_limit must be a number" in capsys.readouterr().err
+
+
+def test_episodes_of_several_lengths_have_a_cost_each(monkeypatch):
+    costs = [np.float32([0, 1, 3]), np.float32([0, 1])]
+    episodes = [Episode(0, {"cost": cost, "reward": cost}, {}, number) for number, cost in enumerate(costs)]
+    monkeypatch.setattr(state_constraint, "run_episodes", lambda *args, **options: (episodes, None))
+    config = types.SimpleNamespace(task="pointmass_obstacle", cost_limit=0.1, mpc_steps=5)
+    row = state_constraint.measure(types.SimpleNamespace(config=config, step=3, updates=4), 2, 0)
+    assert (row["cost_max"], row["cost_sum"], row["return"]) == (2.0, 2.5, 2.5)
