@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tools.errors import UserError
+from tools.files import expanded
 
 
 class Parser(argparse.ArgumentParser):
@@ -60,10 +61,10 @@ def amount(text: str) -> float:
 
 
 def place(text: str) -> Path:
-    """A file or folder. An empty text would be the present folder, as if that had been asked for."""
+    """A file or folder, see `expanded`. An empty text would be the present folder, as if that had been asked for."""
     if not text:
         raise argparse.ArgumentTypeError("the path is empty: name a file or folder")
-    return Path(text)
+    return expanded(text)
 
 
 def nonempty(text: str) -> str:

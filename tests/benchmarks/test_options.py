@@ -8,6 +8,10 @@ import pytest
 
 from benchmarks import (
     actor_critic,
+    cost_against_size,
+    leaderboard,
+    open_loop,
+    plan_quality,
     planning,
     replay,
     state_constraint,
@@ -87,3 +91,19 @@ def test_episodes_of_several_lengths_have_a_cost_each(monkeypatch):
     config = types.SimpleNamespace(task="pointmass_obstacle", cost_limit=0.1, mpc_steps=5)
     row = state_constraint.measure(types.SimpleNamespace(config=config, step=3, updates=4), 2, 0)
     assert (row["cost_max"], row["cost_sum"], row["return"]) == (2.0, 2.5, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        (cost_against_size, []),
+        (leaderboard, ["--model", "m"]),
+        (open_loop, ["--data", "a=b"]),
+        (plan_quality, ["--logdir", "run"]),
+    ],
+)
+def test_a_home_directory_is_meant_where_the_shell_leaves_its_sign(program, words, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = program.parse_options([*words, "--out=~/lines"])
+    options = options[0] if isinstance(options, tuple) else options
+    assert options.out == tmp_path / "lines"
