@@ -157,4 +157,4 @@ def _guess(budget: float, known: Mapping[int, float], first: int, least: int) ->
         slope = (known[near[1]] - known[near[0]]) / (near[1] - near[0])
         if slope > 0.0:
             size = near[0] + (budget - known[near[0]]) / slope
-    return max(least, min(int(size), GROWTH * max(known)))
+    return max(least, int(min(size, GROWTH * max(known))))

@@ -198,6 +198,8 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     for name in (word.partition("=")[0] for word in overrides):
         if name in instead:
             raise UserError(f"{name} has no place here: use {instead[name]}.")
+    # As they are written, so that the same command finds its lines.
+    options.budgets, options.tune_budget = rounded(options.budgets), rounded(options.tune_budget)
     options.planners = list(dict.fromkeys(options.planners))
     for planner in options.planners:
         agent_class(planner)  # refuses an unknown one

@@ -96,6 +96,10 @@ def test_a_noisy_clock_does_not_let_sizes_explode():
     assert size <= 10 * equal_time.GROWTH**3 and len(known) <= equal_time.TRIES
 
 
+def test_a_budget_that_no_size_takes_is_no_error():
+    assert equal_time.fit_size(lambda size: 1e-3 * size, 1e308, {}, first=10, least=1) > 10
+
+
 @pytest.mark.parametrize("planner", sorted(PLANNERS.keys() - {"dreamer", "policy"}))
 def test_all_planners_are_tuned_with_the_same_effort(planner):
     tried = equal_time.trials(planner, 6, seed=3)
@@ -365,3 +369,12 @@ def test_a_table_says_what_it_is_of():
     figure = leaderboard_report.draw([row, better])
     lines = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert [(list(line.get_xdata()), list(line.get_ydata())) for line in lines] == [([0.9], [3.0]), ([0.9], [2.0])]
+
+
+def test_the_same_command_finds_its_lines_whatever_the_digits_of_its_budgets(tmp_path):
+    words = ["--model", "m", "--out", str(tmp_path / "board"), "--budgets", "0.123456789", "--tune_budget", "0.9876543"]
+    options = leaderboard.parse_options(words)[0]
+    head = {"benchmark": "leaderboard", "tune_budget": options.tune_budget}
+    leaderboard.Board(options.out, head, {}).add({"kind": "result", "planner": "cem", "budget": options.budgets[0]})
+    again = leaderboard.Board(options.out, head, {})
+    assert again.find(kind="result", planner="cem", budget=options.budgets[0])
