@@ -65,6 +65,8 @@ def make_agent(config: Config, replay: Replay) -> BaseAgent:
     if config.reward_normalization or config.reward_transform != "none":
         raise UserError("Reward errors compare raw rewards: leave reward_normalization and reward_transform off.")
     batch = replay.sample()
+    if config.cost_head and "cost" not in batch:
+        raise UserError("The episodes to train on have no cost to learn: turn cost_head off, or give others as --data.")
     spaces = {"image": gymnasium.spaces.Box(0, 255, batch["image"].shape[2:], np.uint8)}
     if "state" in batch:
         spaces["state"] = gymnasium.spaces.Box(-np.inf, np.inf, batch["state"].shape[2:], np.float32)

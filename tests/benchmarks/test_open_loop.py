@@ -292,6 +292,12 @@ def test_bad_options_are_refused_before_training(tmp_path, capsys, recorded, wor
     assert all(word in sentence for word in named), sentence
 
 
+def test_a_cost_that_no_episode_has_is_refused_before_training(tmp_path, capsys, recorded, monkeypatch):
+    monkeypatch.setattr("envs.reports_cost", lambda config: True)
+    sentence = refusal(capsys, arguments(tmp_path, recorded, "--variants", "a=--cost_head true"))
+    assert "have no cost" in sentence and "cost_head" in sentence
+
+
 @pytest.mark.parametrize(
     "words", [["--updates", "0"], ["--horizon", "x"], ["--limit_seconds", "nan"], ["--seed", "-1"]]
 )
