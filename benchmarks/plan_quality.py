@@ -138,7 +138,8 @@ def plans_only(options: argparse.Namespace, variants: dict[str, list[str]]) -> I
             row = {"benchmark": "plan_quality", "variant": "idle"} | about
             yield plan_losses.rounded(row | plan_losses.estimate("return_mean", still))
         row = {"benchmark": "plan_quality", "variant": label} | about | {"horizon": agent.planner.horizon}
-        yield row | plan_losses.measure(agent.planner, agent.planner_start(z0), seed)[0]
+        row |= plan_losses.measure(agent.planner, agent.planner_start(z0), seed)[0]
+        yield plan_losses.rounded(row)
 
 
 def executed(
