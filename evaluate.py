@@ -37,7 +37,7 @@ from typing import Any
 import envs
 from agents import load_agent
 from evaluation.episodes import episode_seeds, run_episodes
-from evaluation.files import find_places, new_folder, show_table, write_files
+from evaluation.files import find_places, new_folder, show_table, write_pictures, write_table
 from evaluation.numbers import describe, summarize
 from evaluation.pictures import GRID
 from tools.command_line import Parser, count, nonempty, place, positive
@@ -111,9 +111,11 @@ def evaluate(
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "folder": str(folder),
         }
-        write_files(folder, agent, line, rows, episodes, choices.show)
+        write_table(folder, rows)
         for file in places.files:
             append_json(file, line)
+        # Last: numbers take hours, and pictures can fail.
+        write_pictures(folder, agent, line, episodes, choices.show)
         show_table(rows, f"{name}, {method}")
         yield line
 

@@ -104,19 +104,18 @@ def new_folder(parent: Path, name: str) -> Path:
             number += 1
 
 
-def write_files(
-    folder: Path,
-    agent: Agent,
-    line: Mapping[str, Any],
-    rows: Sequence[Row],
-    episodes: Sequence[Episode],
-    show: Collection[int],
-) -> None:
-    """Writes everything that the head of evaluate.py lists; without `media` the table and the plans of `show`."""
+def write_table(folder: Path, rows: Sequence[Row]) -> None:
+    """Writes the table of the episodes."""
     with (folder / EPISODES_FILE).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def write_pictures(
+    folder: Path, agent: Agent, line: Mapping[str, Any], episodes: Sequence[Episode], show: Collection[int]
+) -> None:
+    """Writes the pictures and videos that the head of evaluate.py lists; without `media` only the plans of `show`."""
     age = f"{line['checkpoint_step']:,} environment steps" if agent.config.steps else f"{line['updates']:,} updates"
     title = f"{line['task']}, {line['planner']}, model after {age}"
     if agent.config.media:

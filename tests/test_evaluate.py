@@ -1,7 +1,9 @@
 """evaluate.py: one run of the whole program on a recorded run, and refusals."""
 
 import csv
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -232,6 +234,18 @@ def test_a_read_only_run_is_evaluated_elsewhere(logdir, tmp_path, capsys, line_b
     line = json.loads(captured.out)
     assert out.read_text() == captured.out and line["folder"].startswith(str(out.parent / "evaluations"))
     assert sorted(readonly.rglob("*")) == before and (Path(line["folder"]) / "episodes.csv").is_file()
+
+
+def test_numbers_are_kept_where_the_disk_has_no_room_for_pictures(logdir, tmp_path, capsys, monkeypatch, line_by_line):
+    def fail(*args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    shutil.copytree(logdir, run := tmp_path / "run", ignore=shutil.ignore_patterns("evaluations*"))
+    monkeypatch.setattr(files, "write_video", fail)
+    assert evaluate.main(["--logdir", str(run), "--episodes", "1", "--planner", "random_shooting"]) == 2
+    assert "make room" in capsys.readouterr().err
+    line = json.loads((run / "evaluations.jsonl").read_text())
+    assert line["return"]["mean"] == column(Path(line["folder"]), "return")[0]
 
 
 def test_help_explains_the_program(capsys):
