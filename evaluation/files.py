@@ -17,7 +17,7 @@ from evaluation.numbers import Row
 from evaluation.pictures import GRID, draw_by_distance, grid
 from tools.command_line import note
 from tools.errors import UserError
-from tools.files import remove_empty, writing
+from tools.files import remove_empty, remove_if_empty, writing
 from tools.logger import write_video
 from training.agent import Agent
 from training.driver import Episode
@@ -86,7 +86,7 @@ def check_writable(file: Path, otherwise: str = "choose a place where you can wr
         file.parent.mkdir(parents=True, exist_ok=True)
         file.open("a").close()
         if new:
-            file.unlink()
+            remove_if_empty(file)
 
 
 def new_folder(parent: Path, name: str) -> Path:

@@ -213,6 +213,18 @@ def test_trying_whether_places_can_be_written_leaves_no_mark(tmp_path):
     assert (tmp_path / "old.jsonl").read_text() == "{}\n"
 
 
+def test_trying_whether_a_file_can_be_written_spares_the_line_of_another_program(tmp_path, monkeypatch):
+    file, mkdir = tmp_path / "run" / "evaluations.jsonl", Path.mkdir
+
+    def write_meanwhile(folder, **options):
+        mkdir(folder, **options)
+        file.write_text("{}\n")
+
+    monkeypatch.setattr(Path, "mkdir", write_meanwhile)
+    files.check_writable(file)
+    assert file.read_text() == "{}\n"
+
+
 def test_a_line_is_written_once_where_out_is_the_run_s_own_file(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     monkeypatch.chdir(tmp_path)

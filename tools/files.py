@@ -82,9 +82,7 @@ def append_json(path: Path, line: Mapping[str, Any], make_folder: bool = True) -
     data = (json.dumps(line, allow_nan=False) + "\n").encode()
     if make_folder:
         path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab", buffering=0) as file:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
+    with _locked_end(path) as file:
         end = file.seek(0, os.SEEK_END) if file.seekable() else None  # as a pipe is not
         try:
             while data:
@@ -94,6 +92,33 @@ def append_json(path: Path, line: Mapping[str, Any], make_folder: bool = True) -
                 with contextlib.suppress(OSError):  # a device, which says why it cannot be written, has no end to cut
                     file.truncate(end)
             raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextlib.contextmanager
+def _locked_end(path: Path) -> Iterator[IO]:
+    """Opens a file to append to it, for this program alone."""
+    there = False
+    while not there:
+        with path.open("ab", buffering=0) as file:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                there = os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+            if there:  # and not removed by another program while this one waited
+                yield file
+
+
+def remove_if_empty(path: Path) -> None:
+    """Removes a file unless another program writes, or has written, to it."""
+    with path.open("ab", buffering=0) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        except OSError:  # a file system without locks
+            pass
+        if not os.fstat(file.fileno()).st_size:
+            path.unlink()
 
 
 def remove_empty(folders: Sequence[Path]) -> None:

@@ -1,3 +1,4 @@
+import fcntl
 import json
 import math
 import os
@@ -82,6 +83,20 @@ def test_a_line_goes_into_a_pipe(tmp_path: Path):
     append_json(path, {"step": 1})
     reader.join()
     assert read == ['{"step": 1}\n']
+
+
+def test_a_line_is_not_lost_in_a_file_that_another_program_removes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As evaluate.py does where it tries whether it can write."""
+    path, lock, removed = tmp_path / "lines.jsonl", fcntl.flock, []
+
+    def remove_first(file, operation):
+        if not removed:
+            removed.append(path.unlink())
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    append_json(path, {"step": 1})
+    assert removed and path.read_text() == '{"step": 1}\n'
 
 
 def test_a_device_without_room_says_so():
