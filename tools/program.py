@@ -50,8 +50,7 @@ def run_program(body: Callable[[Sequence[str]], int], argv: Sequence[str] | None
         except UserError as error:
             return _end(2, f"error: {error}")
         except MemoryError as error:
-            words = f" ({error})" if str(error) else ""
-            return _end(2, f"error: {UserError(f'There is not enough memory{words}: ask for less, or free some.')}")
+            return _end(2, f"error: {_no_memory(str(error))}")
         except OSError as error:
             if error.errno not in FILE_ERRORS:
                 raise
@@ -60,6 +59,24 @@ def run_program(body: Callable[[Sequence[str]], int], argv: Sequence[str] | None
             return _end(INTERRUPTED, f"interrupted: {advice()}")
         except signals.Terminated as ended:
             return _end(signals.EXIT_CODE, f"terminated: {str(ended) or advice()}")
+        except Exception as error:
+            # TensorFlow's own error for a lack of memory, or of room. Programs without it need not import it.
+            tensorflow = sys.modules.get("tensorflow")
+            if tensorflow is None or not isinstance(error, tensorflow.errors.ResourceExhaustedError):
+                raise
+            return _end(2, f"error: {_exhausted(error)}")
+
+
+def _no_memory(words: str) -> UserError:
+    words = f" ({words[:200]})" if words else ""
+    return UserError(f"There is not enough memory{words}: ask for less, or free some.")
+
+
+def _exhausted(error: Exception) -> UserError:
+    first = (str(error).splitlines() or [""])[0]
+    if os.strerror(errno.ENOSPC) in first:
+        return unwritable(error, "A file", "choose a place where you can write")
+    return _no_memory(first)
 
 
 def _unusable(error: OSError) -> UserError:
