@@ -57,6 +57,7 @@ from evaluation.files import check_writable
 from tools.command_line import Parser, count, picture, place, positive, seconds
 from tools.errors import UserError
 from tools.files import append_json
+from tools.memory import check_evaluation
 from tools.program import run_program
 from tools.revision import git_revision
 from training.logdir import check_task
@@ -200,6 +201,7 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             raise UserError(f"{name} has no place here: use {instead[name]}.")
     # As they are written, so that the same command finds its lines.
     options.budgets, options.tune_budget = rounded(options.budgets), rounded(options.tune_budget)
+    check_evaluation(max(options.starts, options.tune_starts), options.envs)
     options.planners = list(dict.fromkeys(options.planners))
     for planner in options.planners:
         agent_class(planner)  # refuses an unknown one

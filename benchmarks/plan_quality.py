@@ -67,6 +67,7 @@ from evaluation.files import check_writable
 from tools.command_line import Parser, count, picture, place, positive
 from tools.errors import UserError, unknown
 from tools.files import append_json
+from tools.memory import check_evaluation
 from tools.program import run_program
 from tools.revision import git_revision
 from training.logdir import check_task
@@ -196,6 +197,7 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--figure", type=picture, metavar="FILE", help="draw the lines of --execute into this picture (.png, .pdf)")
     parser.add_argument_group("--KEY VALUE", "any setting of config.yaml that the weights do not depend on")
     options, overrides = parser.parse_known_args(argv)
+    check_evaluation(options.starts, options.envs)
     if options.figure and not options.execute:
         raise UserError("--figure draws what --execute finds out: give both.")
     return options, overrides

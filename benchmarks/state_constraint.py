@@ -24,6 +24,7 @@ from evaluation.episodes import run_episodes
 from tools.command_line import Parser, count, positive
 from tools.config import load_config
 from tools.errors import UserError
+from tools.memory import check_evaluation
 from tools.program import run_program
 from tools.revision import git_revision
 
@@ -53,6 +54,7 @@ def _compare(argv: Sequence[str]) -> int:
     parser.add_argument("--episodes", type=positive, default=10)
     parser.add_argument("--start_seed", type=count, default=2_000_000)
     args, overrides = parser.parse_known_args(argv)
+    check_evaluation(args.episodes, args.episodes)
     for limit in args.limits:
         load_config(["--cost_limit", limit])  # refuses it before another one is measured
     for limit in args.limits:

@@ -46,6 +46,21 @@ def test_numbers_that_measure_nothing_are_refused(program, words, capsys):
     assert not said.out and words.split()[-2 if "1 -1" not in words else 0] in said.err and said.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        (leaderboard, "--model m --out lines --starts"),
+        (leaderboard, "--model m --out lines --tune_starts"),
+        (plan_quality, "--logdir run --starts"),
+        (state_constraint, "--logdir run --episodes"),
+    ],
+)
+def test_episodes_that_surely_do_not_fit_into_the_memory_are_refused(program, words, capsys):
+    assert program.main([*words.split(), str(2**31 - 1)]) == 2
+    said = capsys.readouterr().err
+    assert "the results of 2147483647 episodes need" in said and said.count("\n") == 1
+
+
 def test_a_profile_that_cannot_be_written_is_refused_before_the_work(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert train_step.main(["--preset", "debug", "--profile", str(tmp_path / "file")]) == 2
