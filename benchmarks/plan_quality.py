@@ -57,7 +57,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import envs
-from agents import load_agent
+from agents import agent_class, load_agent
 from analysis import figures
 from benchmarks import plan_losses, plan_variants
 from benchmarks.execution import play_scripted
@@ -65,12 +65,13 @@ from benchmarks.plan_figure import draw
 from evaluation.episodes import episode_seeds
 from evaluation.files import check_writable
 from tools.command_line import Parser, count, picture, place, positive
+from tools.config import load_config
 from tools.errors import UserError, unknown
 from tools.files import append_json
 from tools.memory import check_evaluation
 from tools.program import run_program
 from tools.revision import git_revision
-from training.logdir import check_task
+from training.logdir import check_task, find_logdir, read_config
 
 # label -> words that make it of the run's own settings. Image collocation gets a fraction of its 5000 iterations.
 VARIANTS = {
@@ -213,6 +214,9 @@ def _compare(argv: Sequence[str]) -> int:
     variants = parse_variants(options, overrides)
     for path in filter(None, (options.out, options.figure)):
         check_writable(path)
+    saved = read_config(find_logdir(options.logdir))
+    for words in variants.values():  # what can be seen of all of them before the first one plans
+        agent_class(load_config(words, saved=saved).planner)
     rows, revision = [], git_revision()  # now: commits may be made meanwhile
     for line in executed(options, variants, overrides) if options.execute else plans_only(options, variants):
         row = line | revision

@@ -315,7 +315,7 @@ def test_without_execution_lines_are_of_plans_only(logdir, capsys, line_by_line)
     assert "achieved_open_loop" not in line and "per_start" not in line
 
 
-def test_a_number_that_is_none_ends_no_call(monkeypatch, tmp_path, capsys):
+def test_a_number_that_is_none_ends_no_call(logdir, monkeypatch, tmp_path, capsys):
     planner = types.SimpleNamespace(horizon=4)
     parts = {"config": load_config(DEBUG), "step": 0, "planner": planner, "planner_start": lambda z: z}
     monkeypatch.setattr(plan_quality, "load_agent", lambda logdir, words: types.SimpleNamespace(**parts))
@@ -323,8 +323,8 @@ def test_a_number_that_is_none_ends_no_call(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(plan_losses, "start_states", lambda *args: np.zeros([2, 3]))
     monkeypatch.setattr(plan_losses, "idle", lambda *args: plans(1.0, 2.0))
     monkeypatch.setattr(plan_losses, "measure", lambda *args: ({"return_mean": 1.0, "return_sampled": np.inf}, 0, 0))
-    out = tmp_path / "lines.jsonl"
-    assert plan_quality.main(["--logdir", "run", "--variants", "cem", "--starts", "2", "--out", str(out)]) == 0
+    out, words = tmp_path / "lines.jsonl", ["--variants", "cem", "--starts", "2"]
+    assert plan_quality.main(["--logdir", str(logdir), *words, "--out", str(out)]) == 0
     assert capsys.readouterr().out == out.read_text()
     assert json.loads(out.read_text().splitlines()[1])["return_sampled"] is None
 
@@ -368,6 +368,8 @@ def refusal(capsys, *argv):
         (["--figure", "a.png"], ["--execute"]),
         (["--figure", "a.txt", "--execute"], [".png"]),
         (["--variant", "a: --planer cem", "--execute"], ["--planer", "--planner"]),
+        (["--variants", "random_shooting", "--variant", "a: --planer cem"], ["--planer", "--planner"]),
+        (["--variants", "random_shooting", "--variant", "a: --planner cme"], ["cme", "'cem'"]),
         (["--variants", "cem", "--variant", "a: --randomize false", "--execute"], ["randomize", "starts"]),
         (["--variants", "cem", "--execute", "--task", "pointmass_lottery"], ["pointmass_lottery"]),
         (["--variants", "cem", "--task", "pointmass_lottery"], ["pointmass_lottery"]),
