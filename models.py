@@ -15,6 +15,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
+from tools.errors import unknown
 from world_model import convolution
 from world_model.convolution import block_bias, block_kernel
 from world_model.dynamics import make_dynamics
@@ -23,6 +24,24 @@ from world_model.images import postprocess as postprocess
 from world_model.images import reduce_bits as reduce_bits
 from world_model.ssm import State as State
 from world_model.ssm import get_feat as get_feat
+
+# Keras's activations that work on each number by itself. Softmax and its like mix numbers, but the convolutions have
+# those of four pixels side by side, and the Jacobians of the dynamics know one slope for each number.
+ACTIVATIONS = (
+    *("relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "swish", "mish", "softplus", "squareplus"),
+    *(
+        "linear",
+        "exponential",
+        "sigmoid",
+        "log_sigmoid",
+        "tanh",
+        "softsign",
+        "tanh_shrink",
+        "soft_shrink",
+        "hard_shrink",
+    ),
+    *("hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh", "sparse_plus", "sparse_sigmoid"),
+)
 
 
 class Encoder(keras.Model):
@@ -227,6 +246,9 @@ class WorldModel(keras.Model):
 
     Attributes:
         make_dynamics: () -> new dynamics with these sizes.
+
+    Raises:
+        UserError: an activation that is not among `ACTIVATIONS`, or see `make_dynamics`.
     """
 
     def __init__(
@@ -246,6 +268,9 @@ class WorldModel(keras.Model):
         **sizes: Any,
     ):
         super().__init__(name="world_model")
+        for key, activation in (("act", act), ("cnn_act", cnn_act)):
+            if activation not in ACTIVATIONS:
+                raise unknown(key, activation, ACTIVATIONS)
         self.encoder = Encoder(cnn_depth, cnn_act)
         self.make_dynamics = functools.partial(
             make_dynamics, dynamics, latent, action_size, self.encoder.embed_size, act=act, **sizes

@@ -1,15 +1,40 @@
 """Networks of the world model against plain numpy and Keras layers."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 import models
+from tests.tiny_agents import agent_of
+from tools.errors import UserError
 
 STOCH, DETER, HIDDEN, ACTIONS = 5, 7, 6, 3
 
 
 def normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "hint"),
+    [
+        ("act", "rleu", "'relu'"),
+        ("cnn_act", "", "unknown cnn_act ''"),
+        ("act", "softmax", "did you mean"),
+        ("act", "glu", ""),
+    ],
+)
+def test_activations_that_keras_lacks_or_that_mix_numbers_are_refused(tiny_config, key, name, hint):
+    with pytest.raises(UserError, match=f"unknown {key}") as refusal:
+        agent_of(tiny_config, **{key: name})
+    assert hint in str(refusal.value)
+
+
+def test_activations_work_on_each_number_by_itself():
+    x = tf.linspace(-3.0, 3.0, 12)
+    for name in models.ACTIVATIONS:
+        function = tf.keras.activations.get(name)
+        np.testing.assert_allclose(function(x[None])[0], function(x[:, None])[:, 0], rtol=1e-5, err_msg=name)
 
 
 def test_first_decoder_layer_is_the_transposed_convolution_of_one_pixel():
