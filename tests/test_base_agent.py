@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from base_agent import BaseAgent
-from tests.tiny_agents import ACTION_SPACE, OBSERVATIONS, PlanlessAgent, make_batch, make_noise, with_cost
+from tests.tiny_agents import ACTION_SPACE, OBSERVATIONS, PlanlessAgent, agent_of, make_batch, make_noise, with_cost
 from tools.config import load_config
 from tools.errors import UserError
 
@@ -216,3 +216,15 @@ def test_random_actions_are_uniform_with_the_given_correlation_and_start_anew(ti
     assert correlation(slice(None), 1) == pytest.approx(expected, abs=0.05)
     assert correlation(slice(2000, None), 2) == pytest.approx(expected, abs=0.06)
     assert correlation(slice(0, 2000), 2) == pytest.approx(0.0, abs=0.08)
+
+
+def test_numbers_that_are_0_as_float32_are_refused_where_something_is_divided_by_them(tiny_config):
+    for key in ("adam_eps", "eps_act", "latco_damping", "gd_lr"):
+        for text, words in (("0", "above 0"), ("1e-40", "too small")):
+            with pytest.raises(UserError, match=f"{key} is .*{words}"):
+                load_config([f"--{key}", text])
+    config = tiny_config.replace(adam_eps=load_config(["--adam_eps", "1e-37"]).adam_eps)
+    agent, batch = agent_of(config), make_batch(config)
+    # Gradients of 0, which are divided by the root of their squares.
+    agent.train_step(batch | {"action": tf.zeros_like(batch["action"])})
+    assert all(np.isfinite(variable.numpy()).all() for variable in agent.model.trainable_variables)

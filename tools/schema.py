@@ -34,6 +34,7 @@ Value = bool | int | float | str
 
 LARGEST_INT = 2**31 - 1  # of a number with a range: counts and seeds are int32 in places
 LARGEST_FLOAT = (2 - 2**-23) * 2.0**127  # beyond it, a float32 is infinite
+SMALLEST_FLOAT = 2.0**-126  # below it, a float32 counts as 0
 
 # What can depend on a key, and so may not mix keys of different values.
 DEPENDENTS = {
@@ -139,6 +140,8 @@ class Setting:
             raise UserError(f"{label} is too large: choose a number between {span}.")
         if self.range is not None and float(value) not in self.range:
             raise UserError(f"{label} is {value}: choose a number {self.range.words}.")
+        if self.range is not None and self.range.open_low and 0.0 < float(value) < SMALLEST_FLOAT:
+            raise UserError(f"{label} is too small: choose a number from {SMALLEST_FLOAT:.2g} on.")
         return value
 
     @property
