@@ -1,5 +1,6 @@
 """What figures share: colours, the grid of panels, the legend below it, the files."""
 
+import io
 import json
 import math
 import textwrap
@@ -16,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from tools.errors import UserError
+from tools.files import replaced, writing
 
 matplotlib.rcParams["text.parse_math"] = False  # a $ in the name of a folder or task is a $
 
@@ -110,23 +111,26 @@ def make_logarithmic(axis: Axes) -> None:
 
 def save(figure: Figure, path: Path, **options: Any) -> str:
     """Writes a picture, making its folder if need be, and returns its path. Raises UserError if that fails."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Type 42 embeds letters as such: type 3 cannot be searched, and conferences refuse it.
-        with matplotlib.rc_context({"pdf.fonttype": 42}):
-            figure.savefig(path, **options)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder (--out).") from error
-    return str(path)
+    drawn = io.BytesIO()
+    # Type 42 embeds letters as such: type 3 cannot be searched, and conferences refuse it.
+    with matplotlib.rc_context({"pdf.fonttype": 42}):
+        figure.savefig(drawn, format=path.suffix.removeprefix("."), **options)
+    return _write(drawn.getvalue(), path)
 
 
 def save_text(text: str, path: Path) -> str:
     """As `save`, for a text."""
-    try:
+    return _write(text.encode(errors="backslashreplace"), path)
+
+
+def _write(content: bytes, path: Path) -> str:
+    with writing(path, "choose another folder (--out)"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder (--out).") from error
+        if path.is_symlink() or (path.exists() and not path.is_file()):  # a device or a pipe cannot be replaced
+            path.write_bytes(content)
+        else:  # an earlier one stays where there is no room for another
+            with replaced(path, "wb") as file:
+                file.write(content)
     return str(path)
 
 

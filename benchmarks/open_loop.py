@@ -40,6 +40,7 @@ import gymnasium
 import numpy as np
 import tensorflow as tf
 
+from analysis import figures
 from base_agent import BaseAgent
 from benchmarks.open_loop_data import Data, read_data
 from benchmarks.open_loop_errors import OpenLoop, Result, typical
@@ -252,8 +253,8 @@ def _compare(argv: Sequence[str]) -> int:
         for result, row in compare(data, configs, args):
             results[data.name].append(result)
             write(args.out, row)
-        draw_frames(data, results[data.name]).savefig(args.out / f"open_loop_{data.name}.png")
-    draw_curves(results).savefig(args.out / "open_loop.png")
+        figures.save(draw_frames(data, results[data.name]), args.out / f"open_loop_{data.name}.png")
+    figures.save(draw_curves(results), args.out / "open_loop.png")
     return 0
 
 

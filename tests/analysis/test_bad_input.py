@@ -2,11 +2,15 @@
 
 import json
 import os
+import resource
+import signal
+import threading
 
 import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from PIL import Image
 
 from analysis import figures, runs
@@ -236,3 +240,39 @@ def test_any_metrics_are_read_or_refused(tmp_path_factory, lines):
     for series in metrics.values():
         assert series.values.dtype == float and np.isfinite(series.values**2).all()
         assert (np.diff(series.steps) > 0).all() and series.steps.dtype != object
+
+
+# --- disks
+
+
+@pytest.fixture
+def full_disk():
+    """Files cannot grow beyond 500 bytes."""
+    limits, before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, before)
+
+
+def test_an_earlier_picture_or_text_stays_where_the_disk_has_no_room_for_another(tmp_path, full_disk):
+    picture, text = tmp_path / "picture.png", tmp_path / "table.md"
+    for path in (picture, text):
+        path.write_text("earlier")
+    for save in (lambda: figures.save(Figure(), picture), lambda: figures.save_text("x" * 501, text)):
+        with pytest.raises(UserError, match="cannot be written .* make room"):
+            save()
+    assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["earlier"] * 2
+
+
+def test_a_picture_goes_into_a_pipe_and_through_a_link(tmp_path):
+    """As with --table /dev/stdout."""
+    os.mkfifo(pipe := tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    read = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    figures.save_text("a table", pipe)
+    reader.join()
+    figures.save_text("a table", tmp_path / "link")
+    assert read == [b"a table"] and (tmp_path / "link").is_symlink() and (tmp_path / "target").is_file()
