@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,9 +39,13 @@ class Metrics:
                 self._take(json.loads(line))
         return bool(lines)
 
-    def _take(self, row: Mapping[str, Any]) -> None:
-        self.step = row.get("step", self.step)
-        self.values |= {name: row[name] for name in row if row[name] is not None}
+    def _take(self, row: Any) -> None:
+        # Others may have written to the file, which must not end the sweep.
+        items = row.items() if isinstance(row, dict) else ()
+        known = {name: value for name, value in items if isinstance(value, int | float)}
+        step = known.get("step")
+        self.step = step if isinstance(step, int) else self.step
+        self.values |= known
 
     def show(self, name: str) -> str:
         """The last evaluation's value as text, marked where there is only training's, '' where there is none."""

@@ -44,6 +44,14 @@ def test_metrics_are_followed_as_they_grow(tmp_path):
     assert metrics.read() and metrics.step == 10
 
 
+def test_lines_that_are_no_metrics_do_not_end_the_sweep(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('3\n[]\n{"step": "x", "eval/return": "y"}\n{"step": Infinity}\n{"step": 7, "eval/success": [1]}\n')
+    metrics = Metrics(path)
+    assert metrics.read() and metrics.step == 7
+    assert metrics.show("return") == metrics.show("success") == ""
+
+
 def test_changes_are_lines_and_a_terminal_has_a_table(tmp_path):
     statuses = [Status(a_run(tmp_path, seed)) for seed in (0, 1)]
     (tmp_path / "1").mkdir()
