@@ -46,6 +46,7 @@ from benchmarks.open_loop_data import Data, read_data
 from benchmarks.open_loop_errors import OpenLoop, Result, typical
 from benchmarks.open_loop_figure import draw_curves, draw_frames
 from episodes.replay import Replay
+from evaluation.files import check_writable
 from tools.command_line import Parser, count, place, positive, seconds
 from tools.config import Config, load_config
 from tools.errors import UserError
@@ -138,15 +139,6 @@ def summary(errors: np.ndarray) -> dict[str, float | None]:
 
 
 # Program
-
-
-def make_folder(out: Path) -> None:
-    """Makes the folder for the results if need be. Raises UserError unless it can be written to."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / LINES_FILE).touch()
-    except OSError as error:
-        raise UserError(f"{out} cannot be written to ({error.strerror}): choose another --out.") from error
 
 
 def write(out: Path, row: dict) -> None:
@@ -246,7 +238,7 @@ def _compare(argv: Sequence[str]) -> int:
     # All data are read first, so that bad data fail before any training.
     first = next(iter(configs.values()))
     sets = [read_data(name, path, first, args.horizon, args.chunks) for name, path in args.data.items()]
-    make_folder(args.out)
+    check_writable(args.out / LINES_FILE, "choose another --out")
     results: dict[str, list[Result]] = {}
     for data in sets:
         results[data.name] = []

@@ -296,6 +296,7 @@ def test_a_cost_that_no_episode_has_is_refused_before_training(tmp_path, capsys,
     monkeypatch.setattr("envs.reports_cost", lambda config: True)
     sentence = refusal(capsys, arguments(tmp_path, recorded, "--variants", "a=--cost_head true"))
     assert "have no cost" in sentence and "cost_head" in sentence
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
