@@ -15,7 +15,7 @@ from typing import IO, Any
 from tools.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_PLACE = re.compile(r"\{\{.*?\}\} | \[Op:\w+\]")  # where in its code TensorFlow found an error
+PLACE_IN_CODE = re.compile(r"\{\{.*?\}\} | \[Op:\w+\]")  # where in its code TensorFlow found an error
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -146,7 +146,7 @@ def writing(path: Path, otherwise: str = "choose a place where you can write") -
 
 def unwritable(error: Exception, path: Path | str, otherwise: str) -> UserError:
     """The UserError (returned, not raised) for an error of writing; see `writing`."""
-    reason = getattr(error, "strerror", None) or _PLACE.sub("", (str(error).splitlines() or [""])[0])[:200]
+    reason = getattr(error, "strerror", None) or PLACE_IN_CODE.sub("", (str(error).splitlines() or [""])[0])[:200]
     full = getattr(error, "errno", None) in FULL or os.strerror(errno.ENOSPC) in reason
     advice = "make room, then start the same command again" if full else otherwise
     return UserError(f"{getattr(error, 'filename', None) or path} cannot be written ({reason}): {advice}.")

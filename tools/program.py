@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from tools import signals
 from tools.errors import UserError
-from tools.files import FULL, unwritable
+from tools.files import FULL, PLACE_IN_CODE, unwritable
 from tools.streams import tolerant_streams
 
 INTERRUPTED = 130
@@ -73,7 +73,7 @@ def _no_memory(words: str) -> UserError:
 
 
 def _exhausted(error: Exception) -> UserError:
-    first = (str(error).splitlines() or [""])[0]
+    first = PLACE_IN_CODE.sub("", (str(error).splitlines() or [""])[0])
     if os.strerror(errno.ENOSPC) in first:
         return unwritable(error, "A file", "choose a place where you can write")
     return _no_memory(first)

@@ -62,7 +62,9 @@ def test_every_way_to_end_has_a_code_and_one_line(capsys):
 def test_what_tensorflow_lacks_is_named(capsys):
     import tensorflow as tf  # seconds, which the other tests do without
 
-    code, line = end(capsys, raising(tf.errors.ResourceExhaustedError(None, None, "OOM when allocating [9]\nmore")))
+    code, line = end(
+        capsys, raising(tf.errors.ResourceExhaustedError(None, None, "{{node x}} OOM when allocating [9]\nmore"))
+    )
     assert code == 2 and "not enough memory (OOM when allocating [9]): ask" in line and line.count("\n") == 1
     code, line = end(capsys, raising(tf.errors.ResourceExhaustedError(None, None, "x; No space left on device")))
     assert code == 2 and "No space left on device" in line and "make room" in line and line.count("\n") == 1
