@@ -27,20 +27,10 @@ from world_model.ssm import get_feat as get_feat
 
 # Keras's activations that work on each number by itself. Softmax and its like mix numbers, but the convolutions have
 # those of four pixels side by side, and the Jacobians of the dynamics know one slope for each number.
-ACTIVATIONS = (
-    *("relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "swish", "mish", "softplus", "squareplus"),
-    *(
-        "linear",
-        "exponential",
-        "sigmoid",
-        "log_sigmoid",
-        "tanh",
-        "softsign",
-        "tanh_shrink",
-        "soft_shrink",
-        "hard_shrink",
-    ),
-    *("hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh", "sparse_plus", "sparse_sigmoid"),
+ACTIVATIONS = tuple(
+    "relu relu6 leaky_relu elu selu celu gelu silu swish mish softplus squareplus linear exponential sigmoid "
+    "log_sigmoid tanh softsign tanh_shrink soft_shrink hard_shrink hard_sigmoid hard_silu hard_swish hard_tanh "
+    "sparse_plus sparse_sigmoid".split()
 )
 
 
