@@ -319,3 +319,15 @@ def test_the_authors_preset_has_the_settings_of_their_code():
 def test_presets_without_a_finish_keep_no_start(preset):
     config = parse(f"--configs defaults metaworld small closed_loop {preset}")
     assert config.latco_finish == 0 and not config.latco_keep_start
+
+
+def test_closed_loop_is_the_preset_replan_from_better_starts():
+    small = "--configs defaults metaworld small"
+    replan, closed_loop = parse(f"{small} replan"), parse(f"{small} closed_loop")
+    search = {
+        "planning_horizon": 50, "mpc_steps": 5, "warm_start": True, "latco_iterations": 30, "gd_iterations": 100,
+        "sampling_iterations": 3, "cem_candidates": 350, "sampling_elites": 35,
+    }  # fmt: skip
+    assert replan == parse(small).replace(**search)
+    starts = {"initial_candidates": 500, "initial_correlation": 0.9, "latco_keep_start": True}
+    assert closed_loop == replan.replace(**starts)
