@@ -38,7 +38,7 @@ import envs
 from agents import load_agent
 from evaluation.episodes import episode_seeds, run_episodes
 from evaluation.files import find_places, new_folder, show_table, write_pictures, write_table
-from evaluation.numbers import describe, summarize
+from evaluation.numbers import describe, model_age, summarize
 from evaluation.pictures import GRID
 from tools.command_line import Parser, count, nonempty, place, positive
 from tools.errors import UserError
@@ -99,8 +99,7 @@ def evaluate(
     for name in chosen:
         episodes, plan_seconds = run_episodes(agent, name, seeds, choices.num_envs, range(GRID), choices.show)
         rows = [describe(episode, seeds, name) for episode in episodes]
-        # A run that collects nothing is counted in updates.
-        words = [method, str(int(agent.step if agent.config.steps else agent.updates)), str(choices.seed)]
+        words = [method, str(model_age(agent)[0]), str(choices.seed)]
         folder = new_folder(places.folder, "_".join(words if len(tasks) == 1 else [name, *words]))
         line = {
             **header(agent, name, method, logdir, choices),

@@ -33,6 +33,7 @@ import envs
 from agents import load_agent
 from analysis.figures import save
 from evaluation.files import check_writable
+from evaluation.numbers import model_age
 from evaluation.plan_optimization import MULTIPLIERS, VIOLATIONS, Execution, draw_curves, draw_frames, execute
 from optimizers import Plan
 from tools.command_line import Parser, count, nonempty, place
@@ -83,7 +84,8 @@ def report(
         executed = execute(agent, env, image[0], plan.actions[0].numpy())
     finally:
         env.close()
-    title = f"{task}, {planner}, seed {seed}, model after {int(agent.step):,} environment steps"
+    age, unit = model_age(agent)
+    title = f"{task}, {planner}, seed {seed}, model after {age:,} {unit}"
     figures = {
         "curves": draw_curves(plan, iterations, executed, title),
         "frames": draw_frames(agent, z0, plans, executed, title),

@@ -8,12 +8,18 @@ import numpy as np
 
 from analysis.statistics import half_width, share
 from envs.distance import goal_distance
+from training.agent import Agent
 from training.driver import Episode
 
 BINS = 5  # of the distance to the goal, at most
 LEAST_IN_BIN = 4  # episodes of a bin, at least
 
 Row = dict[str, float | int]
+
+
+def model_age(agent: Agent) -> tuple[int, str]:
+    """How long the model was trained, and the unit: updates for a run that collects nothing."""
+    return (int(agent.step), "environment steps") if agent.config.steps else (int(agent.updates), "updates")
 
 
 def describe(episode: Episode, seeds: Sequence[int], task: str) -> Row:
