@@ -138,7 +138,7 @@ def demonstrate(model: str, overrides: Sequence[str], seed: int, out: Path) -> t
     results = [play(agent, seed) for agent in agents]
     print("drawing ...", file=sys.stderr, flush=True)
     sides = [result.side for result in results]
-    title = f"{Path(model).name}, seed {seed}"
+    title = f"{envs.split_tasks(agents[0].config.task)[0]}, seed {seed}"
     save(draw_picture(sides, f"{title}: one episode each from the same start, replanned from pictures"), picture)
     with writing(video, "choose another --out"):
         write_video(video, np.stack(list(draw_video(sides, title))), FPS)
