@@ -141,8 +141,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _measure(argv: Sequence[str]) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--planners", nargs="+", default=["cem", "latco"], choices=list(PLANNERS))
-    parser.add_argument("--all", action="store_true", help="every planner")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--planners", nargs="+", default=["cem", "latco"], choices=list(PLANNERS))
+    which.add_argument("--all", action="store_true", help="every planner")
     parser.add_argument("--solvers", nargs="+", default=["auto"], choices=["auto", *SOLVERS])
     parser.add_argument(
         "--jacobian", default="explicit", choices=["explicit", "tape"], help="the RSSM's own or autodiff"
