@@ -5,8 +5,8 @@
 
 Both make a new plan from the camera's picture every few decisions, with the settings of the preset closed_loop and the
 planning horizon of the model's run. One picture and one video are written: the search for the first plan, where each
-later plan ends, the execution below, and the rewards, returns and violations. Every setting of the model's run but the
-planner can be overridden, by presets too, except those that the weights depend on.
+later plan ends, the execution below, and the rewards, returns and violations. All settings of the model's run but the
+planner are overridden as in evaluate.py.
 """
 
 if __name__ == "__main__":
@@ -149,7 +149,7 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of this program, and the words that override settings of the model's run."""
     parser = Parser(
         prog="python demo.py",
-        usage="%(prog)s [--model NAME] [--seed N] [--out DIR] [--KEY VALUE ...]",
+        usage="%(prog)s [--model NAME] [--seed N] [--out DIR] [--configs PRESET ...] [--KEY VALUE ...]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -6,7 +6,7 @@
 The newest checkpoint plays `--episodes` episodes, `--envs` of them at a time. Every evaluation (each task has its own)
 prints a line of JSON, which evaluations.jsonl in the log directory gets too, and makes a folder in evaluations/:
 
-    episodes.csv              a line for each episode (the standard error output shows the same table)
+    episodes.csv              a row for each episode; the standard error output shows the main columns
     episodes.mp4              the first episodes side by side
     success_by_distance.png   where the suite knows the distance to the goal (LatCo, ICML 2021, figure 4)
     episode_000_plans.png     for each episode of `--show`: every plan, decoded, above its execution (figure 5)
@@ -15,9 +15,9 @@ prints a line of JSON, which evaluations.jsonl in the log directory gets too, an
 The start of episode k depends on `--seed` and k alone, so that planners are compared on the same starts. The number of
 environments changes only the random numbers of the planner and of the posterior's samples, and the rounding of sums
 (and the models of dmc_lqr, which are drawn once per environment). Every setting of the run can be overridden, presets
-included, except those that the weights depend on (`python planning_agent.py --help` lists them).
+included, except those that an evaluation shares with its run (`python planning_agent.py --help` marks them).
 
-Intervals hold with 95%: of a mean by Student's t, of a share of successes by Wilson.
+Intervals are 95% intervals: Student's t of means, Wilson's of shares of successes.
 """
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ The planner plans once, from the first state of an episode. Two pictures are wri
     plan_<planner>_<seed>_frames.png    the plan decoded after some iterations, above the frames of executing the last
                                         one without feedback (figure 1)
 
-One line of JSON on the standard output has the numbers. Every setting of the run can be overridden, except those that
-the weights and episodes depend on (`python planning_agent.py --help` lists them), so one model may serve all planners.
+One line of JSON on the standard output has the numbers. Settings of the run are overridden as in evaluate.py, so one
+model may serve all planners.
 """
 
 if __name__ == "__main__":
@@ -138,7 +138,8 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of this program, and the words that override settings of the run."""
     parser = Parser(
         prog="python plan_report.py",
-        usage="%(prog)s --logdir DIR [--task NAME] [--out DIR] [--seed N] [--rows N ...] [--KEY VALUE ...]",
+        usage="%(prog)s --logdir DIR [--task NAME] [--out DIR] [--seed N] [--rows N ...] "
+        "[--configs PRESET ...] [--KEY VALUE ...]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
