@@ -1,4 +1,4 @@
-"""One minute from clone to an episode: LatCo and CEM act from the same start on a shipped model.
+"""LatCo and CEM act from the same start on a shipped model, in about a minute.
 
     python demo.py
     python demo.py --model metaworld_reach --seed 3
