@@ -151,7 +151,6 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         prog="python demo.py",
         usage="%(prog)s [--model NAME] [--seed N] [--out DIR] [--configs PRESET ...] [--KEY VALUE ...]",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--model",

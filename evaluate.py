@@ -150,7 +150,6 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         usage="%(prog)s --logdir DIR [--episodes N] [--envs N] [--seed N] [--task NAME] [--show N ...] [--method NAME] "
         "[--out FILE] [--configs PRESET ...] [--KEY VALUE ...]",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--logdir",

@@ -141,7 +141,6 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         usage="%(prog)s --logdir DIR [--task NAME] [--out DIR] [--seed N] [--rows N ...] "
         "[--configs PRESET ...] [--KEY VALUE ...]",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--logdir",

@@ -60,7 +60,7 @@ def _in_order(given: Sequence[tuple[str, tuple[float, float]]]) -> dict[str, tup
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     """The options of this program. Raises UserError."""
-    parser = Parser(prog="python plot.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python plot.py", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     shared = Parser(add_help=False)
     shared.add_argument(

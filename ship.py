@@ -74,7 +74,6 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         prog="python ship.py",
         usage="%(prog)s --logdir DIR --out DIR [--configs PRESET ...] [--KEY VALUE ...]",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--logdir", type=place, required=True, metavar="DIR", help="log directory of a trained agent")
     parser.add_argument("--out", type=place, required=True, metavar="DIR", help="the new folder")

@@ -45,7 +45,6 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         usage="%(prog)s (--tasks TASK ... --planners NAME ... | --experiment FILE [--rows ROW ...]) --seeds N ... "
         "--out DIR [--configs PRESET ...] [--KEY VALUE ...]",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     which = parser.add_argument_group("which runs")
     which.add_argument(

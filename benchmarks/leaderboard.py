@@ -176,7 +176,6 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = Parser(
         prog="python benchmarks/leaderboard.py",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--model", required=True, metavar="NAME_OR_LOGDIR", help="a shipped model's name or a log directory")

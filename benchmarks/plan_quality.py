@@ -177,7 +177,6 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = Parser(
         prog="python benchmarks/plan_quality.py",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--logdir", type=place, required=True, metavar="DIR", help="of a run of planning_agent.py")

@@ -9,7 +9,6 @@ have the same starts and no exploration noise. Settings are overridden as in eva
 
 import checkout
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -48,11 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _compare(argv: Sequence[str]) -> int:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--logdir", required=True, help="of a run of planning_agent.py with --cost_head true")
-    parser.add_argument("--limits", nargs="+", default=["0.1", "1000"], help="values of cost_limit to compare")
-    parser.add_argument("--episodes", type=positive, default=10)
-    parser.add_argument("--start_seed", type=count, default=2_000_000)
+    parser.add_argument("--limits", nargs="+", default=["0.1", "1000"], help="values of cost_limit")
+    parser.add_argument("--episodes", type=positive, default=10, help="for each limit")
+    parser.add_argument("--start_seed", type=count, default=2_000_000, help="of the episodes")
     args, overrides = parser.parse_known_args(argv)
     check_evaluation(args.episodes, args.episodes)
     for limit in args.limits:

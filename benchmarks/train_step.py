@@ -237,12 +237,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measure(argv: Sequence[str]) -> int:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--preset", nargs="*", default=[], help="presets of config.yaml stacked on defaults, for example small"
     )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--variants", nargs="+", choices=[*PLAIN, *VARIANTS], default=["plain", "rssm_gaussian"])
+    what.add_argument(
+        "--variants", nargs="+", choices=[*PLAIN, *VARIANTS], default=["plain", "rssm_gaussian"], help="which"
+    )
     what.add_argument("--all", action="store_true", help="all variants at full and small size")
     what.add_argument("--profile", type=place, metavar="DIR", help="write a profile of one update there and stop")
     parser.add_argument("--actions", type=positive, default=4, help="size of the action vector")
