@@ -31,7 +31,7 @@ Each is a mean over the starts, with a 95% interval for all but the counts (Stud
 Starts are those of `evaluate.py --seed S` with S = `--start_seed`. `return_mean`, `return_sampled` and `predicted` are
 in the units that the model learned, `return` and `return_blind` in the environment's. `peak_gflops` is a large matrix
 product on the same machine, timed by this call. `weights` is a fingerprint of the model, wherever it lies; all lines of
-a file are of one.
+a file are of one. `--table` ranks the planners of a budget by `return`, with --execution blind by `return_blind`.
 """
 
 import checkout
