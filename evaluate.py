@@ -4,7 +4,7 @@
     python evaluate.py --logdir logdir/metaworld_reach/latco/0 --planner cem --episodes 100 --envs 8 --show 0 1
 
 The newest checkpoint plays `--episodes` episodes, `--envs` of them at a time. Every evaluation (each task has its own)
-prints a line of JSON, which evaluations.jsonl in the log directory gets too, and makes a folder in evaluations/:
+prints a line of JSON, appends it to evaluations.jsonl in the log directory, and makes a folder in evaluations/:
 
     episodes.csv              a row for each episode; the standard error output shows the main columns
     episodes.mp4              the first episodes side by side
