@@ -6,7 +6,7 @@
 Both make a new plan from the camera's picture every few decisions, with the settings of the preset closed_loop and the
 planning horizon of the model's run. One picture and one video are written: the search for the first plan, where each
 later plan ends, the execution below, and the rewards, returns and violations. All settings of the model's run but the
-planner are overridden as in evaluate.py.
+planner can be overridden as in evaluate.py.
 """
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ The planner plans once, from the first state of an episode. Two pictures are wri
     plan_<planner>_<seed>_frames.png    the plan decoded after some iterations, above the frames of executing the last
                                         one without feedback (figure 1)
 
-One line of JSON on the standard output has the numbers. Settings of the run are overridden as in evaluate.py, so one
+One line of JSON on the standard output has the numbers. Settings of the run can be overridden as in evaluate.py, so one
 model may serve all planners.
 """
 

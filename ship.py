@@ -3,7 +3,7 @@
     python ship.py --logdir logdir/online/metaworld_reach/latco/0 --out shipped/metaworld_reach
     python ship.py --logdir logdir/pointmass_obstacle/latco/0 --out shipped/pointmass_obstacle --mpc_steps 5
 
-Settings of the run are overridden as in evaluate.py. The folder gets `config.yaml` and `weights.npz`
+Settings of the run can be overridden as in evaluate.py. The folder gets `config.yaml` and `weights.npz`
 (training/weights.py: float16, compressed, without the optimizer). Every program takes it as --logdir, and a folder in
 shipped/ by its name alone. One line of JSON says what is in it.
 """

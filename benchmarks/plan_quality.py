@@ -2,7 +2,7 @@
 
     python benchmarks/plan_quality.py --logdir logdir/metaworld_reach/latco/0
     python benchmarks/plan_quality.py --logdir logdir/metaworld_reach/latco/0 --variants latco cem --starts 50 \\
-        --n_parallel_plans 4                      # settings are overridden as in evaluate.py
+        --n_parallel_plans 4                      # settings can be overridden as in evaluate.py
     python benchmarks/plan_quality.py --logdir logdir/metaworld_reach/latco/0 --variants latco cem --execute --envs 4 \\
         --variant "latco5: --planner latco --mpc_steps 5 --warm_start true" --figure losses.png --out losses.jsonl
 
@@ -179,7 +179,7 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         description=__doc__,
     )
     add = parser.add_argument
-    add("--logdir", type=place, required=True, metavar="DIR", help="of a run of planning_agent.py")
+    add("--logdir", type=place, required=True, metavar="DIR", help="of a trained agent, or a shipped model's name")
     add("--variants", nargs="+", metavar="NAME", help=f"{', '.join(VARIANTS)} (default: all, or none with --variant)")
     add(
         "--variant",

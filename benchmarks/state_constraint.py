@@ -4,7 +4,7 @@
 
 The run must have a cost head. One JSON line for each of `--limits` (a limit that no cost reaches asks for nothing):
 means over the episodes of the largest and of the summed cost (`cost_max`, `cost_sum`), and of the return. The episodes
-have the same starts and no exploration noise. Settings are overridden as in evaluate.py.
+have the same starts and no exploration noise. Settings can be overridden as in evaluate.py.
 """
 
 import checkout
