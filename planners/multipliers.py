@@ -3,10 +3,9 @@
 import tensorflow as tf
 
 # Multipliers change by factors, so over hundreds of iterations they would leave float32's range (0.54^200 is 1e-54,
-# 2.4^200 is 1e76), and zero could never grow again. Below the lower bound the damping dominates (a step uses
-# lambda + damping), and shrinking further would only delay recovery. At the upper bound the constraint holds to
-# float32's precision, and the block-tridiagonal solver's float64 normal equations (condition about multiplier /
-# damping) can still be solved. The paper's ablation without relaxation starts from 1e8, well inside.
+# 2.4^200 is 1e76), and zero could never grow again. At the lower bound a constraint hardly counts beside the rewards,
+# whose weight is 1, and shrinking further would only delay recovery. At the upper one it holds to float32's precision.
+# The paper's ablation without relaxation starts from 1e8, well inside.
 MULTIPLIER_RANGE = (1e-6, 1e10)
 
 
