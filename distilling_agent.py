@@ -135,7 +135,7 @@ class DistillingAgent(BaseAgent):
         return metrics | self.distiller.learn_from_episodes(feat, batch["action"], rewards, follows)
 
     def _learn_from_plans(self, feat: tf.Tensor, states: tf.Tensor, planned: tf.Tensor) -> models.Metrics:
-        """One update of the value network on planned states (ColloDreamer algorithm 1).
+        """One update of the value network on planned states (ColloDreamer algorithm 1, but after the search).
 
         The target of a state is the sum of the rewards planned after it plus the target network's value of the last
         state.
