@@ -15,6 +15,7 @@ import tensorflow as tf
 from optimizers import LatentProblem, Plan
 from planners.least_squares import projected_shooting_step
 from planners.linearization import linearize, values_and_gradients
+from planners.multipliers import squared_constraint_violation
 from planners.residuals import DAMPING_FACTOR
 from planners.rows import where_rows
 from planners.trajectories import objective_rewards, rollout
@@ -110,10 +111,8 @@ def _rolled_out(problem, z0, actions, damping):
     """The plan of actions [..., H, m] from z0 [..., n]: clipped, and rolled out."""
     actions = tf.clip_by_value(actions, -problem.a_max, problem.a_max)
     states = rollout(problem.step, z0, actions)
-    excess = tf.zeros(actions.shape[:-2], z0.dtype)
-    if problem.constraint is not None:
-        excess = tf.reduce_sum(tf.square(tf.nn.relu(problem.constraint(states))), [-2, -1])
-    return Finished(states, actions, tf.reduce_sum(objective_rewards(problem, states), -1), excess, damping)
+    score, excess = tf.reduce_sum(objective_rewards(problem, states), -1), squared_constraint_violation(problem, states)
+    return Finished(states, actions, score, excess, damping)
 
 
 def _projected_step(problem, z0, plan, residuals):

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from optimizers import LatentProblem
 from planners.first_order import FirstOrderPlanner, Terms
-from planners.multipliers import action_violation
+from planners.multipliers import squared_action_violation
 from planners.trajectories import objective_rewards, previous_states, rollout
 
 MULTIPLIER_MAX = 1e10  # of multipliers that grow by addition
@@ -54,7 +54,7 @@ class FirstOrderLatCo(FirstOrderPlanner):
 
     def _lagrangian(self, states, actions, dynamics, duals):
         rewards = objective_rewards(self.problem, states)
-        bound = tf.reduce_sum(tf.square(action_violation(actions, self.problem.a_max)), -1)
+        bound = squared_action_violation(actions, self.problem.a_max)
         loss = tf.reduce_sum(duals["lam"] * dynamics + duals["nu"] * bound - rewards, 1)
         return Terms(loss, rewards, states, {"lam": dynamics, "nu": bound})
 

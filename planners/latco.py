@@ -15,7 +15,7 @@ from planners.collocation_solvers import SOLVERS, XLA_SOLVERS, faster_solver
 from planners.finish import better_of_pairs, finish_plans, finished_curves
 from planners.initial import random_actions, warm_actions
 from planners.linearization import linearize, values_and_gradients
-from planners.multipliers import MULTIPLIER_RANGE, action_violation, scale_multipliers
+from planners.multipliers import MULTIPLIER_RANGE, action_violation, scale_multipliers, squared_constraint_violation
 from planners.residuals import (
     DAMPING_FACTOR,
     LARGEST_DAMPING,
@@ -128,13 +128,13 @@ class LatCo(Planner):
         self.damping, self.eta, self.reward_residual = damping, eta, reward_residual
         self.eps = {"lam": eps_dyn, "nu": eps_act, "kappa": eps_con}
         self.first_duals = {"lam": lam_init, "nu": nu_init, "kappa": kappa_init}
-        self.log_lr = dual_lr if dual_log == "e" else dual_lr / math.log(10)
+        self.dual_lr = dual_lr if dual_log == "e" else dual_lr / math.log(10)  # of the natural logarithm
         if problem.constraint is not None:
             self.CURVES = (*LatCo.CURVES, "constraint_violation", "kappa")
 
     def dual_update(self, multiplier: tf.Tensor, violation: tf.Tensor, eps: float) -> tf.Tensor:
         """ICML equation 10 with this planner's alpha and eta; see `planners.multipliers.scale_multipliers`."""
-        return scale_multipliers(multiplier, violation, eps, self.log_lr, self.eta)
+        return scale_multipliers(multiplier, violation, eps, self.dual_lr, self.eta)
 
     def _optimize(self, z0, seeds, warm, limit):
         noise = self._noise(seeds, z0.dtype)
@@ -323,8 +323,8 @@ class LatCo(Planner):
     def _excess(self, z0, plan):
         if self.problem.constraint is None:
             return None
-        beyond = tf.nn.relu(self.problem.constraint(rollout(self.problem.step, z0, plan.actions)))
-        return self._above_tolerance(tf.reduce_sum(tf.square(beyond), [-2, -1]))
+        states = rollout(self.problem.step, z0, plan.actions)
+        return self._above_tolerance(squared_constraint_violation(self.problem, states))
 
     def _above_tolerance(self, violation):
         """What is left of squared violations [B] of the state constraint: eps_con per step satisfies it."""

@@ -1,6 +1,8 @@
-"""Multipliers of constraints, and the violation of the action bounds. Conventions and shapes: optimizers.py."""
+"""Multipliers, and the violations of action bounds and state constraints. Conventions and shapes: optimizers.py."""
 
 import tensorflow as tf
+
+from optimizers import LatentProblem
 
 # Multipliers change by factors, so over hundreds of iterations they would leave float32's range (0.54^200 is 1e-54,
 # 2.4^200 is 1e76), and zero could never grow again. At the lower bound a constraint hardly counts beside the rewards,
@@ -32,3 +34,15 @@ def scale_multipliers(multiplier: tf.Tensor, violation: tf.Tensor, eps: float, r
 def action_violation(actions: tf.Tensor, a_max: float) -> tf.Tensor:
     """By how much actions exceed their bounds: max(0, |a| - a_max), [..., m]."""
     return tf.nn.relu(tf.abs(actions) - a_max)
+
+
+def squared_action_violation(actions: tf.Tensor, a_max: float) -> tf.Tensor:
+    """The square of `action_violation`, summed over the entries of each action: [...] for actions [..., m]."""
+    return tf.reduce_sum(tf.square(action_violation(actions, a_max)), -1)
+
+
+def squared_constraint_violation(problem: LatentProblem, states: tf.Tensor) -> tf.Tensor:
+    """The squared violation [...] of the state constraint by states [..., H, n], summed over time; 0 without one."""
+    if problem.constraint is None:
+        return tf.zeros(states.shape[:-2], states.dtype)
+    return tf.reduce_sum(tf.square(tf.nn.relu(problem.constraint(states))), [-2, -1])
