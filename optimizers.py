@@ -54,12 +54,12 @@ class LatentProblem:
         value: z [..., n] -> expected return [...] after z, or None. The objective of a plan is the sum of its rewards
             plus the value of its last state (ColloDreamer, equation 9).
         log_prob: (z [..., n], a [..., m], next z [..., n]) -> log density [...] of the transition, or None. With it,
-            planners that can add ColloDreamer's augmented objective (`planners.augmented`), which needs a value.
+            planners add ColloDreamer's augmented objective, which needs a value, or refuse (`planners.augmented`).
         old_log_prob: the same of older dynamics.
         value_steps: how many steps of reward a value stands for, 1 / (1 - gamma) with discount gamma. Second-order
             planners scale the value's residual with it (`planners.residuals.objective_residuals`).
-        policy: (z [..., n], standard normal noise [..., m] or None) -> an action [..., m] within the bounds, without
-            noise the one in the middle, or None. Planners may start from it and draw candidates from it.
+        policy: (z [..., n], noise) -> an action [..., m] within the bounds, or None. The noise is standard normal
+            [..., m], or None for the policy's mean. Planners may start from it and draw candidates from it.
     """
 
     step: Callable
