@@ -142,8 +142,9 @@ class Planner(abc.ABC):
             best return under the model is returned, of those that break the state constraint least.
         restart_samples: compare restarts by the mean return of this many sampled rollouts; 0 compares them under the
             mean dynamics, as does a problem without noise.
-        tolerance: stop a plan once its reward changed by less than this fraction in each of a few iterations in a row
-            (`planners.stopping.PATIENCE`) and its constraints hold; 0 always runs all iterations.
+        tolerance: stop a plan once its reward changed by less than this fraction of it (by less than this if it is
+            below 1) in each of a few iterations in a row (`planners.stopping.PATIENCE`) and its constraints hold; 0
+            always runs all iterations.
         policy_start: start from what the problem's policy does, instead of from the warm start.
         initial_candidates: start from the best of this many random action sequences under the mean dynamics. The warm
             start and the policy's actions compete with them.

@@ -15,7 +15,7 @@ from planners.collocation_solvers import SOLVERS, XLA_SOLVERS, faster_solver
 from planners.finish import better_of_pairs, finish_plans, finished_curves
 from planners.initial import random_actions, warm_actions
 from planners.linearization import linearize, values_and_gradients
-from planners.multipliers import MULTIPLIER_RANGE, action_violation, scale_multipliers, squared_constraint_violation
+from planners.multipliers import MULTIPLIER_RANGE, action_residuals, scale_multipliers, squared_constraint_violation
 from planners.residuals import (
     DAMPING_FACTOR,
     LARGEST_DAMPING,
@@ -283,7 +283,7 @@ class LatCo(Planner):
     def _residuals(self, variables, moments, noise):
         """The `Residuals` of a plan, given the model's predictions `moments` along it."""
         states, actions = variables[:2]
-        v = action_violation(actions, self.problem.a_max)
+        v, V = action_residuals(actions, self.problem.a_max)
 
         def scalars(states):
             rewards, value = self._rewards_and_value(states, variables, noise)
@@ -296,7 +296,7 @@ class LatCo(Planner):
         objectives: list[tf.Tensor] = []  # filled by the one call of `scalars`, so that no reward is predicted twice
         rho, g = values_and_gradients(scalars, states)
         e, dynamics = self._dynamics(variables, moments)
-        return Residuals(e, v, tf.sign(actions) * tf.cast(v > 0, v.dtype), rho, g, objectives[0], dynamics)
+        return Residuals(e, v, V, rho, g, objectives[0], dynamics)
 
     def _update_duals(self, k, residuals, search):
         """Dual update after step k [B]. Returns whether the residuals are finite, bool [B], and the new search.

@@ -31,14 +31,15 @@ def scale_multipliers(multiplier: tf.Tensor, violation: tf.Tensor, eps: float, r
     return tf.clip_by_value(updated, *MULTIPLIER_RANGE)
 
 
-def action_violation(actions: tf.Tensor, a_max: float) -> tf.Tensor:
-    """By how much actions exceed their bounds: max(0, |a| - a_max), [..., m]."""
-    return tf.nn.relu(tf.abs(actions) - a_max)
+def action_residuals(actions: tf.Tensor, a_max: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """By how much actions exceed their bounds, v = max(0, |a| - a_max) [..., m], and V = dv/da of the same shape."""
+    v = tf.nn.relu(tf.abs(actions) - a_max)
+    return v, tf.sign(actions) * tf.cast(v > 0, v.dtype)
 
 
 def squared_action_violation(actions: tf.Tensor, a_max: float) -> tf.Tensor:
-    """The square of `action_violation`, summed over the entries of each action: [...] for actions [..., m]."""
-    return tf.reduce_sum(tf.square(action_violation(actions, a_max)), -1)
+    """|v|^2 [...] of actions [..., m]."""
+    return tf.reduce_sum(tf.square(action_residuals(actions, a_max)[0]), -1)
 
 
 def squared_constraint_violation(problem: LatentProblem, states: tf.Tensor) -> tf.Tensor:
