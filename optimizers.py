@@ -288,7 +288,7 @@ class Planner(abc.ABC):
         return tf.gather(order, tf.argsort(tf.gather(excess, order, batch_dims=1), stable=True), batch_dims=1)
 
     def _excess(self, z0, plan):
-        """By how much plans break the state constraint, [B], 0 where they satisfy it; None without one."""
+        """By how much plans break the state constraint beyond its tolerance, [B]; None without one."""
         del z0, plan
         return None
 

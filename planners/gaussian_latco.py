@@ -88,8 +88,8 @@ class GaussianLatCo(LatCo):
         states, actions, _ = variables
         rewards, value = self._rewards_and_value(states, variables, noise)
         score = tf.reduce_sum(rewards, 1) + (0.0 if value is None else value)
-        excess = squared_constraint_violation(self.problem, states)
-        return Finished(states, actions, score, excess, damping=tf.zeros_like(score)), score[:, None]
+        violation = squared_constraint_violation(self.problem, states)
+        return Finished(states, actions, score, violation, damping=tf.zeros_like(score)), score[:, None]
 
     def _linearize(self, z0, variables, noise):
         z = self._particles(z0, variables, noise)

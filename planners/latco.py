@@ -183,7 +183,7 @@ class LatCo(Planner):
         twice = lambda x: tf.concat([x, x], 0)
         both = tf.concat([actions, start], 0)
         ends = self._run_finish(twice(z0), both, tf.nest.map_structure(twice, noise), steps)
-        return better_of_pairs(*ends, self._above_tolerance(ends[0].excess))
+        return better_of_pairs(*ends, self._above_tolerance(ends[0].violation))
 
     def _run_finish(self, z0, actions, noise, steps):
         """Finishes the plan with `actions` [B, H, m]; also returns its score after each step [B, finish_steps]."""
