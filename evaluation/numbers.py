@@ -26,7 +26,7 @@ def describe(episode: Episode, seeds: Sequence[int], task: str) -> Row:
     """The row of an episode: its outcome, the predicted return, and means over the metrics of its plans.
 
     The predicted return is the sum of the rewards that the model predicted for the executed actions, in the units that
-    it learned (`reward_normalization` and `reward_transform` change them).
+    it learned (`reward_normalization` and `reward_transform` change them) and discounted as in the plans.
     """
     summary, extras = episode.summary(), episode.extras
     row: Row = {"episode": episode.number, "seed": seeds[episode.number], **summary}
