@@ -220,13 +220,11 @@ def _fill(data: DataSet, driver: Driver, policy: MixedPolicy, quota: Quota) -> N
 
 def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of this program, and the words that are settings of config.yaml."""
-    parser = Parser(prog="python collect.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python collect.py", description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True, parser_class=Parser)
-    options: dict[str, Any] = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
     make = kinds.add_parser(
         "episodes",
         help="play episodes",
-        **options,
         usage="%(prog)s --out DIR [--episodes N] [--success_rate P] [--noise STD] [--detours P] [--configs PRESET ...] "
         "[--KEY VALUE ...]",
         epilog="Settings of config.yaml follow as --KEY VALUE: task, action_repeat, time_limit, render_quality, "
@@ -234,11 +232,11 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "actions) are read.",
     )
     _add_episodes_options(make)
-    export = kinds.add_parser("export", help="make a Minari data set of a folder", **options)
+    export = kinds.add_parser("export", help="make a Minari data set of a folder")
     export.add_argument("folder", type=place, metavar="DIR", help="folder of the episodes")
     export.add_argument("dataset", metavar="NAME", help="of the new data set, [namespace/]name-v0")
     export.set_defaults(run=_export)
-    _add_import_options(kinds.add_parser("import", help="make a folder of a Minari data set", **options))
+    _add_import_options(kinds.add_parser("import", help="make a folder of a Minari data set"))
     return parser.parse_known_args(argv)
 
 

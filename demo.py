@@ -1,12 +1,12 @@
-"""One minute from clone to an episode: LatCo and CEM act from the same start on a shipped model.
+"""LatCo and CEM act from the same start on a shipped model, in about a minute.
 
     python demo.py
     python demo.py --model metaworld_reach --seed 3
 
 Both make a new plan from the camera's picture every few decisions, with the settings of the preset closed_loop and the
 planning horizon of the model's run. One picture and one video are written: the search for the first plan, where each
-later plan ends, the execution below, and the rewards, returns and violations. Every setting of the model's run but the
-planner can be overridden, by presets too, except those that the weights depend on.
+later plan ends, the execution below, and the rewards, returns and violations. All settings of the model's run but the
+planner can be overridden as in evaluate.py.
 """
 
 if __name__ == "__main__":
@@ -138,7 +138,7 @@ def demonstrate(model: str, overrides: Sequence[str], seed: int, out: Path) -> t
     results = [play(agent, seed) for agent in agents]
     print("drawing ...", file=sys.stderr, flush=True)
     sides = [result.side for result in results]
-    title = f"{Path(model).name}, seed {seed}"
+    title = f"{envs.split_tasks(agents[0].config.task)[0]}, seed {seed}"
     save(draw_picture(sides, f"{title}: one episode each from the same start, replanned from pictures"), picture)
     with writing(video, "choose another --out"):
         write_video(video, np.stack(list(draw_video(sides, title))), FPS)
@@ -149,9 +149,8 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of this program, and the words that override settings of the model's run."""
     parser = Parser(
         prog="python demo.py",
-        usage="%(prog)s [--model NAME] [--seed N] [--out DIR] [--KEY VALUE ...]",
+        usage="%(prog)s [--model NAME] [--seed N] [--out DIR] [--configs PRESET ...] [--KEY VALUE ...]",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--model",

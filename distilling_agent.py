@@ -27,7 +27,7 @@ class DistillingAgent(BaseAgent):
 
     def __init__(self, config: Config, observation_space: gymnasium.spaces.Dict, action_space: gymnasium.spaces.Box):
         super().__init__(config, observation_space, action_space)
-        self.learn_from_plans = tf.function(self._learn_from_plans, autograph=False)
+        self.learn_value_from_plans = tf.function(self._learn_value_from_plans, autograph=False)
         self.actor = self.make_actor()
         self.distiller = self.make_distiller()
 
@@ -80,7 +80,7 @@ class DistillingAgent(BaseAgent):
             return action, state, extras
         feat = models.get_feat(state.latent)
         plan, targets, planned = self.teacher_plans(feat, is_first, before, state.plan, extras["planned"])
-        metrics = extras["metrics"] | ({} if targets is None else self.learn_from(feat, targets, planned))
+        metrics = extras["metrics"] | ({} if targets is None else self.learn_from_plans(feat, targets, planned))
         return action, state._replace(plan=plan), extras | {"metrics": metrics}
 
     def teacher_plans(
@@ -101,7 +101,7 @@ class DistillingAgent(BaseAgent):
         del feat, is_first, before
         return plan, plan, planned
 
-    def learn_from(self, feat: tf.Tensor, plan: PlanState, planned: np.ndarray) -> dict[str, np.ndarray]:
+    def learn_from_plans(self, feat: tf.Tensor, plan: PlanState, planned: np.ndarray) -> dict[str, np.ndarray]:
         """Trains the value and the policy on plans.
 
         Args:
@@ -117,7 +117,7 @@ class DistillingAgent(BaseAgent):
         if self.value_data == "plans":
             names += ["value_loss", "value"]
             for _ in range(self.config.value_updates if planned.any() else 0):
-                losses |= self.learn_from_plans(feat, plan.states, planned)
+                losses |= self.learn_value_from_plans(feat, plan.states, planned)
         if self.distiller is not None:
             names += ["policy_loss", "policy_std"]
             if planned.any():
@@ -135,8 +135,8 @@ class DistillingAgent(BaseAgent):
         rewards = self.rewards(batch["reward"])
         return metrics | self.distiller.learn_from_episodes(feat, batch["action"], rewards, follows)
 
-    def _learn_from_plans(self, feat: tf.Tensor, states: tf.Tensor, planned: tf.Tensor) -> models.Metrics:
-        """One update of the value network on planned states (ColloDreamer algorithm 1).
+    def _learn_value_from_plans(self, feat: tf.Tensor, states: tf.Tensor, planned: tf.Tensor) -> models.Metrics:
+        """One update of the value network on planned states (ColloDreamer algorithm 1, but after the search).
 
         The target of a state is the sum of the rewards planned after it plus the target network's value of the last
         state.

@@ -4,9 +4,9 @@
     python evaluate.py --logdir logdir/metaworld_reach/latco/0 --planner cem --episodes 100 --envs 8 --show 0 1
 
 The newest checkpoint plays `--episodes` episodes, `--envs` of them at a time. Every evaluation (each task has its own)
-prints a line of JSON, which evaluations.jsonl in the log directory gets too, and makes a folder in evaluations/:
+prints a line of JSON, appends it to evaluations.jsonl in the log directory, and makes a folder in evaluations/:
 
-    episodes.csv              a line for each episode (the standard error output shows the same table)
+    episodes.csv              a row for each episode; the standard error output shows the main columns
     episodes.mp4              the first episodes side by side
     success_by_distance.png   where the suite knows the distance to the goal (LatCo, ICML 2021, figure 4)
     episode_000_plans.png     for each episode of `--show`: every plan, decoded, above its execution (figure 5)
@@ -15,9 +15,9 @@ prints a line of JSON, which evaluations.jsonl in the log directory gets too, an
 The start of episode k depends on `--seed` and k alone, so that planners are compared on the same starts. The number of
 environments changes only the random numbers of the planner and of the posterior's samples, and the rounding of sums
 (and the models of dmc_lqr, which are drawn once per environment). Every setting of the run can be overridden, presets
-included, except those that the weights depend on (`python planning_agent.py --help` lists them).
+included, except those that an evaluation shares with its run (`python planning_agent.py --help` marks them).
 
-Intervals hold with 95%: of a mean by Student's t, of a share of successes by Wilson.
+Intervals are 95% intervals: Student's t of means, Wilson's of shares of successes.
 """
 
 if __name__ == "__main__":
@@ -38,7 +38,7 @@ import envs
 from agents import load_agent
 from evaluation.episodes import episode_seeds, run_episodes
 from evaluation.files import find_places, new_folder, show_table, write_pictures, write_table
-from evaluation.numbers import describe, summarize
+from evaluation.numbers import describe, model_age, summarize
 from evaluation.pictures import GRID
 from tools.command_line import Parser, count, nonempty, place, positive
 from tools.errors import UserError
@@ -99,8 +99,7 @@ def evaluate(
     for name in chosen:
         episodes, plan_seconds = run_episodes(agent, name, seeds, choices.num_envs, range(GRID), choices.show)
         rows = [describe(episode, seeds, name) for episode in episodes]
-        # A run that collects nothing is counted in updates.
-        words = [method, str(int(agent.step if agent.config.steps else agent.updates)), str(choices.seed)]
+        words = [method, str(model_age(agent)[0]), str(choices.seed)]
         folder = new_folder(places.folder, "_".join(words if len(tasks) == 1 else [name, *words]))
         line = {
             **header(agent, name, method, logdir, choices),
@@ -151,7 +150,6 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         usage="%(prog)s --logdir DIR [--episodes N] [--envs N] [--seed N] [--task NAME] [--show N ...] [--method NAME] "
         "[--out FILE] [--configs PRESET ...] [--KEY VALUE ...]",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--logdir",

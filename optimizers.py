@@ -54,12 +54,12 @@ class LatentProblem:
         value: z [..., n] -> expected return [...] after z, or None. The objective of a plan is the sum of its rewards
             plus the value of its last state (ColloDreamer, equation 9).
         log_prob: (z [..., n], a [..., m], next z [..., n]) -> log density [...] of the transition, or None. With it,
-            planners that can add ColloDreamer's augmented objective (`planners.augmented`), which needs a value.
+            planners add ColloDreamer's augmented objective, which needs a value, or refuse (`planners.augmented`).
         old_log_prob: the same of older dynamics.
         value_steps: how many steps of reward a value stands for, 1 / (1 - gamma) with discount gamma. Second-order
             planners scale the value's residual with it (`planners.residuals.objective_residuals`).
-        policy: (z [..., n], standard normal noise [..., m] or None) -> an action [..., m] within the bounds, without
-            noise the one in the middle, or None. Planners may start from it and draw candidates from it.
+        policy: (z [..., n], noise) -> an action [..., m] within the bounds, or None. The noise is standard normal
+            [..., m], or None for the policy's mean. Planners may start from it and draw candidates from it.
     """
 
     step: Callable
@@ -142,8 +142,9 @@ class Planner(abc.ABC):
             best return under the model is returned, of those that break the state constraint least.
         restart_samples: compare restarts by the mean return of this many sampled rollouts; 0 compares them under the
             mean dynamics, as does a problem without noise.
-        tolerance: stop a plan once its reward changed by less than this fraction in each of a few iterations in a row
-            (`planners.stopping.PATIENCE`) and its constraints hold; 0 always runs all iterations.
+        tolerance: stop a plan once its reward changed by less than this fraction of it (by less than this if it is
+            below 1) in each of a few iterations in a row (`planners.stopping.PATIENCE`) and its constraints hold; 0
+            always runs all iterations.
         policy_start: start from what the problem's policy does, instead of from the warm start.
         initial_candidates: start from the best of this many random action sequences under the mean dynamics. The warm
             start and the policy's actions compete with them.
@@ -287,7 +288,7 @@ class Planner(abc.ABC):
         return tf.gather(order, tf.argsort(tf.gather(excess, order, batch_dims=1), stable=True), batch_dims=1)
 
     def _excess(self, z0, plan):
-        """By how much plans break the state constraint, [B], 0 where they satisfy it; None without one."""
+        """By how much plans break the state constraint beyond its tolerance, [B]; None without one."""
         del z0, plan
         return None
 

@@ -10,8 +10,8 @@ The planner plans once, from the first state of an episode. Two pictures are wri
     plan_<planner>_<seed>_frames.png    the plan decoded after some iterations, above the frames of executing the last
                                         one without feedback (figure 1)
 
-One line of JSON on the standard output has the numbers. Every setting of the run can be overridden, except those that
-the weights and episodes depend on (`python planning_agent.py --help` lists them), so one model may serve all planners.
+One line of JSON on the standard output has the numbers. Settings of the run can be overridden as in evaluate.py, so one
+model may serve all planners.
 """
 
 if __name__ == "__main__":
@@ -33,6 +33,7 @@ import envs
 from agents import load_agent
 from analysis.figures import save
 from evaluation.files import check_writable
+from evaluation.numbers import model_age
 from evaluation.plan_optimization import MULTIPLIERS, VIOLATIONS, Execution, draw_curves, draw_frames, execute
 from optimizers import Plan
 from tools.command_line import Parser, count, nonempty, place
@@ -83,7 +84,8 @@ def report(
         executed = execute(agent, env, image[0], plan.actions[0].numpy())
     finally:
         env.close()
-    title = f"{task}, {planner}, seed {seed}, model after {int(agent.step):,} environment steps"
+    age, unit = model_age(agent)
+    title = f"{task}, {planner}, seed {seed}, model after {age:,} {unit}"
     figures = {
         "curves": draw_curves(plan, iterations, executed, title),
         "frames": draw_frames(agent, z0, plans, executed, title),
@@ -136,9 +138,9 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of this program, and the words that override settings of the run."""
     parser = Parser(
         prog="python plan_report.py",
-        usage="%(prog)s --logdir DIR [--task NAME] [--out DIR] [--seed N] [--rows N ...] [--KEY VALUE ...]",
+        usage="%(prog)s --logdir DIR [--task NAME] [--out DIR] [--seed N] [--rows N ...] "
+        "[--configs PRESET ...] [--KEY VALUE ...]",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--logdir",

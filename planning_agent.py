@@ -109,7 +109,7 @@ class PlanningAgent(DistillingAgent):
 
     @property
     def searcher(self) -> optimizers.Planner | None:
-        """The planner that searches, which may be beside a policy that acts; None if none does."""
+        """The planner that searches: where a policy acts, its teacher. None if nothing searches."""
         return self.planner
 
     @property

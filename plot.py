@@ -13,9 +13,9 @@ evaluate.py appended to evaluations.jsonl into a Markdown table, bars, and succe
 ICML 2021, table 1 and figure 4). `pairs` compares two evaluations of the same starts: who solves what the other one
 does not.
 
-Every figure is a PNG and a PDF, and beside it is a JSON file with the numbers that it draws. A method has the
-name of the folder above a log directory that is named like its seed, otherwise that of its planner. Runs may still be
-going on.
+Every figure is a PNG and a PDF, and beside it is a JSON file with the numbers that it draws. A run's method is the
+name of the folder above its log directory, if that is named after the seed, otherwise its planner. Runs may still be
+in progress.
 """
 
 if __name__ == "__main__":
@@ -60,7 +60,7 @@ def _in_order(given: Sequence[tuple[str, tuple[float, float]]]) -> dict[str, tup
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     """The options of this program. Raises UserError."""
-    parser = Parser(prog="python plot.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python plot.py", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     shared = Parser(add_help=False)
     shared.add_argument(

@@ -3,9 +3,9 @@
     python ship.py --logdir logdir/online/metaworld_reach/latco/0 --out shipped/metaworld_reach
     python ship.py --logdir logdir/pointmass_obstacle/latco/0 --out shipped/pointmass_obstacle --mpc_steps 5
 
-Settings after that replace those of the run, except those that the weights or episodes depend on. The folder gets
-`config.yaml` and `weights.npz` (training/weights.py: float16, compressed, without the optimizer). Every program takes
-it as --logdir, and a folder in shipped/ by its name alone. One line of JSON says what is in it.
+Settings of the run can be overridden as in evaluate.py. The folder gets `config.yaml` and `weights.npz`
+(training/weights.py: float16, compressed, without the optimizer). Every program takes it as --logdir, and a folder in
+shipped/ by its name alone. One line of JSON says what is in it.
 """
 
 if __name__ == "__main__":
@@ -72,9 +72,8 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of this program, and the words that override settings of the run. Raises UserError."""
     parser = Parser(
         prog="python ship.py",
-        usage="%(prog)s --logdir DIR --out DIR [--KEY VALUE ...]",
+        usage="%(prog)s --logdir DIR --out DIR [--configs PRESET ...] [--KEY VALUE ...]",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--logdir", type=place, required=True, metavar="DIR", help="log directory of a trained agent")
     parser.add_argument("--out", type=place, required=True, metavar="DIR", help="the new folder")

@@ -45,11 +45,10 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         usage="%(prog)s (--tasks TASK ... --planners NAME ... | --experiment FILE [--rows ROW ...]) --seeds N ... "
         "--out DIR [--configs PRESET ...] [--KEY VALUE ...]",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     which = parser.add_argument_group("which runs")
     which.add_argument(
-        "--tasks", nargs="+", metavar="TASK", help="with commas between them, tasks that one agent learns"
+        "--tasks", nargs="+", metavar="TASK", help="tasks to train on; commas join those that one agent learns"
     )
     which.add_argument("--planners", nargs="+", metavar="NAME", help="planners to train each task with")
     which.add_argument(
@@ -69,7 +68,7 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     where.add_argument("--gpus", type=amount, default=0, metavar="N", help="GPUs of a run; 0.5 shares one (default: 0)")
     where.add_argument("--parallel", type=count, metavar="N", help="runs at a time at most (default: what fits)")
     where.add_argument(
-        "--retries", type=count, default=2, metavar="N", help="how often a run that crashes goes on (default: 2)"
+        "--retries", type=count, default=2, metavar="N", help="how often a crashed run is resumed (default: 2)"
     )
     parser.add_argument_group("--KEY VALUE", "any setting of config.yaml for every run, and --configs with presets")
     options, settings = parser.parse_known_args(argv)

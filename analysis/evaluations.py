@@ -153,10 +153,9 @@ def _is_before(line: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def _group(line: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
     """What a row of the table stands for: task, model, method, planner, other settings."""
     model, method, overrides = _model(line), line["method"], line.get("overrides") or []
-    settings = _settings(overrides)
-    if method == model and len(settings) < len(shlex.join(overrides)):
+    if method == model and any(word.partition("=")[0] == "--planner" for word in overrides):
         method = line["planner"]  # not the run as it was trained
-    return line["task"], model, method, line["planner"], settings
+    return line["task"], model, method, line["planner"], _settings(overrides)
 
 
 def _model(line: Mapping[str, Any]) -> str:
@@ -168,13 +167,13 @@ def _model(line: Mapping[str, Any]) -> str:
 
 
 def _settings(overrides: Sequence[str]) -> str:
-    """Overrides without the planner, which has a column of its own."""
+    """Overrides without the planner, which has a column of its own, and without `media`, which changes no number."""
     words, kept = list(overrides), []
     while words:
         word = words.pop(0)
-        if word == "--planner":
+        if word in ("--planner", "--media"):
             words[:1] = []
-        elif not word.startswith("--planner="):
+        elif not word.startswith(("--planner=", "--media=")):
             kept.append(word)
     return shlex.join(kept)
 

@@ -1,7 +1,8 @@
 """Two evaluations of the same starts, start by start: what one solves and the other does not."""
 
 import csv
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,13 +29,15 @@ class Score(NamedTuple):
 def pairs(first: Sequence[Path], second: Sequence[Path]) -> str:
     """Compares evaluations start by start; several of each side, such as those of seeds, are put together.
 
+    Several evaluations of one start depend on each other. So each start counts once, by its mean over evaluations.
+
     Args:
         first: tables of episodes that evaluate.py wrote (episodes.csv), or their folders.
         second: the same of the other side, in the same order.
 
     Returns:
-        success and return in Markdown. p is that of the exact paired test (McNemar's): under equal chances each start
-        that only one side solves is a fair coin's.
+        success and return in Markdown. p is that of the exact sign test over starts (McNemar's, if each start is in one
+        evaluation): under equal chances each start that goes better for one side is a fair coin's.
 
     Raises:
         UserError: a file is no such table, the sides differ in number, or two evaluations share no start.
@@ -43,38 +46,48 @@ def pairs(first: Sequence[Path], second: Sequence[Path]) -> str:
         raise UserError(
             f"--first has {len(first)} evaluations and --second {len(second)}: each needs one to be compared with."
         )
-    scores = [pair for files in zip(first, second, strict=True) for pair in _paired(*files)]
-    rows = [_return_row(np.array([[score.reward for score in pair] for pair in scores]))]
-    success = np.array([[score.success for score in pair] for pair in scores])
-    if not np.isnan(success).any():
-        rows.insert(0, _success_row(success > 0))
-    text = markdown(HEAD, [[row[0], str(len(scores)), *row[1:]] for row in rows])
-    return text + "\nIn brackets: 95% intervals, Wilson's of success, Student's of returns and their differences.\n"
+    starts: dict[str, list[tuple[Score, Score]]] = {}
+    for files in zip(first, second, strict=True):
+        for seed, scores in _paired(*files):
+            starts.setdefault(seed, []).append(scores)
+    episodes = sum(map(len, starts.values()))
+    returns, success = (
+        [np.array([[score[index] for score in pair] for pair in own]) for own in starts.values()] for index in range(2)
+    )
+    rows = [["return", *_intervals(np.array([own.mean(0) for own in returns]), number), "", "", ""]]
+    if not np.isnan(np.concatenate(success)).any():
+        rows.insert(0, _success_row([own > 0 for own in success]))
+    text = markdown(HEAD, [[row[0], str(episodes), *row[1:]] for row in rows])
+    return text + (
+        f"\nIn brackets: 95% intervals over {len(starts)} starts, Student's; Wilson's of success if each start has one "
+        "episode.\n"
+    )
 
 
-def _success_row(success: np.ndarray) -> list[str]:
-    """[N, 2]"""
-    shares = [share(int(column.sum()), len(column)) for column in success.T]
-    alone = [int((side & ~other).sum()) for side, other in (success.T, success.T[::-1])]
-    p = stats.binomtest(alone[0], sum(alone)).pvalue if sum(alone) else 1.0
-    difference = percent(shares[1].mean - shares[0].mean)
-    return ["success, %", *(with_interval(each, percent) for each in shares), difference, *map(str, alone), f"{p:.2g}"]
+def _success_row(starts: Sequence[np.ndarray]) -> list[str]:
+    """Of each start [evaluations, 2]."""
+    episodes, solved = np.concatenate(starts), np.array([own.sum(0) for own in starts])
+    better = [int((side > other).sum()) for side, other in (solved.T, solved.T[::-1])]
+    alone = [int((side & ~other).sum()) for side, other in (episodes.T, episodes.T[::-1])]
+    cells = _intervals(np.array([own.mean(0) for own in starts]), percent, (0.0, 1.0))
+    if len(episodes) == len(starts):
+        cells[:2] = [with_interval(share(int(column.sum()), len(column)), percent) for column in episodes.T]
+    p = stats.binomtest(better[0], sum(better)).pvalue if sum(better) else 1.0
+    return ["success, %", *cells, *map(str, alone), f"{p:.2g}"]
 
 
-def _return_row(returns: np.ndarray) -> list[str]:
-    """[N, 2]"""
-    columns = [*returns.T, returns[:, 1] - returns[:, 0]]
-    return [
-        "return",
-        *(with_interval(Estimate(*map(float, interval_over_seeds(column))), number) for column in columns),
-        "",
-        "",
-        "",
-    ]
+def _intervals(
+    means: np.ndarray, form: Callable[[float], str], bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> list[str]:
+    """Both sides and what the second has more, from the means [K, 2] of the starts."""
+    width = bounds[1] - bounds[0]
+    difference = interval_over_seeds(means[:, 1] - means[:, 0], bounds=(-width, width))
+    estimates = [*(interval_over_seeds(column, bounds=bounds) for column in means.T), difference]
+    return [with_interval(Estimate(*map(float, each)), form) for each in estimates]
 
 
-def _paired(first: Path, second: Path) -> list[tuple[Score, Score]]:
-    """The scores of every start that both have, in the order of the first."""
+def _paired(first: Path, second: Path) -> list[tuple[str, tuple[Score, Score]]]:
+    """The seed and the scores of every start that both have, in the order of the first."""
     one, other = _read(first), _read(second)
     common = [seed for seed in one if seed in other]
     if not common:
@@ -82,7 +95,7 @@ def _paired(first: Path, second: Path) -> list[tuple[Score, Score]]:
     alone = len(one.keys() ^ other.keys())
     if alone:
         note(f"{first} and {second}: {alone} starts that only one of them has are left out.")
-    return [(one[seed], other[seed]) for seed in common]
+    return [(seed, (one[seed], other[seed])) for seed in common]
 
 
 def _read(path: Path) -> Mapping[str, Score]:

@@ -180,7 +180,10 @@ def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
         values.pop()
     for number, value in values:
         if value is None:
-            raise UserError(f"line {number} of {path} is not a JSON object: repair it, or remove it.")
+            raise UserError(
+                f"line {number} of {path} is not a JSON object: give what a run or evaluate.py has written, or remove "
+                "the line if it is damaged."
+            )
     return values
 
 

@@ -118,9 +118,27 @@ def _seeded() -> Iterator[None]:
 
 
 def over_seeds(estimates: Sequence[Mapping[str, Any]], bounds: tuple[float, float] = (-math.inf, math.inf)) -> Estimate:
-    """The mean over seeds, each counted once, with a t interval; for a single one its own interval over episodes."""
-    known = [estimate for estimate in estimates if estimate.get("mean") is not None]
-    if len(known) <= 1:
-        only = known[0] if known else {}
-        return Estimate(*(math.nan if only.get(key) is None else float(only[key]) for key in Estimate._fields))
-    return Estimate(*map(float, interval_over_seeds(np.array([each["mean"] for each in known], float), 2, bounds)))
+    """The mean over seeds, each counted once, with a 95% interval.
+
+    Args:
+        estimates: of each seed its mean over episodes, and the ends of that mean's interval; NaN or None if unknown.
+        bounds: between which means can lie.
+
+    Returns:
+        of three seeds or more with Student's t interval over seeds. That of two says nothing (see `SEEDS_FOR_BAND`), so
+        theirs is over the episodes, and holds for these seeds alone: the distances of their means to the ends of their
+        intervals add up in squares (Newcombe, Statistics in Medicine 1998).
+    """
+    values = np.array([[_known(each.get(key)) for key in Estimate._fields] for each in estimates]).reshape(-1, 3)
+    mean, low, high = values[~np.isnan(values[:, 0])].T
+    if not len(mean):
+        return Estimate(math.nan, math.nan, math.nan)
+    if len(mean) >= SEEDS_FOR_BAND:
+        return Estimate(*map(float, interval_over_seeds(mean, SEEDS_FOR_BAND, bounds)))
+    below, above = (float(np.linalg.norm(end - mean)) / len(mean) for end in (low, high))
+    middle = float(mean.mean())
+    return Estimate(middle, middle - below, middle + above)
+
+
+def _known(value: float | None) -> float:
+    return math.nan if value is None else float(value)

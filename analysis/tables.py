@@ -68,8 +68,8 @@ def table_text(rows: Sequence[Row]) -> str:
     ]
     text = markdown([head[column] for column in filled], [[row[column] for column in filled] for row in cells])
     text += (
-        "\nIn brackets: 95% intervals, over seeds (Student t) where there are several, else over the episodes of the "
-        "evaluation. Episodes are those of all seeds together, planning is the time of one call.\n"
+        "\nIn brackets: 95% intervals, over seeds (Student t) where there are at least three, else over the episodes "
+        "of these seeds. Episodes are those of all seeds together, planning is the time of one call.\n"
     )
     return (side_by_side(rows) + "\n" if len({row.task for row in rows}) > 1 else "") + text
 

@@ -12,7 +12,6 @@ other options are settings.
 
 import checkout
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -62,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _compare(argv: Sequence[str]) -> int:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--preset", nargs="*", default=[], help="presets of config.yaml stacked on defaults")
     parser.add_argument("--actions", type=positive, default=4, help="size of the action vector")
     parser.add_argument("--repeats", type=positive, default=5, help="timed updates")

@@ -132,8 +132,8 @@ def result(
     plans, seconds, counts = contestant.plan_each(z0, starts.seed)
     row |= counts | {"seconds": interval(seconds)}
     sampled = sampled_returns(contestant.problem, z0, plans.actions, starts.seed)
-    together = BATCH / np.array(contestant.batch_seconds(z0))
-    row |= {"plans_per_second_1": interval(1.0 / seconds), f"plans_per_second_{BATCH}": interval(together)}
+    row |= {"plans_per_second_1": per_second(1, seconds)}
+    row |= {f"plans_per_second_{BATCH}": per_second(BATCH, contestant.batch_seconds(z0))}
     played = play_blind(starts.batch, starts.seeds, plans.actions)
     each: dict[str, Any] = {"seed": list(starts.seeds), "return_mean": plans.returns, "return_sampled": sampled}
     each["return_blind"] = played.rewards.sum(1)
@@ -157,3 +157,10 @@ def interval(values: Sequence[float] | np.ndarray) -> dict[str, float | None]:
     """Mean and its 95% interval by Student's t."""
     found_interval = mean_interval([float(value) for value in values])
     return {key: found_interval[key] for key in ("mean", "low", "high")}
+
+
+def per_second(plans: int, seconds: Sequence[float] | np.ndarray) -> dict[str, float | None]:
+    """Plans per second of calls for so many plans, with a 95% interval: that of the seconds of a call, inverted."""
+    each = interval(seconds)
+    times = {"mean": each["mean"], "low": each["high"], "high": each["low"]}
+    return {key: None if value is None or value <= 0.0 else plans / value for key, value in times.items()}

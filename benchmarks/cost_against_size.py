@@ -162,7 +162,6 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         prog="python benchmarks/cost_against_size.py",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--out", type=place, required=True, metavar="FILE", help="lines are appended to it, and found in it")

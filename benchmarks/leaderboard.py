@@ -13,7 +13,7 @@ of a few that were timed whose plan from one start takes the budget, to within 1
 planner whose smallest plan takes longer has a line with `"fits": false` and no more.
 
 **Equal tuning.** Settings are found by random search, `--trials` for each planner, over the lists in `equal_time.py`.
-The first trial are the run's own settings. Each trial gets a size for `--tune_budget` seconds a plan, and its score is
+The first trial has the run's own settings. Each trial gets a size for `--tune_budget` seconds a plan, and its score is
 the mean over `--tune_starts` other starts of what planners maximize, the return under the mean dynamics. The best
 settings serve at all budgets. Horizon, `mpc_steps` and `warm_start` are the run's for all planners.
 
@@ -26,11 +26,12 @@ One JSON line for each trial ("kind": "trial"), then one for each planner and bu
 `seconds`: one plan after the compilation; `plans_per_second_1`, `plans_per_second_16`: one by one, 16 in a call;
 `model_steps`, `model_jacobians`: what a plan asks of the dynamics, counted as `model_counter.py` says.
 
-Each is a mean over the starts with its 95% interval (Student's t; Wilson's for success; `plans_per_second_16`: over
-`--repeats` calls). `per_start` has the single values, so that planners can be paired. Starts are those of
-`evaluate.py --seed S` with S = `--start_seed`. `return_mean`, `return_sampled` and `predicted` are in the units that
-the model learned, `return` and `return_blind` in the environment's. `peak_gflops` is a large matrix product on the same
-machine, timed by this call. `weights` is a fingerprint of the model, wherever it lies; all lines of a file are of one.
+Each is a mean over the starts, with a 95% interval for all but the counts (Student's t; Wilson's for success;
+`plans_per_second_16`: over `--repeats` calls). `per_start` has the single values, so that planners can be paired.
+Starts are those of `evaluate.py --seed S` with S = `--start_seed`. `return_mean`, `return_sampled` and `predicted` are
+in the units that the model learned, `return` and `return_blind` in the environment's. `peak_gflops` is a large matrix
+product on the same machine, timed by this call. `weights` is a fingerprint of the model, wherever it lies; all lines of
+a file are of one. `--table` ranks the planners of a budget by `return`, with --execution blind by `return_blind`.
 """
 
 import checkout
@@ -175,7 +176,6 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = Parser(
         prog="python benchmarks/leaderboard.py",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--model", required=True, metavar="NAME_OR_LOGDIR", help="a shipped model's name or a log directory")
@@ -193,7 +193,7 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--task", metavar="NAME", help="which of the run's tasks (default: the first)")
     add("--figure", type=picture, metavar="FILE", help="a picture of return against seconds (.png, .pdf)")
     add("--table", type=place, metavar="FILE", help="the table in Markdown")
-    parser.add_argument_group("--KEY VALUE", "any setting of config.yaml that the weights do not depend on")
+    parser.add_argument_group("--KEY VALUE", "any setting of config.yaml that evaluate.py may override")
     options, overrides = parser.parse_known_args(argv)
     instead = {"--planner": "--planners", "--logdir": "--model"}  # of settings that would have no effect
     for name in (word.partition("=")[0] for word in overrides):

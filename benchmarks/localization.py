@@ -16,7 +16,6 @@ of JSON gives the median errors on the other episodes:
 
 import checkout
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -172,8 +171,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measure(argv: Sequence[str]) -> int:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--logdir", required=True, metavar="DIR", help="of a run of planning_agent.py")
+    parser = Parser(description=__doc__)
+    parser.add_argument("--logdir", required=True, metavar="DIR", help="log directory of a trained agent")
     parser.add_argument("--data", type=place, metavar="DIR", help="folder of episodes (default: those of the run)")
     parser.add_argument("--entries", type=count, nargs="+", default=[0, 1, 2], metavar="N", help="of the state")
     parser.add_argument("--near", type=amount, default=0.1, metavar="M", help="distance to the goal that is near")

@@ -18,4 +18,4 @@ def peak_gb() -> float:
 
 def _read(name: str) -> float:
     fields = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
-    return round(int(fields[name].split()[0]) / 1e6, 2)
+    return round(int(fields[name].split()[0]) * 1024 / 1e9, 2)  # Linux writes kB and means 1024 bytes

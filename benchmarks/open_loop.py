@@ -197,7 +197,7 @@ def parse_data(words: Sequence[str]) -> dict[str, Path]:
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     """The options; what they do not know overrides settings of config.yaml for all variants. Raises UserError."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--data", action="append", required=True, metavar="NAME=FOLDER", help="may be given repeatedly")
     parser.add_argument("--out", type=place, required=True, help="folder for open_loop.jsonl and the pictures")
     parser.add_argument("--preset", nargs="*", default=[], help="presets of config.yaml stacked on defaults")

@@ -2,7 +2,7 @@
 
     python benchmarks/plan_quality.py --logdir logdir/metaworld_reach/latco/0
     python benchmarks/plan_quality.py --logdir logdir/metaworld_reach/latco/0 --variants latco cem --starts 50 \\
-        --n_parallel_plans 4                      # any setting that the weights do not depend on can be overridden
+        --n_parallel_plans 4                      # settings can be overridden as in evaluate.py
     python benchmarks/plan_quality.py --logdir logdir/metaworld_reach/latco/0 --variants latco cem --execute --envs 4 \\
         --variant "latco5: --planner latco --mpc_steps 5 --warm_start true" --figure losses.png --out losses.jsonl
 
@@ -25,8 +25,8 @@ S = `--start_seed`. Means over the starts, each with its standard error (`..._se
 
 search       `return_best`: the best plan known for a start, by return under the mean dynamics, of all variants of this
              call, of LatCo from N = `--best_of` random starts, GD from N / 2 and CEM with N / 8 times its candidates,
-             and of the task's scripted policy, played in the simulator, where there is one. `search_loss`: what the
-             variant's plans are worth less than it; `search_gap`: found / best, if that is above 0
+             of doing nothing, and of the task's scripted policy, played in the simulator, where there is one.
+             `search_loss`: best less what the variant found; `search_gap`: found / best, if the best is above 0
 model noise  `noise_loss`: `return_mean` less `return_sampled`
 model error  `achieved_open_loop`: what all H actions of the plan bring in the environment, without feedback, in the
              units that the model learned; 0 after the end of an episode. `model_loss`: `return_mean` less that
@@ -35,9 +35,10 @@ closed loop  whole episodes with the variant's `mpc_steps`, `warm_start` and so 
              alike; `success` with Wilson's interval; `plan_seconds`, median of a call for `--envs` plans together
 
 With a terminal value (`value_head`) best and search loss include it, and `return_mean` does not. `per_start` holds the
-same start by start, so that variants can be paired. Three lines come first: "scripted", the actions of the scripted
-policy, which calibrate the model where it has data; "idle", no actions at all; and "best_known", the best plans. With
-variants of several horizons or discounts there are three of each kind, since only returns of a kind can be compared.
+same start by start, so that variants can be paired. Up to three lines come first: "scripted", the actions of the
+scripted policy, if the task has one, which show how well the model predicts where it has data; "idle", no actions at
+all; and "best_known", the best plans. Only returns of one horizon and discount can be compared, so variants that differ
+in these have such lines of their own.
 
 A model that predicts a return for doing nothing has not learned what actions do: in episodes of a scripted policy they
 follow from the state. Its plans fail, however well it knows where things are. Without --execute "idle" comes first.
@@ -176,10 +177,9 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = Parser(
         prog="python benchmarks/plan_quality.py",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--logdir", type=place, required=True, metavar="DIR", help="of a run of planning_agent.py")
+    add("--logdir", type=place, required=True, metavar="DIR", help="of a trained agent, or a shipped model's name")
     add("--variants", nargs="+", metavar="NAME", help=f"{', '.join(VARIANTS)} (default: all, or none with --variant)")
     add(
         "--variant",
@@ -192,11 +192,11 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--start_seed", type=count, metavar="S", help=f"default: {START_SEED}, with --execute 0")
     add("--out", type=place, metavar="FILE", help="append the lines to this file, too")
     add("--execute", action="store_true", help="find the best plans, execute plans, and play whole episodes")
-    add("--best_of", type=count, default=32, metavar="N", help="size of the search for the best plans (default: 32)")
-    add("--envs", type=positive, default=4, metavar="N", help="environments at a time (default: 4)")
+    add("--best_of", type=count, default=32, metavar="N", help="size of --execute's search for the best (default: 32)")
+    add("--envs", type=positive, default=4, metavar="N", help="environments of --execute at a time (default: 4)")
     add("--task", metavar="NAME", help="which of the run's tasks (default: the first)")
     add("--figure", type=picture, metavar="FILE", help="draw the lines of --execute into this picture (.png, .pdf)")
-    parser.add_argument_group("--KEY VALUE", "any setting of config.yaml that the weights do not depend on")
+    parser.add_argument_group("--KEY VALUE", "any setting of config.yaml that evaluate.py may override")
     options, overrides = parser.parse_known_args(argv)
     check_evaluation(options.starts, options.envs)
     if options.figure and not options.execute:

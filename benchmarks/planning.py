@@ -140,19 +140,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measure(argv: Sequence[str]) -> int:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--planners", nargs="+", default=["cem", "latco"], choices=list(PLANNERS))
-    parser.add_argument("--all", action="store_true", help="every planner")
-    parser.add_argument("--solvers", nargs="+", default=["auto"], choices=["auto", *SOLVERS])
+    parser = Parser(description=__doc__)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--planners", nargs="+", default=["cem", "latco"], choices=list(PLANNERS), help="which")
+    which.add_argument("--all", action="store_true", help="every planner")
+    parser.add_argument("--solvers", nargs="+", default=["auto"], choices=["auto", *SOLVERS], help="of LatCo's step")
     parser.add_argument(
         "--jacobian", default="explicit", choices=["explicit", "tape"], help="the RSSM's own or autodiff"
     )
     parser.add_argument("--horizons", nargs="+", type=positive, help="default: 12 for sampling, 30 for the others")
-    parser.add_argument("--batches", nargs="+", type=positive, default=[1])
+    parser.add_argument("--batches", nargs="+", type=positive, default=[1], help="plans at once")
     parser.add_argument("--iterations", type=positive, help="of every planner, instead of the papers'")
-    for key, default in (("repeats", 5), ("stoch", 30), ("deter", 200), ("actions", 4)):
-        parser.add_argument(f"--{key}", type=positive, default=default)
-    parser.add_argument("--seed", type=count, default=0)
+    parser.add_argument("--repeats", type=positive, default=5, help="timed plans")
+    parser.add_argument("--stoch", type=positive, default=30, help="size of the stochastic latent")
+    parser.add_argument("--deter", type=positive, default=200, help="of the deterministic one, and of hidden layers")
+    parser.add_argument("--actions", type=positive, default=4, help="size of the action vector")
+    parser.add_argument("--seed", type=count, default=0, help="of weights and first states")
     args = parser.parse_args(argv)
     args.planners = list(PLANNERS) if args.all else args.planners
     problem, peak = make_problem(args), measure_peak()

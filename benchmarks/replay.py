@@ -56,7 +56,7 @@ def _measure(argv: Sequence[str]) -> int:
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     """Sizes; the defaults are those of the papers."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--batch_size", type=positive, default=50, help="chunks a batch")
     parser.add_argument("--batch_length", type=positive, default=50, help="entries a chunk")
     parser.add_argument("--image_size", type=positive, default=64, help="pixels a side")

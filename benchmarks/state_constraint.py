@@ -4,12 +4,11 @@
 
 The run must have a cost head. One JSON line for each of `--limits` (a limit that no cost reaches asks for nothing):
 means over the episodes of the largest and of the summed cost (`cost_max`, `cost_sum`), and of the return. The episodes
-have the same starts and no exploration noise; any setting that the weights do not depend on can be overridden.
+have the same starts and no exploration noise. Settings can be overridden as in evaluate.py.
 """
 
 import checkout
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -48,11 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _compare(argv: Sequence[str]) -> int:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--logdir", required=True, help="of a run of planning_agent.py with --cost_head true")
-    parser.add_argument("--limits", nargs="+", default=["0.1", "1000"], help="values of cost_limit to compare")
-    parser.add_argument("--episodes", type=positive, default=10)
-    parser.add_argument("--start_seed", type=count, default=2_000_000)
+    parser.add_argument("--limits", nargs="+", default=["0.1", "1000"], help="values of cost_limit")
+    parser.add_argument("--episodes", type=positive, default=10, help="for each limit")
+    parser.add_argument("--start_seed", type=count, default=2_000_000, help="of the episodes")
     args, overrides = parser.parse_known_args(argv)
     check_evaluation(args.episodes, args.episodes)
     for limit in args.limits:

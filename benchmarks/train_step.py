@@ -237,20 +237,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measure(argv: Sequence[str]) -> int:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--preset", nargs="*", default=[], help="presets of config.yaml stacked on defaults, for example small"
     )
-    parser.add_argument("--variants", nargs="+", choices=[*PLAIN, *VARIANTS], default=["plain", "rssm_gaussian"])
-    parser.add_argument("--all", action="store_true", help="all variants at full and small size")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--variants", nargs="+", choices=[*PLAIN, *VARIANTS], default=["plain", "rssm_gaussian"], help="which"
+    )
+    what.add_argument("--all", action="store_true", help="all variants at full and small size")
+    what.add_argument("--profile", type=place, metavar="DIR", help="write a profile of one update there and stop")
     parser.add_argument("--actions", type=positive, default=4, help="size of the action vector")
     parser.add_argument("--repeats", type=positive, default=5, help="timed updates")
-    parser.add_argument("--profile", type=place, metavar="DIR", help="write a profile of one update there and stop")
     parser.add_argument("--serve", choices=[*PLAIN, *VARIANTS], help=argparse.SUPPRESS)
     parser.add_argument("--config", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     for key in SIZES:
         parser.add_argument(f"--{key}", type=int, help="overrides the preset")
     args = parser.parse_args(argv)
+    if args.all and args.preset:
+        raise UserError("--all measures the full and the small size: leave --preset out.")
     if args.serve:
         serve(args.serve, load_config(args.config), args.actions)
         return 0

@@ -13,7 +13,7 @@ import rich.table
 
 from analysis.figures import save
 from evaluation.executed_plans import write_plans
-from evaluation.numbers import Row
+from evaluation.numbers import Row, model_age
 from evaluation.pictures import GRID, draw_by_distance, grid
 from tools.command_line import note
 from tools.errors import UserError
@@ -116,8 +116,8 @@ def write_pictures(
     folder: Path, agent: Agent, line: Mapping[str, Any], episodes: Sequence[Episode], show: Collection[int]
 ) -> None:
     """Writes the pictures and videos that the head of evaluate.py lists; without `media` only the plans of `show`."""
-    age = f"{line['checkpoint_step']:,} environment steps" if agent.config.steps else f"{line['updates']:,} updates"
-    title = f"{line['task']}, {line['planner']}, model after {age}"
+    age, unit = model_age(agent)
+    title = f"{line['task']}, {line['planner']}, model after {age:,} {unit}"
     if agent.config.media:
         write_video(folder / "episodes.mp4", grid([episode.data["image"] for episode in episodes[:GRID]]), fps=20)
         if "by_distance" in line:

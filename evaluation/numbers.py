@@ -8,6 +8,7 @@ import numpy as np
 
 from analysis.statistics import half_width, share
 from envs.distance import goal_distance
+from training.agent import Agent
 from training.driver import Episode
 
 BINS = 5  # of the distance to the goal, at most
@@ -16,11 +17,16 @@ LEAST_IN_BIN = 4  # episodes of a bin, at least
 Row = dict[str, float | int]
 
 
+def model_age(agent: Agent) -> tuple[int, str]:
+    """How long the model was trained, and the unit: updates for a run that collects nothing."""
+    return (int(agent.step), "environment steps") if agent.config.steps else (int(agent.updates), "updates")
+
+
 def describe(episode: Episode, seeds: Sequence[int], task: str) -> Row:
     """The row of an episode: its outcome, the predicted return, and means over the metrics of its plans.
 
     The predicted return is the sum of the rewards that the model predicted for the executed actions, in the units that
-    it learned (`reward_normalization` and `reward_transform` change them).
+    it learned (`reward_normalization` and `reward_transform` change them) and discounted as in the plans.
     """
     summary, extras = episode.summary(), episode.extras
     row: Row = {"episode": episode.number, "seed": seeds[episode.number], **summary}

@@ -11,7 +11,7 @@ from optimizers import LatentProblem
 from planners.linearization import values_and_gradients
 from planners.trajectories import previous_states
 
-# Far from both dynamics, where collocation begins, a ratio of densities leaves float32's range.
+# Where relaxed states are far from both predictions, a ratio of densities leaves float32's range.
 MAX_RATIO = 10.0
 
 

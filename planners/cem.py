@@ -10,7 +10,7 @@ from tools.errors import UserError
 
 
 class RandomShooting(SamplingPlanner):
-    """Uniformly random action sequences; the plan is the best of them (PlaNet section 3 names it the simplest planner).
+    """Uniformly random action sequences; the plan is the best of them (PlaNet figure 5).
 
     With `iterations` populations, so that it can be given CEM's budget. The warm start is one candidate.
     """

@@ -15,6 +15,7 @@ import tensorflow as tf
 from optimizers import LatentProblem, Plan
 from planners.least_squares import projected_shooting_step
 from planners.linearization import linearize, values_and_gradients
+from planners.multipliers import squared_constraint_violation
 from planners.residuals import DAMPING_FACTOR
 from planners.rows import where_rows
 from planners.trajectories import objective_rewards, rollout
@@ -30,14 +31,14 @@ class Finished(NamedTuple):
         states: [B, H, n], the rollout of the actions.
         actions: [B, H, m], within the bounds.
         score: [B], rewards and terminal value under the mean dynamics.
-        excess: [B], squared violation of the state constraints, which no step may increase.
+        violation: [B], squared violation of the state constraint, which no step may increase.
         damping: [B], of the next step.
     """
 
     states: tf.Tensor
     actions: tf.Tensor
     score: tf.Tensor
-    excess: tf.Tensor
+    violation: tf.Tensor
     damping: tf.Tensor
 
 
@@ -96,7 +97,7 @@ def finished_curves(plan: Plan, end: Finished, scores: tf.Tensor) -> dict[str, t
     """
     count, held = scores.shape[1], tf.ones_like(scores)
     tails = {"reward": scores, "dynamics_violation": 0.0 * held, "action_violation": 0.0 * held}
-    tails["constraint_violation"] = end.excess[:, None] * held
+    tails["constraint_violation"] = end.violation[:, None] * held
     curves, K = {}, next(iter(plan.curves.values())).shape[1]
     since = tf.range(K) - plan.iterations[:, None]  # [B, K], negative during the search
     index = tf.where(since < 0, tf.range(K), K - count + tf.minimum(since, count - 1))
@@ -110,10 +111,8 @@ def _rolled_out(problem, z0, actions, damping):
     """The plan of actions [..., H, m] from z0 [..., n]: clipped, and rolled out."""
     actions = tf.clip_by_value(actions, -problem.a_max, problem.a_max)
     states = rollout(problem.step, z0, actions)
-    excess = tf.zeros(actions.shape[:-2], z0.dtype)
-    if problem.constraint is not None:
-        excess = tf.reduce_sum(tf.square(tf.nn.relu(problem.constraint(states))), [-2, -1])
-    return Finished(states, actions, tf.reduce_sum(objective_rewards(problem, states), -1), excess, damping)
+    score = tf.reduce_sum(objective_rewards(problem, states), -1)
+    return Finished(states, actions, score, squared_constraint_violation(problem, states), damping)
 
 
 def _projected_step(problem, z0, plan, residuals):
@@ -126,7 +125,7 @@ def _projected_step(problem, z0, plan, residuals):
     sizes = tf.constant(STEP_SIZES, step.dtype)[:, None, None]
     tried = plan.actions[:, None] + sizes * step[:, None]
     tried = _rolled_out(problem, tf.repeat(z0[:, None], L, 1), tried, tf.repeat(plan.damping[:, None], L, 1))
-    allowed = tf.math.is_finite(tried.score) & (tried.excess <= plan.excess[:, None])
+    allowed = tf.math.is_finite(tried.score) & (tried.violation <= plan.violation[:, None])
     score = tf.where(allowed, tried.score, tried.score.dtype.min)
     best = tf.argmax(score, 1, tf.int32)
     better = tf.reduce_max(score, 1) > plan.score

@@ -4,10 +4,8 @@ import tensorflow as tf
 
 from optimizers import LatentProblem
 from planners.first_order import FirstOrderPlanner, Terms
-from planners.multipliers import action_violation
+from planners.multipliers import MULTIPLIER_RANGE, squared_action_violation
 from planners.trajectories import objective_rewards, previous_states, rollout
-
-MULTIPLIER_MAX = 1e10  # of multipliers that grow by addition
 
 
 class FirstOrderLatCo(FirstOrderPlanner):
@@ -54,14 +52,14 @@ class FirstOrderLatCo(FirstOrderPlanner):
 
     def _lagrangian(self, states, actions, dynamics, duals):
         rewards = objective_rewards(self.problem, states)
-        bound = tf.reduce_sum(tf.square(action_violation(actions, self.problem.a_max)), -1)
+        bound = squared_action_violation(actions, self.problem.a_max)
         loss = tf.reduce_sum(duals["lam"] * dynamics + duals["nu"] * bound - rewards, 1)
         return Terms(loss, rewards, states, {"lam": dynamics, "nu": bound})
 
     def _new_duals(self, duals, violations):
         return {
             name: tf.clip_by_value(
-                duals[name] + self.dual_lr * (violations[name] - self.eps[name]), 0.0, MULTIPLIER_MAX
+                duals[name] + self.dual_lr * (violations[name] - self.eps[name]), 0.0, MULTIPLIER_RANGE[1]
             )
             for name in self.DUALS
         }

@@ -7,6 +7,7 @@ import tensorflow as tf
 from optimizers import LatentProblem
 from planners.finish import Finished
 from planners.latco import LatCo
+from planners.multipliers import squared_constraint_violation
 from planners.seeds import SCORES, fold_in, per_plan
 from planners.trajectories import previous_states, return_under_noise
 from tools.errors import UserError
@@ -87,10 +88,8 @@ class GaussianLatCo(LatCo):
         states, actions, _ = variables
         rewards, value = self._rewards_and_value(states, variables, noise)
         score = tf.reduce_sum(rewards, 1) + (0.0 if value is None else value)
-        excess = tf.zeros_like(score)
-        if self.problem.constraint is not None:
-            excess = tf.reduce_sum(tf.square(tf.nn.relu(self.problem.constraint(states))), [-2, -1])
-        return Finished(states, actions, score, excess, damping=tf.zeros_like(score)), score[:, None]
+        violation = squared_constraint_violation(self.problem, states)
+        return Finished(states, actions, score, violation, damping=tf.zeros_like(score)), score[:, None]
 
     def _linearize(self, z0, variables, noise):
         z = self._particles(z0, variables, noise)

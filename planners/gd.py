@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from optimizers import LatentProblem
 from planners.first_order import FirstOrderPlanner, Terms
-from planners.multipliers import action_violation, scale_multipliers
+from planners.multipliers import scale_multipliers, squared_action_violation
 from planners.trajectories import objective_rewards, rollout
 
 
@@ -47,7 +47,7 @@ class GD(FirstOrderPlanner):
     def _terms(self, z0, variables, duals):
         states = rollout(self.problem.step, z0, variables[0])
         rewards = objective_rewards(self.problem, states)
-        violation = tf.reduce_sum(tf.square(action_violation(variables[0], self.problem.a_max)), -1)
+        violation = squared_action_violation(variables[0], self.problem.a_max)
         loss = tf.reduce_sum(duals["nu"] * violation - rewards, 1)
         return Terms(loss, rewards, states, {"nu": violation})
 

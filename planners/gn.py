@@ -6,7 +6,7 @@ from optimizers import LatentProblem
 from planners.least_squares import shooting_step
 from planners.line_search import SecondOrderShooting
 from planners.linearization import linearize, values_and_gradients
-from planners.multipliers import action_violation, scale_multipliers
+from planners.multipliers import action_residuals, scale_multipliers, squared_action_violation
 from planners.trajectories import objective_rewards, rollout
 
 
@@ -47,19 +47,18 @@ class GN(SecondOrderShooting):
     def _proposals(self, z0, search):
         _, A, B = linearize(self.problem, z0, search.states, search.actions)
         rho, g = values_and_gradients(self._residuals, search.states)
-        v = action_violation(search.actions, self.problem.a_max)
-        V = tf.sign(search.actions) * tf.cast(v > 0, v.dtype)
+        v, V = action_residuals(search.actions, self.problem.a_max)
         step = shooting_step(A, B, v, V, rho, g, search.nu, search.damping)
         sizes = tf.constant(self.STEP_SIZES, step.dtype)[:, None, None]
         actions = search.actions[:, None] + sizes * step[:, None]
         return rollout(self.problem.step, tf.repeat(z0[:, None], len(self.STEP_SIZES), 1), actions), actions
 
     def _merit(self, states, actions, nu):
-        bound = tf.reduce_sum(tf.square(action_violation(actions, self.problem.a_max)), -1)
+        bound = squared_action_violation(actions, self.problem.a_max)
         return tf.reduce_sum(tf.reduce_sum(tf.square(self._residuals(states)), -1) + nu * bound, -1)
 
     def _violation(self, search):
-        return tf.reduce_sum(tf.square(action_violation(search.actions, self.problem.a_max)), -1)
+        return squared_action_violation(search.actions, self.problem.a_max)
 
     def _update_duals(self, search):
         nu = scale_multipliers(search.nu, self._violation(search), self.eps_act, self.dual_lr, self.eta)

@@ -15,7 +15,7 @@ from planners.collocation_solvers import SOLVERS, XLA_SOLVERS, faster_solver
 from planners.finish import better_of_pairs, finish_plans, finished_curves
 from planners.initial import random_actions, warm_actions
 from planners.linearization import linearize, values_and_gradients
-from planners.multipliers import MULTIPLIER_RANGE, action_violation, scale_multipliers
+from planners.multipliers import MULTIPLIER_RANGE, action_residuals, scale_multipliers, squared_constraint_violation
 from planners.residuals import (
     DAMPING_FACTOR,
     LARGEST_DAMPING,
@@ -128,13 +128,13 @@ class LatCo(Planner):
         self.damping, self.eta, self.reward_residual = damping, eta, reward_residual
         self.eps = {"lam": eps_dyn, "nu": eps_act, "kappa": eps_con}
         self.first_duals = {"lam": lam_init, "nu": nu_init, "kappa": kappa_init}
-        self.log_lr = dual_lr if dual_log == "e" else dual_lr / math.log(10)
+        self.dual_lr = dual_lr if dual_log == "e" else dual_lr / math.log(10)  # of the natural logarithm
         if problem.constraint is not None:
             self.CURVES = (*LatCo.CURVES, "constraint_violation", "kappa")
 
     def dual_update(self, multiplier: tf.Tensor, violation: tf.Tensor, eps: float) -> tf.Tensor:
         """ICML equation 10 with this planner's alpha and eta; see `planners.multipliers.scale_multipliers`."""
-        return scale_multipliers(multiplier, violation, eps, self.log_lr, self.eta)
+        return scale_multipliers(multiplier, violation, eps, self.dual_lr, self.eta)
 
     def _optimize(self, z0, seeds, warm, limit):
         noise = self._noise(seeds, z0.dtype)
@@ -183,7 +183,7 @@ class LatCo(Planner):
         twice = lambda x: tf.concat([x, x], 0)
         both = tf.concat([actions, start], 0)
         ends = self._run_finish(twice(z0), both, tf.nest.map_structure(twice, noise), steps)
-        return better_of_pairs(*ends, self._above_tolerance(ends[0].excess))
+        return better_of_pairs(*ends, self._above_tolerance(ends[0].violation))
 
     def _run_finish(self, z0, actions, noise, steps):
         """Finishes the plan with `actions` [B, H, m]; also returns its score after each step [B, finish_steps]."""
@@ -283,7 +283,7 @@ class LatCo(Planner):
     def _residuals(self, variables, moments, noise):
         """The `Residuals` of a plan, given the model's predictions `moments` along it."""
         states, actions = variables[:2]
-        v = action_violation(actions, self.problem.a_max)
+        v, V = action_residuals(actions, self.problem.a_max)
 
         def scalars(states):
             rewards, value = self._rewards_and_value(states, variables, noise)
@@ -296,7 +296,7 @@ class LatCo(Planner):
         objectives: list[tf.Tensor] = []  # filled by the one call of `scalars`, so that no reward is predicted twice
         rho, g = values_and_gradients(scalars, states)
         e, dynamics = self._dynamics(variables, moments)
-        return Residuals(e, v, tf.sign(actions) * tf.cast(v > 0, v.dtype), rho, g, objectives[0], dynamics)
+        return Residuals(e, v, V, rho, g, objectives[0], dynamics)
 
     def _update_duals(self, k, residuals, search):
         """Dual update after step k [B]. Returns whether the residuals are finite, bool [B], and the new search.
@@ -323,8 +323,8 @@ class LatCo(Planner):
     def _excess(self, z0, plan):
         if self.problem.constraint is None:
             return None
-        beyond = tf.nn.relu(self.problem.constraint(rollout(self.problem.step, z0, plan.actions)))
-        return self._above_tolerance(tf.reduce_sum(tf.square(beyond), [-2, -1]))
+        states = rollout(self.problem.step, z0, plan.actions)
+        return self._above_tolerance(squared_constraint_violation(self.problem, states))
 
     def _above_tolerance(self, violation):
         """What is left of squared violations [B] of the state constraint: eps_con per step satisfies it."""

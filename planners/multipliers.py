@@ -1,12 +1,13 @@
-"""Multipliers of constraints, and the violation of the action bounds. Conventions and shapes: optimizers.py."""
+"""Multipliers, and the violations of action bounds and state constraints. Conventions and shapes: optimizers.py."""
 
 import tensorflow as tf
 
+from optimizers import LatentProblem
+
 # Multipliers change by factors, so over hundreds of iterations they would leave float32's range (0.54^200 is 1e-54,
-# 2.4^200 is 1e76), and zero could never grow again. Below the lower bound the damping dominates (a step uses
-# lambda + damping), and shrinking further would only delay recovery. At the upper bound the constraint holds to
-# float32's precision, and the block-tridiagonal solver's float64 normal equations (condition about multiplier /
-# damping) can still be solved. The paper's ablation without relaxation starts from 1e8, well inside.
+# 2.4^200 is 1e76), and zero could never grow again. At the lower bound a constraint hardly counts beside the rewards,
+# whose weight is 1, and shrinking further would only delay recovery. At the upper one it holds to float32's precision.
+# The paper's ablation without relaxation starts from 1e8, well inside.
 MULTIPLIER_RANGE = (1e-6, 1e10)
 
 
@@ -30,6 +31,19 @@ def scale_multipliers(multiplier: tf.Tensor, violation: tf.Tensor, eps: float, r
     return tf.clip_by_value(updated, *MULTIPLIER_RANGE)
 
 
-def action_violation(actions: tf.Tensor, a_max: float) -> tf.Tensor:
-    """By how much actions exceed their bounds: max(0, |a| - a_max), [..., m]."""
-    return tf.nn.relu(tf.abs(actions) - a_max)
+def action_residuals(actions: tf.Tensor, a_max: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """By how much actions exceed their bounds, v = max(0, |a| - a_max) [..., m], and V = dv/da of the same shape."""
+    v = tf.nn.relu(tf.abs(actions) - a_max)
+    return v, tf.sign(actions) * tf.cast(v > 0, v.dtype)
+
+
+def squared_action_violation(actions: tf.Tensor, a_max: float) -> tf.Tensor:
+    """|v|^2 [...] of actions [..., m]."""
+    return tf.reduce_sum(tf.square(action_residuals(actions, a_max)[0]), -1)
+
+
+def squared_constraint_violation(problem: LatentProblem, states: tf.Tensor) -> tf.Tensor:
+    """The squared violation [...] of the state constraint by states [..., H, n], summed over time; 0 without one."""
+    if problem.constraint is None:
+        return tf.zeros(states.shape[:-2], states.dtype)
+    return tf.reduce_sum(tf.square(tf.nn.relu(problem.constraint(states))), [-2, -1])

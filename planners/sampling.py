@@ -35,8 +35,8 @@ class SamplingPlanner(Planner):
         candidates: action sequences in the first of them, for each plan.
         sample_states: evaluate candidates on sampled trajectories as PlaNet does; otherwise on the mean dynamics.
         policy_share: share of the candidates that are samples of the problem's policy along the mean dynamics, rounded
-            down, but to no less than one. They are drawn once for a plan (TD-MPC2, arXiv 2310.16828). With CEM and MPPI
-            they are in all of its populations.
+            down, but to no less than one. They are drawn once for a plan (TD-MPC2, arXiv 2310.16828). CEM and MPPI
+            have them in every population.
         **options: those of `Planner`.
     """
 
@@ -94,7 +94,7 @@ class SamplingPlanner(Planner):
         return max(int(self.policy_share * candidates), int(self.policy_share > 0.0))
 
     def _with_policy(self, actions, policy):
-        """Candidates [B, J, H, m], the last `policy_share` of which are the first of the policy's."""
+        """Candidates [B, J, H, m], of which the last ones, a share of `policy_share`, are replaced by the policy's."""
         J = actions.shape[1]
         count = 0 if policy is None else self._policy_count(J)
         return actions if not count else tf.concat([actions[:, : J - count], policy[:, :count]], 1)

@@ -11,26 +11,26 @@ from tools.config import Config
 
 # The largest weight of a plan, as in advantage-weighted regression (Peng et al. 2019, arXiv 1910.00177).
 MOST_WEIGHT = 20.0
-# The deviation of actions is that of their inverse tanh, which is infinite at a bound, so they count as this at most.
+# The standard deviation is fitted to the inverse tanh of actions. That is infinite at the bounds, so they are clipped.
 MOST_ACTION = 0.999
 
 
-def return_weights(returns: tf.Tensor, counts: tf.Tensor, beta: float) -> tf.Tensor:
+def return_weights(returns: tf.Tensor, mask: tf.Tensor, beta: float) -> tf.Tensor:
     """Weights [N] that grow with the return: exp(beta (R_i - mean) / std), at most `MOST_WEIGHT`.
 
     Args:
         returns: R [N].
-        counts: bool [N], which of them there are; the others have weight 0 and are in neither mean nor deviation.
+        mask: bool [N]; where it is false, the weight is 0, and the return is in neither mean nor std.
         beta: 0 gives all the same weight.
     """
-    there = tf.cast(counts, returns.dtype)
-    number = tf.maximum(tf.reduce_sum(there), 1.0)
-    returns = tf.where(counts, returns, 0.0)
-    deviation = (returns - tf.reduce_sum(returns) / number) * there
+    valid = tf.cast(mask, returns.dtype)
+    number = tf.maximum(tf.reduce_sum(valid), 1.0)
+    returns = tf.where(mask, returns, 0.0)
+    deviation = (returns - tf.reduce_sum(returns) / number) * valid
     std = tf.sqrt(tf.reduce_sum(tf.square(deviation)) / number)
     # Equal returns differ by rounding alone.
     scale = tf.where(std > 1e-6 * (1.0 + tf.reduce_max(tf.abs(returns))), beta / tf.maximum(std, 1e-30), 0.0)
-    return there * tf.minimum(tf.exp(tf.minimum(scale * deviation, 10.0)), MOST_WEIGHT)
+    return valid * tf.minimum(tf.exp(tf.minimum(scale * deviation, 10.0)), MOST_WEIGHT)
 
 
 def mean_rewards(reward: tf.Tensor, follows: tf.Tensor, horizon: int) -> tf.Tensor:
@@ -97,7 +97,6 @@ class Distiller:
         self.memory = PlanMemory(config.policy_memory, feat_size, action_size)
         self.add = tf.function(self._add, autograph=False)
         self.learn = tf.function(self._learn, autograph=False)
-        self.regress = tf.function(self._regress, autograph=False)
 
     def _add(self, feat: tf.Tensor, plans: tf.Tensor, scores: tf.Tensor, planned: tf.Tensor) -> None:
         """Remembers the parts of plans that are executed before the next plan.

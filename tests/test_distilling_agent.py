@@ -92,7 +92,7 @@ def test_collodreamer_trains_and_what_it_learned_is_restored(tmp_path):
     assert agent.planner.problem.value_steps == pytest.approx(100.0)
     assert {"plan/value", "model/value_loss", "model/value", "plan/predicted_return"} <= set().union(*rows)
     assert all(row["model/value_loss"] is not None for row in rows if "model/value_loss" in row)
-    assert agent.learn_from_plans.experimental_get_tracing_count() == 1 and agent.planner.traces == 1
+    assert agent.learn_value_from_plans.experimental_get_tracing_count() == 1 and agent.planner.traces == 1
     updates = int(agent.value.updates)
     assert updates > 0 and updates % agent.config.value_updates == 0
     again = agents.load_agent(tmp_path)

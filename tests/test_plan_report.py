@@ -67,6 +67,15 @@ def test_report_of_the_runs_own_planner(logdir, capsys):
     assert len(report["commit"]) in (0, 40) and report["modified"] in (True, False)
 
 
+def test_a_model_of_a_run_that_collects_nothing_is_as_old_as_its_updates(copied, monkeypatch, capsys):
+    Config.load(copied / "config.yaml").replace(steps=0).save(copied / "config.yaml")
+    titles = []
+    monkeypatch.setattr(plan_report, "draw_curves", lambda *args: titles.append(args[-1]) or Figure())
+    monkeypatch.setattr(plan_report, "draw_frames", lambda *args: titles.append(args[-1]) or Figure())
+    run(capsys, "--logdir", copied, "--planner", "random_shooting", "--rows", "0")
+    assert titles == [f"pointmass_obstacle, random_shooting, seed 0, model after {UPDATES} updates"] * 2
+
+
 @pytest.mark.slow
 def test_report_of_another_planner_is_the_same_again(logdir, tmp_path, capsys):
     argv = ["--logdir", logdir, "--planner", "cem", "--out", tmp_path / "new" / "out", "--seed", "3"]

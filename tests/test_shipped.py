@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import shutil
+import types
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from documentation import commands
+from matplotlib.figure import Figure
 from PIL import Image
 
 import agents
@@ -290,6 +292,18 @@ def test_files_of_the_demonstration_have_the_names_of_all_folders_of_a_run(by_na
     monkeypatch.chdir(folders[0])
     assert demo.name_of(".") == demo.name_of(str(folders[0])) == "-".join(folders[0].parts[1:])
     assert demo.name_of("../../other/0") == demo.name_of(str(folders[1])) == "-".join(folders[1].parts[1:])
+
+
+def test_demonstration_is_titled_after_the_task_wherever_the_model_is(by_name, tmp_path, monkeypatch):
+    folder = tmp_path / "run" / "latco" / "0"
+    shutil.copytree(logdirs.SHIPPED / by_name, folder)
+    titles = []
+    monkeypatch.setattr(demo, "load_agent", lambda *_: types.SimpleNamespace(config=load_config([])))
+    monkeypatch.setattr(demo, "play", lambda *_: demo.Result(None, None))
+    monkeypatch.setattr(demo, "draw_picture", lambda _, title: titles.append(title) or Figure())
+    monkeypatch.setattr(demo, "draw_video", lambda _, title: titles.append(title) or [np.zeros([16, 16, 3], np.uint8)])
+    demo.demonstrate(str(folder), [], 2, tmp_path / "out")
+    assert [title.partition(":")[0] for title in titles] == ["metaworld_reach, seed 2"] * 2
 
 
 def test_demonstration_refuses_what_it_cannot_do(by_name, tmp_path, capsys):

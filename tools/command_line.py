@@ -12,11 +12,26 @@ from tools.errors import UserError
 from tools.files import expanded
 
 
+class HelpFormatter(argparse.HelpFormatter):
+    """Keeps texts of several lines as they are, and shows defaults that the help of an option does not name itself."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = action.help or "", action.default
+        if default in (None, "", [], (), argparse.SUPPRESS) or default is False or "default:" in text:
+            return text
+        words = " ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
+        return f"{text} (default: {words.replace('%', '%%')})"
+
+
 class Parser(argparse.ArgumentParser):
     """Reports bad input as a UserError, and knows no option by its beginning, which may be a setting."""
 
     def __init__(self, **options: Any):
-        super().__init__(**{"allow_abbrev": False} | options)
+        own: dict[str, Any] = {"allow_abbrev": False, "formatter_class": HelpFormatter}
+        super().__init__(**own | options)
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError."""

@@ -193,7 +193,8 @@ class Schema:
                 section = setting.section
                 lines += ["", f"{section or 'Settings'}:"]
             kind = f"({setting.kind.__name__}, default {setting.default!r})"
-            kind += "; a resumed run has the same" if setting.dependent else ""
+            if setting.dependent:
+                kind += f"; {DEPENDENTS[setting.dependent].rpartition(': ')[2]}"
             lines.append(entry(f"--{setting.name}", f"{setting.explanation}{setting.marks} {kind}"))
         return "\n".join(lines)
 

@@ -5,8 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 import numpy as np
-import tensorflow as tf
 
+from evaluation.executed_plans import achieved_rewards
 from tools.logger import Logger
 from training.agent import Agent
 from training.collector import Collector
@@ -64,8 +64,7 @@ class RunMetrics:
                 self._logger.scalars(values, prefix)
         if "predicted_reward" in episode.extras:
             predicted = float(episode.extras["predicted_reward"].sum())
-            # Predictions are transformed as the model learned them, so transform the achieved rewards, too.
-            achieved = float(tf.reduce_sum(self._agent.rewards(tf.constant(episode.data["reward"][1:]))))
+            achieved = float(achieved_rewards(self._agent, episode).sum())
             prefix = "plan/" if mode == "train" else "plan/eval_"
             self._logger.scalars({"predicted_return": predicted, "achieved_return": achieved}, prefix)
         if mode == "train":

@@ -142,7 +142,7 @@ def test_line_that_cannot_be_read_is_refused_by_its_number(tmp_path, capsys, con
 
 def test_a_whole_line_at_the_end_is_not_taken_for_one_that_is_being_written(tmp_path, capsys):
     lines = write_lines(tmp_path / "lines.jsonl", LINE, "no evaluation\n")
-    assert "line 2 of" in (words := refusal(capsys, "table", lines)) and "is not a JSON object" in words
+    assert "line 2 of" in (words := refusal(capsys, "table", lines)) and "is not a JSON object: give what" in words
     write_lines(lines, LINE, '{"task": "meta')
     assert len(runs.read_lines(lines)) == 1
 

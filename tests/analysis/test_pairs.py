@@ -22,8 +22,9 @@ def test_counts_and_p_of_the_starts_that_one_side_alone_solves(tmp_path):
     first = write_table(tmp_path / "a.csv", *(f"{seed},1,{int(seed == 9)}" for seed in range(10)))
     second = write_table(tmp_path / "b.csv", *(f"{seed},4,{int(seed in (0, 1, 2, 3, 4, 5, 9))}" for seed in range(10)))
     rows = cells(pairs([first], [second]))
-    assert rows["success, %"] == ["10", "10 [2, 40]", "70 [40, 89]", "60", "0", "6", "0.031"]
-    assert cells(pairs([second], [first]))["success, %"][3:] == ["-60", "6", "0", "0.031"]
+    # Six differences of 1 and four of 0: mean 0.6, std 0.516, t 2.262.
+    assert rows["success, %"] == ["10", "10 [2, 40]", "70 [40, 89]", "60 [23, 97]", "0", "6", "0.031"]
+    assert cells(pairs([second], [first]))["success, %"][3:] == ["-60 [-97, -23]", "6", "0", "0.031"]
 
 
 def test_interval_of_the_difference_is_over_pairs(tmp_path):
@@ -43,6 +44,29 @@ def test_several_evaluations_of_a_side_are_put_together_and_folders_are_searched
     sides = [[tmp_path / name / str(seed) for seed in (0, 1)] for name in ("a", "b")]
     out, _ = run(capsys, "pairs", "--first", *sides[0], "--second", *sides[1])
     assert cells(out)["success, %"][0] == "4" and cells(out)["success, %"][4:6] == ["0", "2"]
+
+
+def test_evaluations_of_one_start_count_once(tmp_path):
+    """Start 1 is solved by the second in both evaluations, start 2 in one; start 3 in one by the first.
+
+    Means of the starts: 0, 0, 0.5 against 1, 0.5, 0; two starts go better and one worse, so p is 1.
+    """
+    files = {
+        name: write_table(tmp_path / name, *(f"{seed},{10 * solved},{solved}" for seed, solved in enumerate(row, 1)))
+        for name, row in {"a0": (0, 0, 1), "a1": (0, 0, 0), "b0": (1, 1, 0), "b1": (1, 0, 0)}.items()
+    }
+    rows = cells(pairs([files["a0"], files["a1"]], [files["b0"], files["b1"]]))
+    assert rows["success, %"] == ["6", "17 [0, 88]", "50 [0, 100]", "33 [-100, 100]", "1", "3", "1"]
+    # Differences 10, 5, -5: mean 10 / 3, std 7.64, t 4.303.
+    assert rows["return"][:4] == ["6", "1.67 [-5.50, 8.84]", "5.00 [-7.42, 17.42]", "3.33 [-15.64, 22.31]"]
+
+
+def test_the_same_evaluation_twice_tells_no_more_than_once(tmp_path):
+    first = write_table(tmp_path / "a.csv", *(f"{seed},1,{int(seed == 9)}" for seed in range(10)))
+    second = write_table(tmp_path / "b.csv", *(f"{seed},{seed},{int(seed < 7)}" for seed in range(10)))
+    once, twice = cells(pairs([first], [second])), cells(pairs([first, first], [second, second]))
+    assert once["return"][1:4] == twice["return"][1:4]
+    assert once["success, %"][3] == twice["success, %"][3] and once["success, %"][-1] == twice["success, %"][-1]
 
 
 def test_starts_of_one_side_are_left_out_and_success_where_there_is_none(tmp_path, capsys):

@@ -271,6 +271,17 @@ def test_lines_picture_and_table_of_a_problem_with_a_known_solution(bench, tmp_p
     assert "The smallest plan takes longer: `cem` (0.040 s)" in text.read_text()
 
 
+def test_plans_per_second_are_all_plans_over_all_seconds():
+    """Not the mean of the rates of single calls, in which the fast ones weigh more."""
+    seconds = contestant.interval([0.1, 0.3, 0.2])
+    found = contestant.per_second(16, [0.1, 0.3, 0.2])
+    assert found["mean"] == pytest.approx(3 * 16 / 0.6)
+    assert seconds["low"] < 0.0 and found["high"] is None  # as good as no time
+    assert found["low"] == pytest.approx(16 / seconds["high"])
+    assert contestant.per_second(1, [0.2, 0.2]) == pytest.approx({"mean": 5.0, "low": 5.0, "high": 5.0})
+    assert contestant.per_second(1, [0.2]) == {"mean": 5.0, "low": None, "high": None}
+
+
 @pytest.mark.slow
 def test_a_board_goes_on_where_it_stopped(bench, tmp_path, capsys):
     out = tmp_path / "board.jsonl"

@@ -67,6 +67,25 @@ def test_a_profile_that_cannot_be_written_is_refused_before_the_work(tmp_path, c
     assert "file cannot be written (File exists): choose another --profile" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        (planning, "--all --planners cem"),
+        (train_step, "--all --variants plain"),
+        (train_step, "--all --preset small"),
+        (train_step, "--all --profile folder"),
+        (train_step, "--profile folder --variants plain"),
+    ],
+)
+def test_options_that_would_have_no_effect_are_refused(program, words, monkeypatch, capsys):
+    monkeypatch.setattr(planning, "make_problem", lambda *_: pytest.fail("it began"))
+    monkeypatch.setattr(train_step, "compare", lambda *_: pytest.fail("it began"))
+    monkeypatch.setattr(train_step, "profile", lambda *_: pytest.fail("it began"))
+    assert program.main(words.split()) == 2
+    said = capsys.readouterr().err
+    assert all(word in said for word in words.split() if word.startswith("--")) and said.count("\n") == 1
+
+
 def test_dreamer_s_benchmark_refuses_another_planner(capsys):
     assert actor_critic.main(["--preset", "debug", "--planner", "cem"]) == 2
     assert "--planner has no place here" in capsys.readouterr().err

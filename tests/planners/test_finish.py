@@ -77,7 +77,7 @@ def test_the_finish_does_not_break_a_state_constraint_further():
     z0 = tf.zeros([1, 2], tf.float64)
     kept, free = (finish_plans(p, z0, start, 10, tf.constant(10), errors)[0] for p in (asked, problem))
     assert np.all(free.states[..., 1].numpy().max() > 0.35)
-    assert np.all(kept.states[..., 1] <= 0.3) and kept.excess == 0.0
+    assert np.all(kept.states[..., 1] <= 0.3) and kept.violation == 0.0
 
 
 @pytest.mark.parametrize("name", ["far", "ridge", "explicit", "linear_quadratic"])

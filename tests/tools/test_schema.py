@@ -196,7 +196,7 @@ def test_marks_are_no_part_of_the_explanation_and_help_shows_them(small_file: Pa
     assert [setting.dependent for setting in settings.values()] == ["", "", "", "weights", "episodes"]
     text = re.sub(r"\s+", " ", schema.help())
     assert "how fast [> 0] (float, default 0.5) --share how much of it [0 .. 1] (" in text
-    assert "how much of that [0 .. 1) (float, default 0.5); a resumed run has the same" in text
+    assert "how much of that [0 .. 1) (float, default 0.5); a resumed run and an evaluation have the same" in text
 
 
 @pytest.mark.parametrize(

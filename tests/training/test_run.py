@@ -78,6 +78,18 @@ def test_an_episode_that_the_prefill_began_has_no_predicted_return(seeds, config
     assert "plan/achieved_return" not in rows[8]
 
 
+def test_achieved_rewards_are_discounted_as_the_predicted_ones_are(seeds, config, tmp_path, monkeypatch):
+    # A plan for each decision, whose reward therefore counts half.
+    plan = {"planned": np.array([True]), "metrics": {"speed/plan_seconds": np.float32([0.1])}}
+    extras = plan | {"predicted_reward": np.float32([0.5 * REWARD])}
+    monkeypatch.setattr(FakeAgent, "policy", lambda *_, **__: (np.zeros([1, 2]), "policy", extras))
+    make_run(config.replace(discount=0.5, prefill=0, pretrain=0, eval_episodes=1), tmp_path).run()
+    for mode in ("plan/", "plan/eval_"):
+        names = [f"{mode}predicted_return", f"{mode}achieved_return"]
+        found = [[row[name] for name in names] for row in read_metrics(tmp_path) if names[0] in row]
+        assert len(found) >= 2 and found == [[0.5 * REWARD * EPISODE] * 2] * len(found)
+
+
 def test_a_decision_that_passes_several_multiples_is_due_the_updates_of_each(seeds, config, tmp_path, monkeypatch):
     run = make_run(config.replace(envs=4, eval_every=0, checkpoint_every=0, steps=64), tmp_path)
     events = watch(run, monkeypatch)
