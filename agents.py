@@ -105,10 +105,10 @@ def load_agent(logdir: str | Path, overrides: Sequence[str] = (), option: str = 
 
 
 def _restored(config: Config, logdir: Path, option: str) -> "PlanningAgent":
-    from training.initial_weights import restore_newest
+    from training.initial_weights import restore_parts
 
     agent = make_agent(config)
     # The optimizer must be restored too: TensorFlow does not track layers that a Keras 3 model keeps in lists, so their
     # weights are in the checkpoint only as variables of the optimizer.
-    restore_newest(agent.checkpointed, logdir, option)
+    restore_parts(agent.checkpointed, logdir, option)
     return agent

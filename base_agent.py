@@ -23,6 +23,7 @@ from episodes.replay import Replay
 from tools.config import Config
 from tools.errors import UserError
 from tools.memory import enough_memory
+from training.agent import Batch
 from training.contradictions import check_settings
 from training.data_parallel import compiles_update, make_strategy, place_among_workers
 from training.run import TrainingRun
@@ -33,7 +34,6 @@ from world_model.open_loop import open_loop_video
 from world_model.rewards import RewardTransform
 from world_model.value import ValueLearner
 
-Batch = dict[str, tf.Tensor]
 Metrics = models.Metrics
 
 WORKER_SEED = 10_000_000  # host k adds k times this to the seed of the run

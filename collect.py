@@ -174,6 +174,7 @@ def collect(
             f"share of {success_rate:g} among {episodes}: ask for more --episodes or another --success_rate."
         )
     if quota.left <= 0:
+        data.write()  # a kill after the last episode left it out
         return done
     data.facts |= {"seed": config.seed, "noise": noise, "detours": detours, "wanted_success_rate": success_rate}
     data.facts |= {"command": ["collect.py", *sys.argv[1:]], **git_revision()}

@@ -7,12 +7,13 @@ import numpy as np
 import tensorflow as tf
 
 import models
-from base_agent import BaseAgent, Batch, PolicyState
+from base_agent import BaseAgent, PolicyState
 from planners.plan_state import PlanState
 from policies.actor import Actor
 from policies.distillation import Distiller
 from tools.config import Config
 from tools.errors import UserError
+from training.agent import Batch
 from training.initial_weights import PLAN_MEMORY
 
 

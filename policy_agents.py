@@ -7,13 +7,13 @@ import tensorflow as tf
 import models
 import optimizers
 from agents import make_planner
-from base_agent import Batch
 from planners.plan_state import PlanState
 from planners.policy import PolicyRollout
 from planning_agent import PlanningAgent
 from policies.actor import Actor
 from policies.imagination import ActorCritic
 from tools.config import Config
+from training.agent import Batch
 from world_model.latent_problem import latent_problem
 from world_model.value import ValueLearner
 

@@ -20,8 +20,9 @@ LARGEST = float(np.finfo(np.float32).max)
 LIBRARIES = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), "<frozen")
 PACKAGES = {"site-packages", "dist-packages"}
 
-# Names in `info` by their names here, the first that is there counts. Stable-Baselines3 writes `is_success`.
-OUTCOMES = {"success": ("success", "is_success"), "cost": ("cost",)}
+# An episode's outcomes and their names in `info`, of which the first that is there counts. Stable-Baselines3 writes
+# `is_success`.
+OUTCOME_NAMES = {"success": ("success", "is_success"), "cost": ("cost",)}
 
 
 class BadValueError(Exception):
@@ -92,7 +93,7 @@ def outcomes(info: Mapping[str, Any]) -> dict[str, float]:
     final = info.get("final_info")
     places = [info, final] if isinstance(final, Mapping) else [info]
     found = {}
-    for name, aliases in OUTCOMES.items():
+    for name, aliases in OUTCOME_NAMES.items():
         values = [place[alias] for place in places for alias in aliases if place.get(alias) is not None]
         if values:
             found[name] = number(f"{name} in info", values[0])

@@ -28,9 +28,8 @@ from minari.dataset.minari_dataset import parse_dataset_id
 from minari.storage import get_dataset_path
 from rich.console import Console
 
-from envs.guard import OUTCOMES
 from episodes.dataset import numbers, read_collection
-from episodes.episode import Episode, check_same_kind, episode_files, read_episode, transitions_of
+from episodes.episode import OUTCOMES, Episode, check_same_kind, episode_files, read_episode, transitions_of
 from tools.errors import UserError
 from tools.files import writing
 from tools.lock import exclusive_folder

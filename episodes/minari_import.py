@@ -13,7 +13,7 @@ from gymnasium import spaces
 from rich.console import Console
 
 import envs
-from envs.guard import OUTCOMES, to_state
+from envs.guard import OUTCOME_NAMES, to_state
 from envs.pictures import to_picture
 from episodes.dataset import numbers, totals, write_collection
 from episodes.episode import Episode, episode_files
@@ -182,7 +182,7 @@ def _episode(
     if state is not None:
         episode["state"] = to_state(_entry(recorded.observations, state))
     infos = recorded.infos or {}
-    for key, names in OUTCOMES.items():
+    for key, names in OUTCOME_NAMES.items():
         values = np.asarray(next((infos[name] for name in names if name in infos), ()))
         if values.dtype.kind in "biuf" and values.shape[:1] in ((steps,), (steps + 1,)) and values.size == len(values):
             # Where nothing was recorded at the reset it is 0, as in the replay.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from episodes.episode import Episode
-from episodes.replay import Chunk, Replay, empty_batch, prefetched
+from episodes.replay import ChunkSpec, Replay, empty_batch, prefetched
 from tools.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,25 +63,25 @@ class MixedReplay:
         Raises:
             UserError: a replay has no episode.
         """
-        return self.sample_as(self.chunk())
+        return self.sample_as(self.chunk_spec())
 
-    def sample_as(self, chunk: Chunk) -> Episode:
-        """`sample` with the keys of an earlier `chunk`."""
-        batch = empty_batch(self.batch_size, chunk)
+    def sample_as(self, spec: ChunkSpec) -> Episode:
+        """`sample` with the keys of an earlier `chunk_spec`."""
+        batch = empty_batch(self.batch_size, spec)
         with self._lock:  # keeps `random_state` consistent
             drawn = self._rng.integers(len(self.replays), size=self.batch_size)
             for index, replay in enumerate(self.replays):
                 replay.fill(batch, np.flatnonzero(drawn == index))
         return batch
 
-    def chunk(self) -> Chunk:
+    def chunk_spec(self) -> ChunkSpec:
         """Shape [L, ...] and dtype of the keys that all replays have.
 
         Raises:
             UserError: a replay has no episode yet.
         """
-        chunks = [replay.chunk() for replay in self.replays]
-        return {key: value for key, value in chunks[0].items() if all(key in chunk for chunk in chunks)}
+        specs = [replay.chunk_spec() for replay in self.replays]
+        return {key: value for key, value in specs[0].items() if all(key in spec for spec in specs)}
 
     def dataset(self, count: int | None = None) -> "tf.data.Dataset":
         """As `Replay.dataset`.
@@ -89,4 +89,4 @@ class MixedReplay:
         Raises:
             UserError: a replay has no episode yet.
         """
-        return prefetched(self.sample_as, self.chunk(), self.batch_size, count)
+        return prefetched(self.sample_as, self.chunk_spec(), self.batch_size, count)

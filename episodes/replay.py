@@ -27,7 +27,7 @@ from tools.files import writing
 if TYPE_CHECKING:
     import tensorflow as tf
 
-Chunk = dict[str, tuple[tuple[int, ...], np.dtype]]  # shape and dtype by key
+ChunkSpec = dict[str, tuple[tuple[int, ...], np.dtype]]  # shape [L, ...] and dtype by key
 
 PREFETCH = 4  # batches; one of 50 x 50 images has 31 MB
 
@@ -178,11 +178,11 @@ class Replay:
         Raises:
             UserError: there is no episode.
         """
-        return self.sample_as(self.chunk())
+        return self.sample_as(self.chunk_spec())
 
-    def sample_as(self, chunk: Chunk) -> Episode:
-        """`sample` with the keys of an earlier `chunk`."""
-        batch = empty_batch(self.batch_size, chunk)
+    def sample_as(self, spec: ChunkSpec) -> Episode:
+        """`sample` with the keys of an earlier `chunk_spec`."""
+        batch = empty_batch(self.batch_size, spec)
         self.fill(batch, range(self.batch_size))
         return batch
 
@@ -206,7 +206,7 @@ class Replay:
                     batch[key][row, :count] = episode[key][start : start + count]
         batch["mask"][rows] = np.arange(self.batch_length) < counts[:, None]
 
-    def chunk(self) -> Chunk:
+    def chunk_spec(self) -> ChunkSpec:
         """Shape [L, ...] and dtype of each key of a chunk: those that any episode in memory has.
 
         Raises:
@@ -216,8 +216,8 @@ class Replay:
             self._need_an_episode()
             like = {key: value for episode in self._memory for key, value in episode.items()}
         arrays = {key: value for key, value in like.items() if KEYS[key].in_batch}
-        chunk = {key: ((self.batch_length, *value.shape[1:]), value.dtype) for key, value in arrays.items()}
-        return chunk | {"mask": ((self.batch_length,), np.dtype(np.float32))}
+        spec = {key: ((self.batch_length, *value.shape[1:]), value.dtype) for key, value in arrays.items()}
+        return spec | {"mask": ((self.batch_length,), np.dtype(np.float32))}
 
     def dataset(self, count: int | None = None) -> "tf.data.Dataset":
         """A data set of `sample` batches with static shapes, prefetched in another thread.
@@ -228,7 +228,8 @@ class Replay:
         Raises:
             UserError: there is no episode yet to read the shapes from.
         """
-        return prefetched(self.sample_as, self.chunk(), self.batch_size, count)  # later episodes may have other keys
+        # The keys of now: later episodes may have others.
+        return prefetched(self.sample_as, self.chunk_spec(), self.batch_size, count)
 
     def _load(self, offline: Path | None, damaged_share: float) -> None:
         """Count all files, and read the newest into memory up to the capacity; offline episodes count as the oldest."""
@@ -254,22 +255,22 @@ class Replay:
             )
 
 
-def empty_batch(batch_size: int, chunk: Chunk) -> Episode:
+def empty_batch(batch_size: int, spec: ChunkSpec) -> Episode:
     """A batch of zeros for a replay to fill."""
-    return {key: np.zeros((batch_size, *shape), dtype) for key, (shape, dtype) in chunk.items()}
+    return {key: np.zeros((batch_size, *shape), dtype) for key, (shape, dtype) in spec.items()}
 
 
 def prefetched(
-    sample_as: Callable[[Chunk], Episode], chunk: Chunk, batch_size: int, count: int | None
+    sample_as: Callable[[ChunkSpec], Episode], spec: ChunkSpec, batch_size: int, count: int | None
 ) -> "tf.data.Dataset":
-    """Batches that `sample_as` samples with the keys of `chunk`, in another thread; see `Replay.dataset`."""
+    """Batches that `sample_as` samples with the keys of `spec`, in another thread; see `Replay.dataset`."""
     import tensorflow as tf
 
-    signature = {key: tf.TensorSpec((batch_size, *shape), dtype) for key, (shape, dtype) in chunk.items()}
+    signature = {key: tf.TensorSpec((batch_size, *shape), dtype) for key, (shape, dtype) in spec.items()}
 
     def batches() -> Iterator[Episode]:
         while True:
-            yield sample_as(chunk)
+            yield sample_as(spec)
 
     dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
     return dataset.take(-1 if count is None else count).prefetch(PREFETCH)

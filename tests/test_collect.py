@@ -153,6 +153,22 @@ def test_a_kill_between_an_episode_and_the_collection_loses_and_repeats_nothing(
     assert (done["episodes"], done["successes"]) == (4, 2) and done["attempts"] >= 4
 
 
+def test_a_collection_that_a_kill_left_complete_is_counted_by_the_next_start(play, tmp_path, monkeypatch):
+    add = collect.Replay.add
+
+    def stop(self, data):
+        add(self, data)
+        if self.episodes == 4:
+            raise StopError
+
+    with monkeypatch.context() as patch, pytest.raises(StopError):
+        patch.setattr(collect.Replay, "add", stop)
+        play([[1], [0], [1], [0]])
+    assert read_collection(tmp_path)["episodes"] == 3
+    assert collect.collect(make_config(), tmp_path, 4, 0.5, 0.3) == read_collection(tmp_path)
+    assert read_collection(tmp_path)["episodes"] == 4
+
+
 @pytest.mark.parametrize("kept", [0, 1])
 def test_a_second_start_does_not_repeat_discarded_attempts(play, tmp_path, monkeypatch, kept):
     seeds = []

@@ -41,8 +41,9 @@ def locked(folder: Path, seconds: float, owner: str) -> Iterator[int]:
     path, deadline = folder / NAME, time.monotonic() + seconds
     while (lock := _try_lock(path)) is None:
         if time.monotonic() >= deadline:
-            other = path.read_text(encoding="utf-8", errors="replace")[:200] or "another process"
-            raise FolderInUseError(other, folder, seconds)
+            with contextlib.suppress(FileNotFoundError):  # its owner ended meanwhile, so the lock is free
+                other = path.read_text(encoding="utf-8", errors="replace")[:200] or "another process"
+                raise FolderInUseError(other, folder, seconds)
         time.sleep(min(POLL_SECONDS, seconds))
     try:
         os.ftruncate(lock, 0)

@@ -64,7 +64,7 @@ class Logger:
 
     A log directory opened again is continued: a last line of `metrics.jsonl` that a killed process left half-written is
     cut off, then lines are appended. Lines beyond the step that the run resumes from stay, since they are what
-    happened; of two lines of one step the later one belongs to the present run.
+    happened; figures leave them out (analysis/runs.py).
 
     Args:
         logdir: log directory; created when missing.

@@ -1,5 +1,6 @@
 """Settings that contradict each other, whatever the planner."""
 
+from tools.command_line import note
 from tools.config import Config, check_ranges
 from tools.errors import UserError
 
@@ -22,6 +23,15 @@ def check_settings(c: Config) -> None:
         raise UserError("augmented_objective compares the values of states: turn value_head on, too.")
     if c.deterministic and c.strategy != "one":
         raise UserError(f"deterministic is for one device, not for strategy {c.strategy}: use strategy one.")
+
+
+def note_free_nats(c: Config) -> None:
+    """Says so if free nats keep deterministic dynamics from learning to predict."""
+    if c.dynamics == "deterministic" and c.free_nats > 0.0:
+        note(
+            f"free_nats is {c.free_nats:g}, but the states of deterministic dynamics have no noise and stay closer "
+            "together than that, so that the prior hardly learns to predict: set --free_nats 0."
+        )
 
 
 def check_plan_length(c: Config, used: int) -> None:

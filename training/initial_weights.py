@@ -22,7 +22,7 @@ OPTIONAL = {"actor": "policy_", "old_dynamics": "augmented_", "value": "value_"}
 LEARNED = {"actor": "a policy", PLAN_MEMORY: "the plans that a policy learns from", "value": "a value network"}
 
 
-def restore_newest(parts: Mapping[str, Any], logdir: Path, option: str = "--logdir") -> None:
+def restore_parts(parts: Mapping[str, Any], logdir: Path, option: str = "--logdir") -> None:
     """Restores parts of an agent, by name, from the newest checkpoint of a run or from a shipped model.
 
     A shipped model has no optimizers, so the agent keeps its own. `option` is what names the run on the command line.
@@ -69,7 +69,7 @@ def start_from(agent: Agent, logdir: Path) -> None:
     ignored = tuple(OPTIONAL[name] for name in unlearned)
     keys = [key for key in keys_of("transitions", "weights") if not key.startswith(ignored)]
     check_same(load_config([], saved=read_config(logdir)), agent.config, keys, logdir, "--init_from")
-    restore_newest({name: part for name, part in parts.items() if name not in unlearned}, logdir, "--init_from")
+    restore_parts({name: part for name, part in parts.items() if name not in unlearned}, logdir, "--init_from")
     words = {"actor": "policy", "value": "value"}
     new = [words[name] for name in words if name in parts and name in unlearned]
     if new:

@@ -36,7 +36,7 @@ class EvaluationMedia:
             return
         chunks = collector.replay.sample()
         # Only the keys that all tasks share, so that the function is traced once.
-        batch = {key: tf.convert_to_tensor(chunks[key]) for key in self._replay.chunk()}
+        batch = {key: tf.convert_to_tensor(chunks[key]) for key in self._replay.chunk_spec()}
         self._logger.video(collector.metric_name("model/open_loop"), self._agent.open_loop(batch).numpy(), fps=10)
 
     def _plan(self, episode: Episode, name: str) -> None:

@@ -18,6 +18,7 @@ from tools.signals import StopRequest, Terminated
 from training.agent import Agent
 from training.checkpoints import Checkpoints, Part
 from training.collector import Collector
+from training.contradictions import note_free_nats
 from training.driver import Policy
 from training.evaluator import Evaluator
 from training.initial_weights import start_from
@@ -34,7 +35,7 @@ PRETRAIN_SLICE = 50  # updates between checks of the schedule
 class TrainingRun:
     """Trains an agent in a log directory, resuming from the last checkpoint if there is one.
 
-        prefill     random actions for `prefill` steps, and until each task has an episode
+        prefill     random actions for `prefill` steps, with several tasks also until each has an episode
         pretrain    `pretrain` updates, as soon as there is an episode
         steps       act; `train_steps` updates every `train_every` steps; evaluate, log and save on schedule
 
@@ -67,6 +68,7 @@ class TrainingRun:
         if not resumed and c.init_from:
             start_from(agent, expanded(c.init_from))
         self._check_rewards()
+        note_free_nats(c)
         self.schedule = Schedule(c, agent, resumed)
         self.checkpoints.attach("schedule", self.schedule)
         self.learning = False  # whether there was an episode to learn from

@@ -30,12 +30,13 @@ def world_model_loss(
         action        0     .--> a_1   .--> a_2          a_t led from image_{t-1} to image_t
         image         o_0 --'    o_1 --'    o_2
         post          z_0 -----> z_1 -----> z_2          z_t ~ q(z_t | z_{t-1}, a_t, o_t)
-        prior                    z_1        z_2          z_t ~ p(z_t | z_{t-1}, a_t), which the KL term compares
+        prior         z_0        z_1        z_2          z_t ~ p(z_t | z_{t-1}, a_t), compared by the KL term at every t
         reward        0          r_1        r_2          came with image_t; predicted from z_t, as is discount_t
         cost          c_0        c_1        c_2          came with image_t; predicted from z_t
 
-    Every chunk starts from the zero state, even in the middle of an episode. Entries with mask 0 are padding and
-    contribute to no term. Likelihoods are Gaussians with unit variance, without their constant.
+    Every chunk starts from the zero state z_{-1}, even in the middle of an episode. Entries with mask 0 are padding and
+    contribute to no term. Likelihoods are Gaussians with unit variance, without their constant; that of the discount is
+    Bernoulli.
 
     Args:
         c: the settings.

@@ -152,6 +152,7 @@ class SSM(keras.Model):
         is_first: tf.Tensor,
         noise: tf.Tensor | None = None,
     ) -> State:
+        """One step of the posterior. Where `is_first`, nothing that came before counts: neither state nor action."""
         keep = 1.0 - tf.cast(is_first, tf.float32)[:, None]
         action_in *= tf.cast(keep, action_in.dtype)
         context, deter = self._context(state["stoch"] * keep, state["deter"] * keep, action_in)

@@ -15,7 +15,7 @@ from policy_agents import DreamerAgent, PolicyAgent
 from tests.tiny_agents import ACTION_SPACE, ACTIONS, OBSERVATIONS, make_batch
 from tools.config import load_config
 from tools.errors import UserError
-from training.initial_weights import PLAN_MEMORY, check_parts, restore_newest
+from training.initial_weights import PLAN_MEMORY, check_parts, restore_parts
 from training.logdir import CHECKPOINTS, open_logdir
 
 
@@ -216,8 +216,8 @@ def test_dreamer_does_not_act_in_runs_without_a_critic(tmp_path):
     tf.train.CheckpointManager(checkpoint, str(tmp_path / CHECKPOINTS), max_to_keep=1).save()
     actor, value = tf.Variable(0.0), tf.Variable(0.0)
     with pytest.raises(UserError, match="learned no value, as Dreamer does: add --planner policy"):
-        restore_newest({"actor": actor, "value": value}, tmp_path)
-    restore_newest({"actor": actor}, tmp_path)
+        restore_parts({"actor": actor, "value": value}, tmp_path)
+    restore_parts({"actor": actor}, tmp_path)
     assert float(actor) == 1.0
 
 

@@ -61,6 +61,21 @@ def test_the_lock_ends_with_a_killed_process_and_is_not_that_of_a_removed_file(t
         os.close(gone)
 
 
+def test_a_lock_whose_owner_ends_meanwhile_is_free(tmp_path: Path, monkeypatch):
+    try_lock, tries = lock._try_lock, []
+
+    def first_in_use(path):
+        tries.append(path)
+        if len(tries) > 1:
+            return try_lock(path)
+        path.unlink(missing_ok=True)  # as its owner does at its end
+        return None
+
+    monkeypatch.setattr(lock, "_try_lock", first_in_use)
+    with exclusive_folder(tmp_path, "--logdir"):
+        assert len(tries) == 2
+
+
 def test_folders_that_cannot_be_written_are_refused_but_not_those_without_locks(tmp_path: Path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file/run cannot be written .*--logdir"):

@@ -16,7 +16,7 @@ from tests.training.fakes import FakeAgent, replace_simulators, short_run
 from tools.config import load_config
 from tools.errors import UserError
 from training.checkpoint_files import restore, saved_checkpoints
-from training.initial_weights import restore_newest
+from training.initial_weights import restore_parts
 from training.logdir import FILES, FOLDERS, check_places, open_logdir
 from training.packing import pack, read_packed
 from training.run import TrainingRun
@@ -175,7 +175,7 @@ def test_what_is_not_a_file_of_a_checkpoint_counts_as_damaged(config, logdir, ca
     updates = tf.Variable(0, dtype=tf.int64)
     # An evaluation and a new run with these weights, which leave all as it is.
     with pytest.raises(UserError, match=f"ckpt-2 .* is damaged .*ckpt-2.{suffix} is not a file"):
-        restore_newest({"updates": updates}, logdir)
+        restore_parts({"updates": updates}, logdir)
     assert resume(config, logdir) == 2  # that of ckpt-1
     assert "ckpt-2 is damaged, so ckpt-1 beside it is used" in capsys.readouterr().err
     aside = logdir / "checkpoints" / "damaged" / path.name
@@ -187,12 +187,12 @@ def test_an_evaluation_finds_the_newest_without_an_index_and_takes_no_older_one(
     (logdir / "checkpoints" / "checkpoint").write_bytes(b"\x00\xff")
     before = sorted((logdir / "checkpoints").rglob("*"))
     updates = tf.Variable(0, dtype=tf.int64)
-    restore_newest({"updates": updates}, logdir)
+    restore_parts({"updates": updates}, logdir)
     assert int(updates) == 4 and "so ckpt-2 is taken" in capsys.readouterr().err
     path = logdir / "checkpoints" / "ckpt-2.data-00000-of-00001"
     path.write_bytes(path.read_bytes()[:10])
     with pytest.raises(UserError, match="ckpt-2 does not fit this configuration or is damaged"):
-        restore_newest({"updates": updates}, logdir)
+        restore_parts({"updates": updates}, logdir)
     assert sorted((logdir / "checkpoints").rglob("*")) == before
 
 

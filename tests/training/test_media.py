@@ -37,7 +37,7 @@ def show(log, config, length, extras, can_train=True, chunks=None):
     agent = types.SimpleNamespace(
         config=config, model=types.SimpleNamespace(decode=decode), open_loop=lambda batch: batch["image"][0]
     )
-    replay = types.SimpleNamespace(chunk=lambda: {"image": None})
+    replay = types.SimpleNamespace(chunk_spec=lambda: {"image": None})
     collector = types.SimpleNamespace(
         metric_name=lambda name: f"own/{name}", replay=types.SimpleNamespace(sample=lambda: chunks)
     )

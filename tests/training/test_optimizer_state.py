@@ -12,7 +12,7 @@ from policy_agents import DreamerAgent, PolicyAgent
 from tests.tiny_agents import ACTION_SPACE, OBSERVATIONS
 from tools.errors import UserError
 from training import checkpoint_files
-from training.initial_weights import restore_newest
+from training.initial_weights import restore_parts
 from training.logdir import CHECKPOINTS
 
 
@@ -32,7 +32,7 @@ def resume(agent, logdir):
 
 def start(agent, logdir):
     """Restores as an evaluation or a run with `init_from` does."""
-    restore_newest(agent.checkpointed, logdir)
+    restore_parts(agent.checkpointed, logdir)
 
 
 def rate(part):

@@ -227,6 +227,19 @@ def test_a_run_in_which_no_episode_ends_says_so(seeds, config, tmp_path, envs):
     assert make_run(config.replace(steps=6, eval_every=0, envs=envs), tmp_path).agent.step >= 6, "it is saved"
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"dynamics": "deterministic", "free_nats": 3.0}, True),
+        ({"dynamics": "deterministic", "free_nats": 0.0}, False),
+        ({"dynamics": "rssm", "free_nats": 3.0}, False),
+    ],
+)
+def test_free_nats_of_deterministic_dynamics_are_named(seeds, config, tmp_path, capsys, changes, named):
+    make_run(config.replace(**changes), tmp_path).close()
+    assert ("free_nats" in capsys.readouterr().err) == named
+
+
 def test_states_that_are_unknown_cannot_be_learned(seeds, config, tmp_path):
     config = config.replace(state_probe=True, eval_every=0)
     states = np.zeros([5, 3], np.float32)
