@@ -110,7 +110,7 @@ def evaluate(
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "folder": str(folder),
         }
-        write_table(folder, rows)
+        write_table(folder, rows, name)
         for file in places.files:
             append_json(file, line)
         # Last: numbers take hours, and pictures can fail.

@@ -16,12 +16,12 @@ def number(value: float, largest: float | None = None) -> str:
     """A number with as many decimals as suit the largest one beside it."""
     size = abs(value if largest is None else largest)
     decimals = 3 if size < 1 else 2 if size < 100 else 1 if size < 1000 else 0
-    return f"{value:.{decimals}f}"
+    return f"{value:z.{decimals}f}"
 
 
 def percent(value: float, largest: float | None = None) -> str:
     """A rate in percent, whatever is beside it."""
-    return f"{100 * value:.0f}"
+    return f"{100 * value:z.0f}"
 
 
 def with_interval(estimate: Estimate, form: Callable[..., str] = number) -> str:

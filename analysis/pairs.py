@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,13 @@ from tools.errors import UserError
 from training.logdir import EPISODES_FILE
 
 HEAD = ["", "episodes", "first", "second", "second - first", "first alone", "second alone", "p"]
+
+
+class Start(NamedTuple):
+    """Where an episode starts; the task is None in tables from before they named it."""
+
+    task: str | None
+    seed: str
 
 
 class Score(NamedTuple):
@@ -46,10 +53,10 @@ def pairs(first: Sequence[Path], second: Sequence[Path]) -> str:
         raise UserError(
             f"--first has {len(first)} evaluations and --second {len(second)}: each needs one to be compared with."
         )
-    starts: dict[str, list[tuple[Score, Score]]] = {}
+    starts: dict[Start, list[tuple[Score, Score]]] = {}
     for files in zip(first, second, strict=True):
-        for seed, scores in _paired(*files):
-            starts.setdefault(seed, []).append(scores)
+        for start, scores in _paired(*files):
+            starts.setdefault(start, []).append(scores)
     episodes = sum(map(len, starts.values()))
     returns, success = (
         [np.array([[score[index] for score in pair] for pair in own]) for own in starts.values()] for index in range(2)
@@ -86,27 +93,32 @@ def _intervals(
     return [with_interval(Estimate(*map(float, each)), form) for each in estimates]
 
 
-def _paired(first: Path, second: Path) -> list[tuple[str, tuple[Score, Score]]]:
-    """The seed and the scores of every start that both have, in the order of the first."""
+def _paired(first: Path, second: Path) -> list[tuple[Start, tuple[Score, Score]]]:
+    """The scores of every start that both have, in the order of the first."""
     one, other = _read(first), _read(second)
-    common = [seed for seed in one if seed in other]
+    if any(start.task is None for start in (*one, *other)):
+        one, other = ({start._replace(task=None): score for start, score in side.items()} for side in (one, other))
+    common = [start for start in one if start in other]
     if not common:
         raise UserError(f"{first} and {second} have no start in common: evaluate both with the same --task and --seed.")
     alone = len(one.keys() ^ other.keys())
     if alone:
         note(f"{first} and {second}: {alone} starts that only one of them has are left out.")
-    return [(seed, (one[seed], other[seed])) for seed in common]
+    return [(start, (one[start], other[start])) for start in common]
 
 
-def _read(path: Path) -> Mapping[str, Score]:
-    """Seed of the start -> score."""
+def _read(path: Path) -> dict[Start, Score]:
+    """What the episodes of a table brought."""
     file = path / EPISODES_FILE if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"{file} is not a file: give an {EPISODES_FILE} that evaluate.py has written, or its folder.")
     try:
         with file.open(newline="", encoding="utf-8") as text:
             rows = list(csv.DictReader(text))
-        found = {row["seed"]: Score(float(row["return"]), float(row.get("success", "nan"))) for row in rows}
+        found = {
+            Start(row.get("task"), row["seed"]): Score(float(row["return"]), float(row.get("success", "nan")))
+            for row in rows
+        }
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}.") from None
     except (KeyError, TypeError, ValueError, csv.Error):

@@ -104,12 +104,12 @@ def new_folder(parent: Path, name: str) -> Path:
             number += 1
 
 
-def write_table(folder: Path, rows: Sequence[Row]) -> None:
-    """Writes the table of the episodes."""
+def write_table(folder: Path, rows: Sequence[Row], task: str) -> None:
+    """Writes the table of the episodes of a task."""
     with (folder / EPISODES_FILE).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, ["task", *rows[0]])
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({"task": task, **row} for row in rows)
 
 
 def write_pictures(

@@ -66,6 +66,7 @@ def test_line_and_table_say_the_same(evaluation):
     line, folder = evaluation
     assert column(folder, "episode").tolist() == [0, 1, 2]
     assert column(folder, "seed").tolist() == episode_seeds(5, EPISODES)
+    assert {row["task"] for row in read_table(folder)} == {line["task"]}
     for name in ("return", "predicted_return", "cost"):
         assert np.mean(column(folder, name)) == pytest.approx(line[name]["mean"], rel=1e-12)
         assert np.std(column(folder, name), ddof=1) == pytest.approx(line[name]["std"])

@@ -2,6 +2,7 @@
 
 import pytest
 
+from analysis.markdown import number, percent
 from analysis.pairs import pairs
 from tests.analysis.logdirs import refusal, run
 
@@ -67,6 +68,20 @@ def test_the_same_evaluation_twice_tells_no_more_than_once(tmp_path):
     once, twice = cells(pairs([first], [second])), cells(pairs([first, first], [second, second]))
     assert once["return"][1:4] == twice["return"][1:4]
     assert once["success, %"][3] == twice["success, %"][3] and once["success, %"][-1] == twice["success, %"][-1]
+
+
+def test_equal_seeds_of_different_tasks_are_different_starts(tmp_path, capsys):
+    head = "episode,task,seed,return,success"
+    tables = {name: write_table(tmp_path / name, f"{name[0]},7,1,{name[1]}", head=head) for name in ("a0", "a1", "b1")}
+    old = write_table(tmp_path / "old", "7,1,0")
+    rows = cells(pairs([tables["a0"], tables["b1"]], [tables["a1"], tables["b1"]]))
+    assert rows["success, %"][:3] == ["2", "50 [9, 91]", "100 [34, 100]"], "Wilson's, so each is a start of its own"
+    assert "no start in common" in refusal(capsys, "pairs", "--first", tables["a0"], "--second", tables["b1"])
+    assert cells(pairs([old], [tables["b1"]]))["success, %"][0] == "1"
+
+
+def test_what_rounds_to_zero_has_no_sign():
+    assert percent(-0.004) == "0" and number(-0.0001) == "0.000" and percent(-0.006) == "-1"
 
 
 def test_starts_of_one_side_are_left_out_and_success_where_there_is_none(tmp_path, capsys):
