@@ -126,8 +126,8 @@ def over_seeds(estimates: Sequence[Mapping[str, Any]], bounds: tuple[float, floa
 
     Returns:
         of three seeds or more with Student's t interval over seeds. That of two says nothing (see `SEEDS_FOR_BAND`), so
-        theirs is over the episodes, and holds for these seeds alone: the distances of their means to the ends of their
-        intervals add up in squares (Newcombe, Statistics in Medicine 1998).
+        theirs is over the episodes and holds for these seeds alone. Its ends are the means of theirs, as if their
+        episodes erred together: they mostly have the same starts.
     """
     values = np.array([[_known(each.get(key)) for key in Estimate._fields] for each in estimates]).reshape(-1, 3)
     mean, low, high = values[~np.isnan(values[:, 0])].T
@@ -135,9 +135,7 @@ def over_seeds(estimates: Sequence[Mapping[str, Any]], bounds: tuple[float, floa
         return Estimate(math.nan, math.nan, math.nan)
     if len(mean) >= SEEDS_FOR_BAND:
         return Estimate(*map(float, interval_over_seeds(mean, SEEDS_FOR_BAND, bounds)))
-    below, above = (float(np.linalg.norm(end - mean)) / len(mean) for end in (low, high))
-    middle = float(mean.mean())
-    return Estimate(middle, middle - below, middle + above)
+    return Estimate(float(mean.mean()), float(low.mean()), float(high.mean()))
 
 
 def _known(value: float | None) -> float:
