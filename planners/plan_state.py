@@ -86,9 +86,13 @@ def plan_metrics(plan: Plan, finish_steps: int) -> dict[str, np.ndarray]:
 
 
 def before_finish(plan: Plan, curve: str, finish_steps: int) -> np.ndarray:
-    """The value of a curve [B] at the end of the search, before its finish of so many steps."""
-    last = plan.iterations.numpy() - finish_steps - 1 if finish_steps else np.full(len(plan.iterations), -1)
-    return plan.curves[curve].numpy()[np.arange(len(last)), last]
+    """The violations [B] in a curve at the end of the search, before its finish of so many steps.
+
+    One that is left at the end says that the finish was left out, as where it is not finite.
+    """
+    values, end = plan.curves[curve].numpy(), plan.iterations.numpy() - finish_steps - 1
+    left = values[:, -1]
+    return np.where(left > 0.0, left, values[np.arange(len(end)), end]) if finish_steps else left
 
 
 def cold_start(batch: int, planner: Planner) -> WarmStart:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from problems import curved
 
 import agents
 import optimizers
@@ -45,6 +46,56 @@ def test_settings_of_the_first_actions_reach_every_planner_that_searches(tiny_co
         assert (planner.initial_candidates, planner.initial_correlation) == (7, 0.5)
         assert getattr(planner, "keep_start", True)
         assert getattr(planner, "policy_share", 0.0) == (0.25 if planner.DRAWS_FROM_POLICY else 0.0)
+
+
+SHARED = {"horizon": "planning_horizon", "restarts": "n_parallel_plans", "restart_samples": "restart_samples"}
+SHARED |= {"tolerance": "plan_tolerance"}
+CEM = {"iterations": "sampling_iterations", "elites": "sampling_elites", "sample_states": "sample_states"}
+BOUND = {"eps_act": "eps_act", "dual_lr": "dual_lr", "eta": "dual_eta"}
+LATCO = {"damping": "latco_damping", "solver": "latco_solver", "dual_lr": "dual_lr", "eta": "dual_eta"}
+LATCO |= {"eps nu": "eps_act", "eps kappa": "eps_con", "first_duals lam": "latco_lam_init"}
+LATCO |= {"first_duals nu": "latco_nu_init", "first_duals kappa": "latco_kappa_init"}
+LIFTED = {"iterations": "first_order_iterations", "dual_lr": "first_order_dual_lr", "dual_every": "dual_every"}
+LIFTED |= {"eps lam": "eps_dyn", "eps nu": "eps_act"}
+GRASP = {name: f"grasp_{name}" for name in ("iterations", "lr", "lam", "noise", "sync_every", "sync_steps", "sync_lr")}
+# planner -> its attributes (of dictionaries, their entries) and the settings that they are.
+WIRES = {
+    "random_shooting": {"iterations": "sampling_iterations", "candidates": "cem_candidates"},
+    "cem": CEM | {"candidates": "cem_candidates"},
+    "mppi": CEM | {"candidates": "mppi_candidates", "gamma": "mppi_gamma"},
+    "icem": {name: f"icem_{name}" for name in ("iterations", "candidates", "elites", "momentum", "std")},
+    "gd": BOUND | {"iterations": "gd_iterations", "lr": "gd_lr", "dual_every": "dual_every"},
+    "gn": BOUND | {"iterations": "gn_iterations", "damping": "gn_damping"},
+    "ilqr": {"iterations": "ilqr_iterations", "damping": "ilqr_damping", "feedback": "ilqr_feedback"},
+    "latco": LATCO | {"eps lam": "eps_dyn", "finish_steps": "latco_finish"},
+    "gaussian_latco": LATCO | {"eps lam": "gaussian_eps_dyn", "samples": "gaussian_samples"},
+    "latco_first_order": LIFTED | {"lr": "first_order_lr"},
+    "image_collocation": LIFTED | {"lr": "image_lr"},
+    "grasp": GRASP,
+}
+
+
+def test_every_setting_of_a_planner_reaches_it(tiny_config):
+    names = sorted({setting for wires in (SHARED, *WIRES.values()) for setting in wires.values()})
+    kinds = {"sample_states": False, "ilqr_feedback": True, "latco_solver": "block_tridiagonal"}
+    values = {
+        name: kinds.get(name, 100 + i if isinstance(tiny_config[name], int) else 0.001 * (100 + i))
+        for i, name in enumerate(names)
+    }
+    values |= {"sampling_elites": 12, "icem_elites": 11}
+    config = tiny_config.replace(**values)
+    for planner, wires in WIRES.items():
+        made = agents.make_planner(config.replace(planner=planner), curved())
+        for attribute, setting in (SHARED | wires).items():
+            name, _, entry = attribute.partition(" ")
+            found = getattr(made, name)[entry] if entry else getattr(made, name)
+            assert found == config[setting], (planner, attribute)
+    latco, gaussian = (agents.make_planner(config.replace(planner=x), curved()) for x in ("latco", "gaussian_latco"))
+    assert latco.iterations == config.latco_iterations + config.latco_finish
+    assert gaussian.iterations == config.gaussian_iterations + 1
+    icem = agents.make_planner(config.replace(planner="icem", icem_decay=2.0, icem_keep=0.6, icem_beta=0.0), curved())
+    assert icem.num_kept == 6 and icem.populations[1] == config.icem_candidates // 2
+    assert np.any(icem.basis != agents.make_planner(config.replace(planner="icem", icem_beta=1.0), curved()).basis)
 
 
 def test_every_agent_is_in_the_table():

@@ -1,5 +1,7 @@
 """Agents with a value network: what it learns from, what is restored, programs and refusals."""
 
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,10 +10,12 @@ from documentation import read_metrics
 import agents
 import planning_agent
 from base_agent import BaseAgent
+from distilling_agent import DistillingAgent
 from tests.tiny_agents import ACTION_SPACE, OBSERVATIONS, make_batch
 from tools.config import load_config
 from tools.errors import UserError
 from training.logdir import open_logdir
+from world_model.value import ValueLearner
 
 
 @pytest.mark.slow
@@ -46,6 +50,22 @@ def test_replay_teaches_what_follows_within_an_episode(tiny_config, monkeypatch)
     np.testing.assert_array_equal(seen[1], agent.model.reward(feat))
     np.testing.assert_allclose(seen[2][3], [0.99] * 7 + [0.0])
     assert seen[3].numpy().sum() == 32 - 4 - 3 - 1 and not seen[3][2, 3] and not seen[3][1, 5]
+
+
+def test_plans_teach_the_rewards_after_a_state_and_the_value_of_the_last_one(tiny_config, line_by_line):
+    value = ValueLearner(tiny_config.replace(value_head=True, value_data="plans", discount=0.9), 3)
+    model = types.SimpleNamespace(reward=lambda z: z[..., 0])
+    agent = types.SimpleNamespace(value=value, model=model, discount=lambda z: tf.sigmoid(z[..., 1]))
+    rng = np.random.default_rng(0)
+    path, planned = rng.normal(size=[3, 5, 3]).astype(np.float32), np.array([True, False, True])
+    before = value(path).numpy()
+    targets = before.copy()  # at first the network that bootstraps them is a copy
+    for t in reversed(range(4)):
+        targets[:, t] = path[:, t + 1, 0] + targets[:, t + 1] / (1.0 + np.exp(-path[:, t + 1, 1]))
+    metrics = DistillingAgent._learn_value_from_plans(agent, tf.constant(path[:, 0]), tf.constant(path[:, 1:]), planned)
+    errors = (before - targets)[planned, :4]
+    assert float(metrics["value_loss"]) == pytest.approx(0.5 * np.mean(errors**2), rel=1e-4)
+    assert float(metrics["value"]) == pytest.approx(np.mean(before[planned, :4]), rel=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

@@ -68,3 +68,15 @@ def test_image_shapes_and_ranges():
     scaled = models.preprocess(tf.constant(image))
     assert scaled.dtype == tf.float32 and float(tf.reduce_min(scaled)) >= -0.5 and float(tf.reduce_max(scaled)) <= 0.5
     np.testing.assert_array_equal(models.postprocess(scaled), image)
+
+
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+def test_gradients_are_clipped_by_the_norm_that_they_have_together(scale):
+    # Steps of plain descent at a rate of 1 are as long as the gradients, here 3 and 4, whose norm is 5.
+    for most, steps in ((1.0, [0.6, 0.8]), (10.0, [3.0, 4.0])):
+        variables, optimizer = [tf.Variable(0.0), tf.Variable(0.0)], tf.keras.optimizers.SGD(1.0)
+        if scale != 1.0:
+            optimizer = tf.keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=scale)
+        optimizer.build(variables)
+        models.clipped_step(optimizer, [tf.constant(scale * -3.0), tf.constant(scale * -4.0)], variables, most)
+        np.testing.assert_allclose([float(variable) for variable in variables], steps, rtol=1e-6)

@@ -294,6 +294,14 @@ def test_dataset_has_static_shapes_and_the_content_of_sample(tmp_path):
             np.testing.assert_array_equal(value.numpy(), reference[key])
 
 
+def test_a_dataset_of_so_many_batches_draws_no_more(tmp_path):
+    make_replay(tmp_path).add(make_episode(1, transitions=200))
+    replay, other = (make_replay(tmp_path, seed=3) for _ in range(2))
+    drawn = [drawn_starts(batch) for batch in replay.dataset(3).as_numpy_iterator()]
+    np.testing.assert_array_equal(drawn, [drawn_starts(other.sample()) for _ in range(3)])
+    assert replay.random_state == other.random_state, "a resumed run goes on from here"
+
+
 def test_dataset_sees_episodes_that_are_added_later(tmp_path):
     replay = make_replay(tmp_path, batch_size=64)
     replay.add(make_episode(1, 10))

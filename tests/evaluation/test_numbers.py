@@ -5,6 +5,7 @@ import pytest
 
 from envs.distance import goal_distance
 from evaluation import numbers
+from training.driver import Episode
 
 
 def test_interval_of_a_mean_is_students():
@@ -49,3 +50,26 @@ def test_distances_by_hand():
     assert goal_distance("pointmass_obstacle", np.array([0.6, 0.1, 9.0, 9.0])) == pytest.approx(0.5)
     assert goal_distance("pointmass_lottery", np.array([0.15, 0.0, 9.0, 9.0, 0.0])) == pytest.approx(0.4)
     assert goal_distance("dmc_walker_walk", state) is None and goal_distance("metaworld_push", None) is None
+
+
+def test_the_row_of_an_episode_by_hand():
+    state = np.zeros([5, 4], np.float32)
+    state[:, 0] = [0.6, 0.9, 0.9, 0.9, 0.9]
+    data = {"reward": np.arange(5.0), "success": np.array([0.0, 0.0, 1.0, 0.0, 0.0]), "state": state}
+    metrics = {"plan/nu": np.array([1.0, 50.0, 3.0, np.nan]), "plan/lam": np.full(4, np.nan), "model/loss": np.ones(4)}
+    planned = np.array([True, False, True, True])
+    extras = {"predicted_reward": np.array([1.0, 2.0, 3.0, 5.0]), "planned": planned, "metrics": metrics}
+    row = numbers.describe(Episode(1, data, extras, number=2), [7, 8, 9], "pointmass_obstacle")
+    assert np.isnan(row.pop("lam"))
+    assert row == {
+        "episode": 2,
+        "seed": 9,
+        "return": 10.0,
+        "length": 4.0,
+        "success": 1.0,
+        "success_final": 0.0,
+        "predicted_return": 11.0,
+        "distance": goal_distance("pointmass_obstacle", state[0]),
+        "plans": 3,
+        "nu": 2.0,
+    }

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from problems import SEED, curved
+from problems import SEED, curved, curved_jacobians
 from tensorflow import keras
 
 from optimizers import LatentProblem, WarmStart
@@ -61,6 +61,20 @@ def test_plain_dual_ascent_by_hand():
     np.testing.assert_allclose(found["nu"], [[1.0, 0.0]], atol=1e-6)
 
 
+def test_lagrangians_by_hand():
+    # An action of 1.5 from 0.2 is 0.5 beyond its bound and leads to 1.7, and the planned state is 1.4.
+    problem = LatentProblem(lambda z, a: z + a, lambda z: -tf.square(z[..., 0] - 1.0), 1, 1)
+    z0, states, actions = tf.constant([[0.2]]), tf.constant([[[1.4]]]), tf.constant([[[1.5]]])
+    lifted, shooting = FirstOrderLatCo(problem, 1, 1, **EAGER), GD(problem, 1, 1, **EAGER)
+    duals = {"lam": tf.constant([[2.0]]), "nu": tf.constant([[3.0]])}
+    terms = lifted._terms(z0, (states, actions), duals)
+    np.testing.assert_allclose(terms.loss, [2.0 * 0.09 + 3.0 * 0.25 + 0.16], rtol=1e-5)
+    np.testing.assert_allclose(lifted._metrics(terms, duals), [[-0.16, 0.09, 0.25, 2.0, 3.0]], rtol=1e-5)
+    terms = shooting._terms(z0, (actions,), duals)
+    np.testing.assert_allclose(terms.loss, [3.0 * 0.25 + 0.49], rtol=1e-5)
+    np.testing.assert_allclose(shooting._metrics(terms, duals), [[-0.49, 0.25, 3.0]], rtol=1e-5)
+
+
 def test_grasp_s_dynamics_pass_no_gradient_to_the_states_they_start_from():
     planner = GRASP(curved(), 3, 4, lam=8.0, **EAGER)
     states = tf.constant(np.random.default_rng(0).normal(size=[1, 3, 2]))
@@ -73,7 +87,10 @@ def test_grasp_s_dynamics_pass_no_gradient_to_the_states_they_start_from():
     predicted = curved().step(tf.constant(before), actions)
     # Only z_{t+1} - mu and the reward of z_{t+1} itself: r = -|z - 0.3|^2.
     np.testing.assert_allclose(by_state, 16.0 * (states - predicted) + 2.0 * (states - 0.3), rtol=1e-6)
-    assert np.all(by_action != 0)
+    # The action moves the prediction, which is paid its reward too.
+    by_prediction = 16.0 * (predicted - states) + 2.0 * (predicted - 0.3)
+    jacobian = curved_jacobians(tf.constant(before), actions)[2]
+    np.testing.assert_allclose(by_action, tf.einsum("bhnm,bhn->bhm", jacobian, by_prediction), rtol=1e-6)
 
 
 def test_grasp_ends_with_a_plan_that_keeps_the_dynamics():

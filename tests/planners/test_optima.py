@@ -16,7 +16,7 @@ from problems import (
     root_residual,
 )
 
-from optimizers import WarmStart
+from optimizers import LatentProblem, WarmStart
 from planners.cem import CEM
 from planners.gd import GD
 from planners.gn import GN
@@ -71,3 +71,30 @@ def test_a_warm_start_that_is_the_optimum_is_kept(name):
     np.testing.assert_allclose(warm.actions[0], 1.0)
     np.testing.assert_allclose(warm.actions[1], planner(z0, seed).actions[1])
     assert np.sum(warm.rewards[1]) < np.sum(warm.rewards[0])
+
+
+@pytest.mark.parametrize("solver", ["condensed", "block_tridiagonal"])
+def test_multipliers_pull_like_springs_and_follow_their_violations(solver, monkeypatch, line_by_line):
+    """One action leads to a state that is the action.
+
+    The reward pulls the state to 2, the dynamics pull it to the action, a constraint to 0.9, and the bound pulls the
+    action to 1. All of this is linear where the search starts, at 1.5, so that it ends after one step.
+    """
+    step, limits = lambda z, a: 0.0 * z + a, lambda z: tf.concat([z - 0.9, -5.0 - z], -1)  # the second one never pulls
+    problem = LatentProblem(step, lambda z: z[..., 0] - 2.0, 1, 1, constraint=limits)
+    first = {"lam_init": 2.0, "nu_init": 3.0, "kappa_init": 4.0, "reward_residual": lambda reward: -reward}
+    planner = LatCo(problem, 1, 1, solver, damping=1e-6, eps_dyn=1e-2, eps_act=1e-3, eps_con=1e-4, **first, **EAGER)
+    solve, dampings = planner.solve, []
+    record = lambda *args: dampings.append(float(args[-1][0])) or solve(*args)
+    monkeypatch.setattr(LatCo, "solve", property(lambda self: record))
+    plan = planner(np.zeros([1, 1]), SEED, WarmStart(np.full([1, 1, 1, 1], 1.5), [1]))
+    # Dynamics and bound are in series, 1 / (1 / 2 + 1 / 3) = 1.2.
+    z = (1.2 * 1.0 + 4.0 * 0.9 + 1.0 * 2.0) / (1.2 + 4.0 + 1.0)
+    a = (2.0 * z + 3.0 * 1.0) / (2.0 + 3.0)
+    dynamics, bound, constraint = (z - a) ** 2, (a - 1.0) ** 2, (z - 0.9) ** 2
+    pull = lambda violation, eps: 1.0 + 0.1 * np.log(violation / eps + 0.01)
+    expected = {"reward": z - 2.0, "dynamics_violation": dynamics, "lam": 2.0 * pull(dynamics, 1e-2)}
+    expected |= {"action_violation": bound, "nu": 3.0 * pull(bound, 1e-3), "constraint_violation": constraint}
+    expected["kappa"] = 4.0 * (pull(constraint, 1e-4) + pull(0.0, 1e-4)) / 2  # the mean of both
+    assert {name: float(curve[0, 0]) for name, curve in plan.curves.items()} == pytest.approx(expected, rel=1e-4)
+    assert dampings == pytest.approx([2e-6])  # relative to lam

@@ -91,6 +91,18 @@ def test_planners_of_candidates_have_the_policy_among_them(name):
         assert np.allclose(plan.actions, 1.0) == start
 
 
+def test_of_several_starts_the_first_is_the_policy_s_mean_and_the_others_are_samples():
+    problem, z0, seeds = with_policy(curved()), np.array([[0.1, 0.2], [1.0, -1.0]]), split_seed(tf.constant(SEED), 2)
+    planner = ICEM(problem, HORIZON, 2, 40, 4, False, policy_start=True, **EAGER)
+    warm = planner._from_policy(tf.constant(z0), seeds)
+    assert warm.actions.shape == (2, 5, HORIZON, 1) and warm.steps.numpy().tolist() == [HORIZON] * 2
+    noise = tf.reshape(policy_noise(problem, 5 * HORIZON, seeds, tf.float64), [2, 5, HORIZON, 1]).numpy()
+    noise[:, 0] = 0.0
+    expected, _ = policy_rollout(problem, tf.repeat(tf.constant(z0)[:, None], 5, 1), tf.constant(noise))
+    np.testing.assert_allclose(warm.actions, expected, rtol=1e-9)
+    assert np.ptp(warm.actions, axis=1).min() > 0.01
+
+
 def test_only_the_first_restart_starts_from_the_policy(line_by_line):
     problem, z0 = with_policy(curved()), np.array([[0.1, 0.2]])
     planner = GD(problem, HORIZON, 5, restarts=3, keep_plans=3, policy_start=True, **EAGER)
@@ -118,6 +130,7 @@ def test_the_score_of_a_kept_plan_that_has_none_is_not_a_number():
     assert np.any(actions > 0.0, 1).all() and np.any(actions < 0.0, 1).all()
     np.testing.assert_array_equal(plan.kept_scores, np.where(actions > 0.0, np.nan, actions))
     assert np.all(plan.actions < 0.0), "the best one has a score"
+    np.testing.assert_array_equal(plan.non_finite, np.sum(actions > 0.0, 1))  # of all restarts
 
 
 def test_without_restarts_the_plan_itself_is_kept():

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from problems import SEED, curved, far
 
-from optimizers import LatentProblem
+from optimizers import LatentProblem, WarmStart
 from planners.cem import CEM, RandomShooting
 from planners.icem import ICEM, colored_noise_basis
 from planners.sampling import refit
@@ -51,6 +51,59 @@ def test_refits_by_hand():
     # softmax(log 3 * (2, 1)) = (3/4, 1/4): mean 1.5, variance 0.75.
     assert mean == pytest.approx(1.5) and std == pytest.approx(np.sqrt(0.75)) and score == pytest.approx(1.75)
     assert not refit(elites, tf.constant([[2.0, lowest, lowest]]))[3].numpy().item()
+
+
+@pytest.mark.parametrize("name", ["cem", "mppi", "icem"])
+def test_one_refit_is_that_of_numpy(name, line_by_line):
+    options = {"sample_states": False, **EAGER}
+    planner, seen = (
+        {
+            "cem": lambda: CEM(curved(), 4, 1, 40, 8, **options),
+            "mppi": lambda: CEM(curved(), 4, 1, 40, 8, gamma=3.0, **options),
+            "icem": lambda: ICEM(curved(), 4, 1, 40, 8, keep=0.0, momentum=0.25, **options),
+        }[name](),
+        [],
+    )
+    returns = planner._returns
+    planner._returns = lambda z0, actions, seeds: seen.append((actions, returns(z0, actions, seeds))) or seen[-1][1]
+    plan = planner(Z0, SEED, WarmStart(np.full([1, planner.num_warm_starts, 4, 1], 0.3), [4]))
+    actions, scores = (x[0].numpy() for x in seen[0])
+    best = np.argsort(-scores)[:8]
+    weights = np.exp((3.0 if name == "mppi" else 0.0) * (scores[best] - scores[best[0]]))
+    mean = np.average(actions[best], 0, weights)
+    assert float(plan.curves["reward"][0, 0]) == pytest.approx(np.average(scores[best], 0, weights))
+    if name != "icem":
+        np.testing.assert_allclose(plan.actions[0], mean)
+        return
+    np.testing.assert_allclose(actions[0], 0.3)  # the mean is a candidate of the last population
+    np.testing.assert_array_equal(plan.actions[0], actions[best[0]])
+    np.testing.assert_array_equal(plan.warm_starts[0, 1:], actions[best])
+    np.testing.assert_allclose(plan.warm_starts[0, 0], 0.25 * 0.3 + 0.75 * mean)
+
+
+def test_the_elites_of_the_last_plan_are_candidates_of_icem_with_random_ends(line_by_line):
+    planner, seen = ICEM(curved(), 4, 2, 40, 8, sample_states=False, keep=0.5, **EAGER), []
+    returns = planner._returns
+    planner._returns = lambda z0, actions, seeds: seen.append(actions[0, ..., 0].numpy()) or returns(z0, actions, seeds)
+    last = np.tile(0.01 * np.arange(9)[None, :, None, None], [1, 1, 4, 1])  # the mean, then eight elites
+    planner(Z0, SEED, WarmStart(last, [3]))
+    candidates = seen[0]
+    np.testing.assert_allclose(candidates[1:5, :3], np.tile([[0.01], [0.02], [0.03], [0.04]], 3))
+    assert np.ptp(candidates[1:5, 3]) > 0.1 and np.ptp(candidates[5:, 0]) > 0.1 and len(candidates) == 40
+
+
+def test_icem_keeps_a_share_of_its_elites_and_of_its_belief():
+    planner, seeds = ICEM(curved(), 4, 3, 40, 4, sample_states=False, keep=0.5, momentum=0.25), tf.constant([SEED])
+    known = tf.constant(np.random.default_rng(0).uniform(-1, 1, [1, 4, 4, 1]))
+    old = planner._first_belief(tf.constant(Z0), None, 0.5, 4)
+    old = old._replace(best=known, scores=tf.constant([[9.0, 8.0, 7.0, 6.0]], tf.float64))
+    new = planner._iterate(1, 20, tf.constant(Z0), seeds, None, old, None)
+    # No new candidate has a return above 0.
+    np.testing.assert_array_equal(new.scores[0, :2], [9.0, 8.0])
+    np.testing.assert_array_equal(new.best[0, :2], known[0, :2])
+    assert np.all(new.scores[0, 2:] < 0.0) and np.all(np.diff(new.scores[0]) < 0.0)
+    np.testing.assert_allclose(new.mean[0], 0.75 * np.mean(new.best[0], 0))
+    np.testing.assert_allclose(new.std[0], 0.25 * 0.5 + 0.75 * np.std(new.best[0], 0))
 
 
 def test_random_shooting_returns_the_best_of_its_candidates():

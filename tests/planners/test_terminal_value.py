@@ -22,11 +22,13 @@ from problems import (
 
 from planners.cem import CEM
 from planners.discounting import LEAST_DISCOUNT, discounted, start_survival, strip_survival
+from planners.gaussian_latco import GaussianLatCo
 from planners.gd import GD
 from planners.gn import GN
 from planners.ilqr import ILQR
 from planners.latco import LatCo
 from planners.residuals import objective_residuals, softplus_residual
+from planners.seeds import split_seed
 from planners.trajectories import objective_rewards, rollout
 
 
@@ -121,6 +123,22 @@ def test_the_residual_of_a_value_is_that_of_the_steps_it_stands_for():
     # As four more rewards of 0.5, and its square with the same slope in the objective.
     assert float(found[0, 2, 1] ** 2) == pytest.approx(4 * np.log1p(np.exp(-0.5)) ** 2, rel=1e-6)
     assert objective_residuals(problem, softplus_residual, rewards, None).shape == (1, 3, 1)
+
+
+def test_gaussian_plans_are_paid_the_mean_over_their_distributions():
+    """The samples have mean 0 and variance 1 exactly, so that the mean of z^2 is that of the Gaussian."""
+    problem = line(lambda z: -tf.square(z[..., 0]), 0.1, 0.5, value=lambda z: 3.0 * tf.square(z[..., 0]) + z[..., 0])
+    planner = GaussianLatCo(problem, 2, 1, samples=7, **EAGER)
+    noise = planner._noise(split_seed(tf.constant(SEED), 1), tf.float64)
+    mean, std = np.array([[[0.3], [-0.5]]]), np.array([[[0.2], [0.4]]])
+    variables = tf.constant(mean), tf.zeros([1, 2, 1], tf.float64), tf.constant(std)
+    rewards, value = planner._rewards_and_value(variables[0], variables, noise)
+    np.testing.assert_allclose(rewards, [[-(0.3**2) - 0.2**2, -(0.5**2) - 0.4**2]], rtol=1e-9)
+    np.testing.assert_allclose(value, [3.0 * (0.5**2 + 0.4**2) - 0.5], rtol=1e-9)
+    # Predictions with a mean of 0.1 and a spread of 0.5 are these far away.
+    moments = tf.fill([1, 2, 1], tf.constant(0.1, tf.float64)), tf.fill([1, 2, 1], tf.constant(0.5, tf.float64))
+    _, violation = planner._dynamics(variables, moments)
+    np.testing.assert_allclose(violation, [[0.2**2 + 0.3**2, 0.6**2 + 0.1**2]], rtol=1e-9)
 
 
 def test_a_large_value_still_moves_second_order_plans():

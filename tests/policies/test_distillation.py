@@ -132,6 +132,15 @@ def test_recorded_actions_are_those_taken_in_a_state(tiny_config):
     np.testing.assert_allclose(seen[2], return_weights(returns, there, tiny_config.policy_beta), rtol=1e-6)
 
 
+def test_actions_at_their_bounds_teach(tiny_config):
+    """Most plans have some, and the inverse tanh of these is infinite."""
+    found = make_distiller(tiny_config, policy_layers=0)
+    before = [x.numpy() for x in found.actor.net.variables]
+    metrics = found._regress(tf.ones([2, SIZE]), tf.constant([[1.0, -1.0], [1.0, 0.5]]), tf.ones([2]))
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert all(not np.array_equal(old, x) for old, x in zip(before, found.actor.net.variables, strict=True))
+
+
 def test_numbers_that_are_not_finite_teach_nothing(tiny_config):
     found = make_distiller(tiny_config)
     before = [x.numpy() for x in found.actor.net.variables]

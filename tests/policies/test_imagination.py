@@ -104,6 +104,26 @@ def test_gradients_of_the_loss_by_hand():
     assert tape.gradient(loss, value) is None
 
 
+def test_the_critic_learns_where_trajectories_count(tiny_config, line_by_line):
+    settings = {"imagination_horizon": 3, "value_lambda": 0.5}
+    start, counts, seen = tf.constant([[0.3, 0.0], [-1.0, 0.5]]), tf.constant([1.0, 0.0]), []
+    value = SimpleNamespace(bootstrap=lambda z: 2.0 * z[..., 0], regress=lambda *args: seen.extend(args) or {})
+    fading = lambda z: tf.sigmoid(z[..., 0])
+    actor = make_actor(tiny_config)
+    ActorCritic(tiny_config.replace(**settings), line(), fading, actor, value, **EAGER).learn(start, counts)
+    feat, returns, weights = (x.numpy() for x in seen)
+    assert feat.shape == (2, 3, 2)
+    np.testing.assert_array_equal(feat[:, 0], start)
+    alive = fading(feat).numpy()
+    np.testing.assert_allclose(weights[0], [1.0, alive[0, 1], alive[0, 1] * alive[0, 2]], rtol=1e-6)
+    np.testing.assert_array_equal(weights[1], 0.0)
+    # r = -x^2, and half of what follows a state is its value of 2 x.
+    x, d = feat[0, :, 0], alive[0]
+    for t in range(2):
+        expected = -(x[t + 1] ** 2) + d[t + 1] * (0.5 * 2.0 * x[t + 1] + 0.5 * returns[0, t + 1])
+        assert returns[0, t] == pytest.approx(expected, rel=1e-4)
+
+
 # A choice: the action decides with what probability a one-hot latent of two classes is its second one, which pays 1.
 
 

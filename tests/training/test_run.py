@@ -299,3 +299,20 @@ def test_a_task_that_reports_no_success_has_none_beside_one_that_does():
     names = ("train/success", "train/a/success", "train/b/success")
     successes = {name: [value for other, value in logged if other == name] for name in names}
     assert successes == {"train/success": [1.0, 0.0, 0.0], "train/a/success": [], "train/b/success": [1.0, 0.0, 0.0]}
+
+
+def test_metrics_of_plans_are_means_over_the_decisions_at_which_plans_were_made():
+    logged = {}
+    logger = types.SimpleNamespace(
+        scalars=lambda values, prefix="": logged.update((prefix + name, value) for name, value in values.items()),
+        progress=lambda *_, **__: None,
+    )
+    metrics = RunMetrics(types.SimpleNamespace(step=0), None, None, logger)
+    collector = types.SimpleNamespace(task="a", metric_name=lambda name: name)
+    plans = {"plan/nu": np.array([1.0, 50.0, 3.0, np.nan]), "model/policy_loss": np.full(4, np.nan)}
+    extras = {"planned": np.array([True, False, True, True]), "metrics": plans}
+    episode = Episode(0, {"reward": np.zeros(5)}, extras)
+    metrics.episode("eval", episode, collector)
+    assert not logged.keys() & plans.keys()
+    metrics.episode("train", episode, collector)
+    assert logged["plan/nu"] == 2.0 and "model/policy_loss" not in logged

@@ -145,3 +145,18 @@ def test_numbers_that_are_not_finite_change_no_weight(tiny_config):
     assert all(np.array_equal(old, x) for old, x in zip(before, found.weights, strict=True))
     assert np.isfinite(found.learn(feat, reward, discount, follows)["value_loss"])
     assert any(not np.array_equal(old, x) for old, x in zip(before, found.weights, strict=True))
+
+
+def test_a_regression_is_weighted_and_its_returns_are_clipped(tiny_config, line_by_line):
+    found, feat = learner(tiny_config, value_bound=2.0), some_batch()[0]
+    rng = np.random.default_rng(1)
+    returns, weights = rng.normal(0.0, 3.0, [4, 5]), np.abs(rng.normal(size=[4, 5])) * (rng.uniform(size=[4, 5]) < 0.7)
+    assert np.any(np.abs(returns[weights > 0]) > 2.0)
+    value = found.net(feat).numpy()
+    metrics = found.regress(feat, tf.constant(returns, tf.float32), tf.constant(weights, tf.float32))
+    error = np.average((value - np.clip(returns, -2.0, 2.0)) ** 2, weights=weights)
+    assert float(metrics["value_loss"]) == pytest.approx(0.5 * error, rel=1e-4)
+    assert float(metrics["value"]) == pytest.approx(np.average(value, weights=weights), rel=1e-4)
+    before = [x.numpy() for x in found.net.variables]
+    assert np.isnan(found.regress(feat, tf.zeros([4, 5]), tf.zeros([4, 5]))["value_loss"])
+    assert all(np.array_equal(old, x) for old, x in zip(before, found.net.variables, strict=True))

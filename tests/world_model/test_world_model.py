@@ -17,6 +17,7 @@ from tests.tiny_agents import ACTION_SPACE, OBSERVATIONS, agent_of, make_batch, 
 from tools.errors import UserError
 from training.data_parallel import compiles_update, make_strategy
 from world_model.kl_loss import kl_loss
+from world_model.loss import _head_losses
 from world_model.rewards import RewardTransform
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +112,26 @@ def test_overshooting_terms_enter_the_loss_as_equation_7_says(tiny_config):
 def test_overshooting_beyond_a_chunk_is_refused(tiny_config, distance):
     with pytest.raises(UserError, match="overshooting"):
         BaseAgent(tiny_config.replace(overshooting=distance), OBSERVATIONS, ACTION_SPACE)
+
+
+def test_losses_of_the_heads_equal_numpy(tiny_config):
+    rng, shape = np.random.default_rng(0), [2, 4]
+    feat, state, cost = (rng.normal(size=[*shape, *size]).astype(np.float32) for size in ([3], [2], []))
+    mask, goes_on = np.float32([[1, 1, 1, 0], [1, 1, 1, 1]]), np.float32([[1, 1, 0, 1], [1, 1, 1, 0]])
+    batch = {"mask": mask, "discount": goes_on, "state": state, "cost": cost}
+    head = {"discount": lambda z: z[..., 0], "cost": lambda z: z[..., 1], "probe": lambda z: z[..., 1:]}
+    config = tiny_config.replace(discount_scale=3.0, cost_scale=5.0)
+    loss, metrics = _head_losses(config, types.SimpleNamespace(**head), batch, tf.constant(feat))
+    chance = 1.0 / (1.0 + np.exp(-feat[..., 0]))
+    errors = {
+        "discount_loss": -np.log(np.where(goes_on > 0, chance, 1.0 - chance)),
+        "cost_loss": 0.5 * (feat[..., 1] - cost) ** 2,
+        "state_loss": 0.5 * np.mean((feat[..., 1:] - state) ** 2, -1),
+    }
+    expected = {name: error[mask > 0].mean() for name, error in errors.items()}
+    assert {name: float(value) for name, value in metrics.items()} == pytest.approx(expected, rel=1e-5)
+    weighted = 3.0 * expected["discount_loss"] + 5.0 * expected["cost_loss"] + expected["state_loss"]
+    assert float(loss) == pytest.approx(weighted, rel=1e-5)
 
 
 def test_reward_normalization_equals_numpy_over_many_episodes():
