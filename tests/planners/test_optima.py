@@ -12,6 +12,7 @@ from problems import (
     far,
     linear_quadratic,
     linear_quadratic_optimum,
+    paper_latco,
     ridge,
     root_residual,
 )
@@ -21,7 +22,6 @@ from planners.cem import CEM
 from planners.gd import GD
 from planners.gn import GN
 from planners.ilqr import ILQR
-from planners.latco import LatCo
 from planners.seeds import split_seed
 
 
@@ -39,7 +39,7 @@ def test_every_planner_reaches_the_linear_quadratic_optimum(name):
 def test_shooting_by_gradients_is_stuck_before_the_ridge_and_collocation_leaps_over_it():
     best = -2.25 - 1.0 - 0.25  # at full speed: 0.5, 1, 1.5, 2, 2, ...
     for solver in ("condensed", "block_tridiagonal"):
-        planner = LatCo(ridge(), 8, 60, solver, reward_residual=root_residual, restarts=8, **EAGER)
+        planner = paper_latco(ridge(), 8, 60, solver, reward_residual=root_residual, restarts=8, **EAGER)
         plan = planner(np.zeros([2, 1], np.float32), SEED)
         np.testing.assert_allclose(tf.reduce_sum(plan.rewards, 1), best, atol=0.05)
         np.testing.assert_allclose(plan.actions[:, :4, 0], 1.0, atol=0.1)
@@ -55,7 +55,7 @@ def test_full_speed_ahead_where_the_goal_is_far(name):
         "gd": lambda: GD(problem, 5, 500, eps_act=1e-6, **EAGER),
         "gn": lambda: GN(problem, 5, 100, eps_act=1e-6, **EAGER),
         "ilqr": lambda: ILQR(problem, 5, 50, **EAGER),
-        "latco": lambda: LatCo(problem, 5, 100, eps_act=1e-6, **EAGER),
+        "latco": lambda: paper_latco(problem, 5, 100, eps_act=1e-6, **EAGER),
     }[name]()
     plan = planner(tf.zeros([1, 1]), SEED)
     np.testing.assert_allclose(plan.actions[0, :, 0], 1.0, atol=0.02)
