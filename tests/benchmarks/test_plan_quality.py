@@ -12,7 +12,7 @@ from problems import BUILDERS, TARGET, WEIGHTS, A, B, linear_quadratic, linear_q
 import agents
 import envs
 from benchmarks import plan_figure, plan_losses, plan_quality, plan_variants
-from benchmarks.execution import Played, play_blind, play_scripted
+from benchmarks.execution import Played, play_open_loop, play_scripted
 from benchmarks.plan_losses import Plans
 from evaluation.episodes import episode_seeds
 from evaluation.numbers import share_interval
@@ -146,10 +146,10 @@ class Line:
         return {}, reward, self.ended.copy(), np.zeros(2, bool), {"success": np.float32(reward > 4)}
 
 
-def test_blind_execution_by_hand():
+def test_open_loop_execution_by_hand():
     seeds = [2, 3, 4]
     actions = np.float32([[[0.1], [0.2], [0.3]], [[0.4], [0.5], [9.0]], [[-0.1], [0.0], [0.6]]])
-    played = play_blind(Line(), seeds, actions)
+    played = play_open_loop(Line(), seeds, actions)
     np.testing.assert_allclose(played.rewards, [[2.1, 2.2, 2.3], [3.4, 3.5, 0.0], [3.9, 4.0, 4.6]])
     np.testing.assert_array_equal(played.alive, [[1, 1, 1], [1, 1, 0], [1, 1, 1]])
     np.testing.assert_array_equal(played.success.any(1), [False, False, True])
@@ -172,7 +172,9 @@ def test_starts_whose_environment_is_lost_are_played_again():
             return obs, np.where(lost, 0.0, reward), *ended, info | ({"lost": lost} if lost.any() else {})
 
     seeds, actions = [2, 4, 6], np.float32(np.arange(9).reshape(3, 3, 1)) / 10
-    for right, played in zip(play_blind(Line(), seeds, actions), play_blind(Losing(), seeds, actions), strict=True):
+    for right, played in zip(
+        play_open_loop(Line(), seeds, actions), play_open_loop(Losing(), seeds, actions), strict=True
+    ):
         np.testing.assert_array_equal(played, right)
 
 
@@ -190,7 +192,7 @@ def test_actions_bring_what_they_bring_when_played_by_hand():
     rewards = np.zeros([3, 4])
     batch, single = envs.make_vector_env(config, 2, 1), envs.make_vector_env(config, 1, 2)
     try:
-        played = play_blind(batch, seeds, actions)
+        played = play_open_loop(batch, seeds, actions)
         for row, seed in enumerate(seeds):
             single.reset(seed=[seed])
             rewards[row] = [single.step(action[None])[1][0] for action in actions[row]]
@@ -211,7 +213,7 @@ def test_scripted_actions_bring_the_same_in_the_environments():
     batch = envs.make_vector_env(config.replace(reward="dense"), 2, 9)
     try:
         dense = play_scripted(config.replace(reward="dense"), "metaworld_reach", seeds, 3, 4)
-        played = play_blind(batch, seeds, dense.actions)
+        played = play_open_loop(batch, seeds, dense.actions)
     finally:
         batch.close()
     np.testing.assert_allclose(played.rewards, dense.rewards, rtol=1e-5)
