@@ -1,5 +1,7 @@
 """What planners share: batches, restarts, warm starts, early stops and broken problems."""
 
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -18,7 +20,7 @@ from problems import (
     quick_planner,
 )
 
-from optimizers import LatentProblem, WarmStart
+from optimizers import LatentProblem, Plan, Planner, WarmStart
 from planners.cem import CEM
 from planners.gd import GD
 from planners.gn import GN
@@ -235,6 +237,26 @@ def test_a_search_that_breaks_the_bounds_has_not_converged(name):
     assert np.all(plan.iterations < planner.iterations)
     violation = tf.gather(plan.curves["action_violation"], plan.iterations - 2, batch_dims=1)
     assert np.all(violation <= 4 * planner.eps_act)
+
+
+class Idle(Planner):
+    """Does nothing, at once."""
+
+    def _optimize(self, z0, seeds, warm, limit):
+        actions = tf.zeros([z0.shape[0], self.horizon, 1])
+        return Plan(actions, actions, actions[..., 0], {}, limit, limit, actions[:, None])
+
+
+def test_many_planners_do_not_look_like_one_that_is_traced_again_and_again(monkeypatch):
+    messages = []
+    monkeypatch.setattr(tf.get_logger(), "warning", lambda text, *_: messages.append(text))
+    # TensorFlow warns twice in a process of functions with the same code, so this one has its own.
+    traced = Planner._traced
+    code = traced.__code__.replace(co_name="traced_anew")
+    monkeypatch.setattr(Planner, "_traced", types.FunctionType(code, traced.__globals__, "traced_anew"))
+    for _ in range(6):
+        Idle(curved(), 2, 1, **EAGER)(np.zeros([1, 2]), SEED)
+    assert not messages
 
 
 def test_settings_that_do_not_go_together_are_refused():
