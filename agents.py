@@ -99,7 +99,7 @@ def load_agent(logdir: str | Path, overrides: Sequence[str] = (), option: str = 
     before = load_config([], saved=saved)
     check_same(before, config, fixed, logdir, option)
     if before.cost_head and not config.cost_head:
-        # In a checkpoint the probe's variables come after those of the cost head. Only training needs the probe.
+        # Only training needs the probe, whose variables a checkpoint has behind those of the cost head.
         config = config.replace(state_probe=False)
     return _restored(config, logdir, option)
 

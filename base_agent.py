@@ -131,7 +131,7 @@ class BaseAgent:
         return world_model_loss(self.config, self.model, batch, reward, noise, self.loss_scale)
 
     def batches(self, replay: Replay | MixedReplay, count: int | None = None) -> Iterator[Batch]:
-        """Training batches, one of `device_batch_size` chunks for each device; with a count so many, on one device."""
+        """Training batches, one of `device_batch_size` chunks for each device; on one device `count` may end them."""
         if self.strategy.num_replicas_in_sync == 1:
             return iter(replay.dataset(count))
         return iter(self.strategy.distribute_datasets_from_function(lambda _: replay.dataset()))

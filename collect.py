@@ -108,11 +108,20 @@ class DataSet:
         reader.set_aside()
         self.replay = Replay(folder, 1, 1, 1, seed=0)  # it writes the files; one episode in memory is enough
         found = {key: value for key, value in (found or {}).items() if holds_any or key == "attempts"}
+        if not isinstance(found.get("earlier", []), list):
+            raise UserError(f"{folder / FILE}: earlier must be a list, not {found['earlier']!r}: repair it.")
         for key in ("scripted_episodes", "attempts"):
             known = found.get(key, 0)
             if type(known) is not int or not 0 <= known < 2**31:
                 raise UserError(f"{folder / FILE}: {key} must be a whole number from 0, not {known!r}: repair it.")
         self.facts = {"scripted_episodes": 0, "attempts": 0} | found | {"settings": settings(config)}
+
+    def begin(self, **start: Any) -> None:
+        """Notes how a start collects. What an earlier one noted, if that was not the same, moves to `earlier`."""
+        before = {key: self.facts[key] for key in start if key in self.facts}
+        if self.rows and before != start:
+            self.facts["earlier"] = [*self.facts.get("earlier", []), before | {"episodes": len(self.rows)}]
+        self.facts |= start
 
     def add(self, data: dict[str, np.ndarray], **facts: Any) -> None:
         """Writes an episode and updates collection.json with `facts`."""
@@ -176,8 +185,8 @@ def collect(
     if quota.left <= 0:
         data.write()  # a kill after the last episode left it out
         return done
-    data.facts |= {"seed": config.seed, "noise": noise, "detours": detours, "wanted_success_rate": success_rate}
-    data.facts |= {"command": ["collect.py", *sys.argv[1:]], **git_revision()}
+    options = {"seed": config.seed, "noise": noise, "detours": detours, "wanted_success_rate": success_rate}
+    data.begin(**options, command=["collect.py", *sys.argv[1:]], **git_revision())
     # A second start must not repeat the episodes of the first.
     rng = np.random.default_rng([config.seed, data.facts["attempts"]])
     seed = envs.stream_seed(COLLECT_SEED + config.seed, data.facts["attempts"])

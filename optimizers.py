@@ -16,6 +16,7 @@ Index convention: z_0 is given, and action t leads to state t + 1. Entry t of a 
 
 import abc
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -190,7 +191,9 @@ class Planner(abc.ABC):
         self.policy_start, self.keep_plans = policy_start, keep_plans
         self.initial_candidates, self.initial_correlation = initial_candidates, initial_correlation
         self.traces = 0
-        self._compiled = tf.function(self._traced, jit_compile=jit_compile, autograph=False)
+        # A partial, since TensorFlow would take several planners, with the same code, for one that is traced each time.
+        own = functools.partial(self._traced)
+        self._compiled = tf.function(own, jit_compile=jit_compile, autograph=False)
 
     def __call__(
         self, z0: tf.Tensor, seed: tf.Tensor, warm: WarmStart | None = None, iterations: int | None = None

@@ -8,7 +8,7 @@ The planner plans once, from the first state of an episode. Two pictures are wri
     plan_<planner>_<seed>_curves.png    return, violations and multipliers over the iterations (LatCo ICML 2021,
                                         figures 6 and 11)
     plan_<planner>_<seed>_frames.png    the plan decoded after some iterations, above the frames of executing the last
-                                        one without feedback (figure 1)
+                                        one open loop (figure 1)
 
 One line of JSON on the standard output has the numbers. Settings of the run can be overridden as in evaluate.py, so one
 model may serve all planners.

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from agents import load_agent, make_planner
 from benchmarks.equal_time import SPACES, Tuned, fit_size, fits, sized, smallest
-from benchmarks.execution import play_blind
+from benchmarks.execution import play_open_loop
 from benchmarks.model_counter import ModelCounter
 from benchmarks.plan_losses import Plans, Starts, closed_loop, found, sampled_returns
 from evaluation.numbers import mean_interval, share_interval
@@ -134,7 +134,7 @@ def result(
     sampled = sampled_returns(contestant.problem, z0, plans.actions, starts.seed)
     row |= {"plans_per_second_1": per_second(1, seconds)}
     row |= {f"plans_per_second_{BATCH}": per_second(BATCH, contestant.batch_seconds(z0))}
-    played = play_blind(starts.batch, starts.seeds, plans.actions)
+    played = play_open_loop(starts.batch, starts.seeds, plans.actions)
     each: dict[str, Any] = {"seed": list(starts.seeds), "return_mean": plans.returns, "return_sampled": sampled}
     each["return_blind"] = played.rewards.sum(1)
     if played.success is not None:

@@ -66,7 +66,7 @@ def make_planner(method: str, horizon: int, state_size: int) -> Planner:
     problem = make_problem(argparse.Namespace(**sizes))
     if method == "cem":
         return CEM(problem, horizon, ITERATIONS, CANDIDATES)
-    return LatCo(problem, horizon, ITERATIONS, method, damping=1e-5)
+    return LatCo(problem, horizon, ITERATIONS, method, finish=0)
 
 
 def iteration_seconds(planner: Planner, batch: int, repeats: int, limit: float, clock: str) -> float:

@@ -1,4 +1,7 @@
-"""Plays actions without feedback and a task's scripted policy. No TensorFlow here, which crashes beside a simulator."""
+"""Plays actions open loop (without feedback), and a task's scripted policy.
+
+No TensorFlow here, which crashes beside a simulator.
+"""
 
 import types
 from collections.abc import Iterator, Sequence
@@ -36,8 +39,8 @@ def chunks(count: int, size: int) -> Iterator[np.ndarray]:
         yield np.minimum(np.arange(first, first + size), count - 1)
 
 
-def play_blind(batch: Any, seeds: Sequence[int], actions: np.ndarray) -> Played:
-    """Plays actions [N, H, m] without feedback from N starts, as many at a time as there are environments.
+def play_open_loop(batch: Any, seeds: Sequence[int], actions: np.ndarray) -> Played:
+    """Plays actions [N, H, m] open loop from N starts, as many at a time as there are environments.
 
     Starts during which an environment is lost are played again, see `envs.workers`.
     """
@@ -54,7 +57,7 @@ def play_blind(batch: Any, seeds: Sequence[int], actions: np.ndarray) -> Played:
 
 
 def _play_together(batch: Any, seeds: Sequence[int], actions: np.ndarray) -> Played | None:
-    """As `play_blind`, for a start in every environment; None if one was lost."""
+    """As `play_open_loop`, for a start in every environment; None if one was lost."""
     shape, reports = actions.shape[:2], False
     rewards, alive, success = np.zeros(shape, np.float32), np.zeros(shape, bool), np.zeros(shape, bool)
     batch.reset(seed=seeds)

@@ -20,7 +20,7 @@ settings serve at all budgets. Horizon, `mpc_steps` and `warm_start` are the run
 One JSON line for each trial ("kind": "trial"), then one for each planner and budget ("kind": "result"). Of the latter:
 
 `return_mean`, `return_sampled`: of the plans, under the mean dynamics and under sampled ones (20 rollouts a plan);
-`return_blind`, `success_blind`: all actions of the plan in the environment, without feedback;
+`return_blind`, `success_blind`: all actions of the plan in the environment, open loop (without feedback);
 `return`, `success`, `predicted`: whole episodes in closed loop with the run's `mpc_steps`, `warm_start` and so on, and
     what plans predicted for them (not with --execution blind). `envs` environments plan together;
 `seconds`: one plan after the compilation; `plans_per_second_1`, `plans_per_second_16`: one by one, 16 in a call;
@@ -184,7 +184,12 @@ def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--budgets", nargs="+", type=seconds, default=list(BUDGETS), metavar="S", help="default: 0.1 0.3 1 3 10")
     add("--starts", type=positive, default=20, metavar="N", help="starts, and episodes (default: 20)")
     add("--start_seed", type=count, default=0, metavar="S", help="default: 0")
-    add("--execution", choices=("closed_loop", "blind"), default="closed_loop", help="default: closed_loop")
+    add(
+        "--execution",
+        choices=("closed_loop", "blind"),
+        default="closed_loop",
+        help="closed_loop (default): plans open loop, then whole episodes; blind: plans open loop only",
+    )
     add("--trials", type=positive, default=6, metavar="N", help="settings tried for each planner (default: 6)")
     add("--tune_starts", type=positive, default=10, metavar="N", help="other starts (default: 10)")
     add("--tune_budget", type=seconds, default=1.0, metavar="S", help="seconds a plan in trials (default: 1)")

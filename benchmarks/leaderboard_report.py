@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 # Entry of a line -> its title in the picture. Entries that a board lacks are left out.
 PANELS = {
     "return": "return of whole episodes",
-    "return_blind": "return of the plan, executed blind",
+    "return_blind": "return of the plan, open loop",
     "return_mean": "predicted return of the plan",
     "return_sampled": "the same, sampled dynamics",
 }
@@ -35,8 +35,8 @@ HEADS = {
     "seconds": "seconds",
     "return_mean": "mean",
     "return_sampled": "sampled",
-    "return_blind": "blind",
-    "success_blind": "blind success, %",
+    "return_blind": "open loop",
+    "success_blind": "open-loop success, %",
     "return": "episode",
     "success": "success, %",
     "plans_per_second_1": "plans/s, 1",

@@ -15,7 +15,7 @@ PLANS = {
     "best known": "return_best",
     "found, mean dynamics": "return_mean",
     "sampled dynamics": "return_sampled",
-    "achieved blind": "achieved_open_loop",
+    "achieved, open loop": "achieved_open_loop",
 }
 EPISODES = {"predicted": "episode_predicted", "achieved": "episode_achieved"}
 SUCCESS = {"success": "success"}

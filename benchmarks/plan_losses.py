@@ -49,7 +49,7 @@ class Starts:
         seed: decides the starts and the random numbers of the planners.
         seeds: of the N episodes.
         features: [N, n], inferred from their first images.
-        batch: environments for the blind execution.
+        batch: environments for the open-loop execution.
         scripted: the scripted policy from these starts, None where the task has none.
     """
 
@@ -175,7 +175,7 @@ def losses(plans: Plans, best: Plans, sampled: np.ndarray, came: np.ndarray) -> 
         plans: what was found.
         best: the best plans known.
         sampled: [N], returns of the plans under sampled dynamics.
-        came: [N], what they brought when executed blind.
+        came: [N], what they brought, executed open loop.
     """
     top = float(best.score.mean())
     return {
@@ -189,7 +189,7 @@ def losses(plans: Plans, best: Plans, sampled: np.ndarray, came: np.ndarray) -> 
     }
 
 
-def blind(
+def open_loop(
     agent: PlanningAgent,
     starts: Starts,
     plans: Plans,

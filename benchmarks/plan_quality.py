@@ -28,7 +28,7 @@ search       `return_best`: the best plan known for a start, by return under the
              of doing nothing, and of the task's scripted policy, played in the simulator, where there is one.
              `search_loss`: best less what the variant found; `search_gap`: found / best, if the best is above 0
 model noise  `noise_loss`: `return_mean` less `return_sampled`
-model error  `achieved_open_loop`: what all H actions of the plan bring in the environment, without feedback, in the
+model error  `achieved_open_loop`: what all H actions of the plan bring in the environment, open loop, in the
              units that the model learned; 0 after the end of an episode. `model_loss`: `return_mean` less that
 closed loop  whole episodes with the variant's `mpc_steps`, `warm_start` and so on: `episode_predicted`, the rewards
              predicted of the executed actions; `episode_achieved`, those that came, in the model's units and weighted
@@ -43,8 +43,8 @@ in these have such lines of their own.
 A model that predicts a return for doing nothing has not learned what actions do: in episodes of a scripted policy they
 follow from the state. Its plans fail, however well it knows where things are. Without --execute "idle" comes first.
 
-Where a sparse reward is further away than a plan reaches, blind execution brings 0 whatever the model is like: give a
-longer `--planning_horizon` until "scripted" achieves something.
+Where a sparse reward is further away than a plan reaches, open-loop execution brings 0 whatever the model is like: give
+a longer `--planning_horizon` until "scripted" achieves something.
 """
 
 import checkout

@@ -8,17 +8,17 @@ import numpy as np
 import rich.console
 
 from agents import load_agent
-from benchmarks.execution import Played, play_blind
+from benchmarks.execution import Played, play_open_loop
 from benchmarks.plan_losses import (
     Plans,
     Starts,
-    blind,
     closed_loop,
     estimate,
     found,
     idle,
     judged,
     measure,
+    open_loop,
     rounded,
     sampled_returns,
 )
@@ -165,8 +165,8 @@ def whole_line(
     variant: Variant, starts: Starts, best: tuple[Plans, list[str]], played: Played | None = None, num_envs: int = 0
 ) -> dict[str, Any]:
     """The line of a variant: its plans, their execution, unless that is known, and with `num_envs` whole episodes."""
-    played = played or play_blind(starts.batch, starts.seeds, variant.plans.actions)
-    line, each = blind(variant.agent, starts, variant.plans, best, variant.sampled, played)
+    played = played or play_open_loop(starts.batch, starts.seeds, variant.plans.actions)
+    line, each = open_loop(variant.agent, starts, variant.plans, best, variant.sampled, played)
     if num_envs:
         for part, more in zip((line, each), closed_loop(variant.agent, starts, num_envs), strict=True):
             part.update(more)

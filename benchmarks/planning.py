@@ -44,6 +44,7 @@ from world_model.latent_problem import latent_problem
 
 PEAK_SIZE = 2048
 
+PAPER = {"damping": 1e-3, "finish": 0}  # LatCo as in its paper
 
 # name -> (planner of a problem, a horizon, a solver and keyword arguments, the papers' iterations, horizon of the
 # authors' measurement). Image collocation's 5000 iterations would take most of an hour: a hundred are timed.
@@ -55,8 +56,8 @@ PLANNERS = {
     "gd": (lambda p, H, _, **o: GD(p, H, **o), 500, 30),
     "gn": (lambda p, H, _, **o: GN(p, H, **o), 100, 30),
     "ilqr": (lambda p, H, _, **o: ILQR(p, H, **o), 50, 30),
-    "latco": (lambda p, H, solver, **o: LatCo(p, H, solver=solver, **o), 200, 30),
-    "gaussian_latco": (lambda p, H, solver, **o: GaussianLatCo(p, H, solver=solver, **o), 50, 30),
+    "latco": (lambda p, H, solver, **o: LatCo(p, H, solver=solver, **PAPER, **o), 200, 30),
+    "gaussian_latco": (lambda p, H, solver, **o: GaussianLatCo(p, H, solver=solver, **PAPER, **o), 50, 30),
     "latco_first_order": (lambda p, H, _, **o: FirstOrderLatCo(p, H, **o), 5000, 30),
     "image_collocation": (lambda p, H, _, **o: ImageCollocation(p, H, **o), 100, 30),
     "grasp": (lambda p, H, _, **o: GRASP(p, H, **o), 500, 30),

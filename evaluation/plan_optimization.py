@@ -44,7 +44,7 @@ class Execution(NamedTuple):
 
 
 def execute(agent: Agent, env: Any, image: np.ndarray, actions: np.ndarray) -> Execution:
-    """Executes actions [H, m] of the agent without feedback; `image` is the environment's first one.
+    """Executes actions [H, m] of the agent open loop; `image` is the environment's first one.
 
     Raises:
         UserError: the environment was lost, see `envs.workers`.

@@ -59,7 +59,7 @@ class FirstOrderPlanner(Planner):
     DUALS: tuple[str, ...] = ()
 
     def __init__(
-        self, problem: LatentProblem, horizon: int, iterations: int, lr: float = 0.05, dual_every: int = 5, **options
+        self, problem: LatentProblem, horizon: int, iterations: int, lr: float, dual_every: int = 5, **options
     ):
         super().__init__(problem, horizon, iterations, **options)
         self.lr, self.dual_every = lr, dual_every

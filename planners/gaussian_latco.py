@@ -42,7 +42,7 @@ class GaussianLatCo(LatCo):
         solver: str = "auto",
         samples: int = 50,
         eps_dyn: float = 1e-2,
-        finish: int = 0,
+        finish: int = 10,
         **options,
     ):
         if problem.sample_step is None:

@@ -27,7 +27,7 @@ class ILQR(SecondOrderShooting):
 
     FACTOR = 2.0
 
-    def __init__(self, problem: LatentProblem, horizon: int, iterations: int = 100, feedback: bool = False, **options):
+    def __init__(self, problem: LatentProblem, horizon: int, iterations: int = 50, feedback: bool = False, **options):
         super().__init__(problem, horizon, iterations, **options)
         self.feedback = feedback
 

@@ -47,7 +47,7 @@ class SecondOrderShooting(Planner):
         self,
         problem: LatentProblem,
         horizon: int,
-        iterations: int = 100,
+        iterations: int,
         damping: float = 1e-3,
         reward_residual: Callable = softplus_residual,
         **options,

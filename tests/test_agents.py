@@ -37,6 +37,30 @@ def test_every_entry_of_the_table_builds_an_agent(tiny_config, planner):
     np.testing.assert_equal(parts(again), parts(agent.planner))
 
 
+# One class serves two planners; where their settings differ it has CEM's.
+MPPI_ONLY = ("candidates", "gamma")
+
+
+@pytest.mark.parametrize("name", sorted(set(agents.PLANNERS) - {"dreamer", "policy"}))
+def test_planners_made_without_settings_have_their_defaults(name, monkeypatch):
+    made = []
+    for key, cls in inspect.getmembers(planner_agents, inspect.isclass):
+        if issubclass(cls, optimizers.Planner):
+            record = lambda *args, cls=cls, **options: made.append((cls, inspect.signature(cls).bind(*args, **options)))
+            monkeypatch.setattr(planner_agents, key, record)
+    agents.make_planner(load_config(["--planner", name]), optimizers.LatentProblem(None, None, 1, 1))
+    [(cls, call)] = made
+    given = {name: value for name, value in call.arguments.items() if name != "options"}
+    given |= call.arguments.get("options", {})
+    defaults = {}
+    for parent in cls.__mro__[:-1]:
+        for parameter in inspect.signature(parent).parameters.values():
+            if parameter.default is not parameter.empty:
+                defaults.setdefault(parameter.name, parameter.default)
+    shared = (given.keys() & defaults.keys()).difference(MPPI_ONLY if name == "mppi" else ())
+    assert shared and {key: defaults[key] for key in shared} == {key: given[key] for key in shared}
+
+
 def test_settings_of_the_first_actions_reach_every_planner_that_searches(tiny_config):
     config = tiny_config.replace(initial_candidates=7, initial_correlation=0.5, latco_keep_start=True, planner="cem")
     config = config.replace(policy_candidates=0.25)

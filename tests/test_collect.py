@@ -121,6 +121,15 @@ def test_an_unreachable_success_rate_ends_and_keeps_the_episodes(play, tmp_path)
     assert done["wanted_success_rate"] == 0.5 and len(episode_files(tmp_path)) == 4
 
 
+def test_the_options_of_every_start_are_kept(play):
+    assert "earlier" not in play([[1], [0]], episodes=2, success_rate=None)
+    done = play([[1], [0]])
+    [earlier] = done["earlier"]
+    assert (earlier["wanted_success_rate"], earlier["episodes"], done["wanted_success_rate"]) == (None, 2, 0.5)
+    assert earlier.keys() >= {"seed", "noise", "detours", "command", "commit"}
+    assert play([[1], [0]], episodes=6)["earlier"] == [earlier]  # the same options again
+
+
 def test_more_episodes_than_are_wanted_at_once_are_no_failure(play):
     assert play([[1], [1, 0], [0, 0, 0, 0, 0]])["episodes"] == 4
 

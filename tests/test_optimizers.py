@@ -1,19 +1,32 @@
 """What planners share: batches, restarts, warm starts, early stops and broken problems."""
 
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
-from problems import BUILDERS, EAGER, HORIZON, SEED, breakable, curved, edge, explicit, far, quick_planner
+from problems import (
+    BUILDERS,
+    EAGER,
+    HORIZON,
+    SEED,
+    breakable,
+    curved,
+    edge,
+    explicit,
+    far,
+    paper_gaussian_latco,
+    paper_latco,
+    quick_planner,
+)
 
-from optimizers import LatentProblem, WarmStart
+from optimizers import LatentProblem, Plan, Planner, WarmStart
 from planners.cem import CEM
-from planners.gaussian_latco import GaussianLatCo
 from planners.gd import GD
 from planners.gn import GN
 from planners.icem import ICEM
 from planners.ilqr import ILQR
 from planners.image_collocation import ImageCollocation
-from planners.latco import LatCo
 from planners.seeds import split_seed
 from planners.trajectories import rollout
 from tools.errors import UserError
@@ -149,7 +162,7 @@ def test_restarts_that_keep_the_state_constraint_come_first():
     limit, R = 0.1, 12
     problem = LatentProblem(lambda z, a: a, lambda z: z[..., 0], 1, 1, constraint=lambda z: z - limit)
     options = EAGER | {"restarts": R, "keep_plans": R}
-    planner = LatCo(problem, 1, 1, eps_con=0.2**2, **options)
+    planner = paper_latco(problem, 1, 1, eps_con=0.2**2, **options)
     plan = planner(np.zeros([3, 1]), SEED, iterations=0)  # the random actions that the searches start from
     kept = plan.kept[..., 0, 0].numpy()
     assert np.all(kept.min(1) < limit) and np.all(kept.max(1) > limit + 0.2)
@@ -183,9 +196,9 @@ def test_an_early_stop_reports_its_iterations_and_spoils_no_plan(name):
         "gd": lambda **o: GD(far(), 4, 1500, **o),
         "gn": lambda **o: GN(far(), 4, 100, **o),
         "ilqr": lambda **o: ILQR(far(), 4, 100, **o),
-        "latco": lambda **o: LatCo(far(), 4, 200, **o),
-        "latco_block_tridiagonal": lambda **o: LatCo(far(), 4, 200, "block_tridiagonal", **o),
-        "gaussian_latco": lambda **o: GaussianLatCo(far(), 4, 200, **o),
+        "latco": lambda **o: paper_latco(far(), 4, 200, **o),
+        "latco_block_tridiagonal": lambda **o: paper_latco(far(), 4, 200, "block_tridiagonal", **o),
+        "gaussian_latco": lambda **o: paper_gaussian_latco(far(), 4, 200, **o),
     }[name]
     z0, seeds = np.array([[0.1], [1.0]]), split_seed(tf.constant(SEED), 2)
     planner = long(tolerance=1e-4, **EAGER)
@@ -209,8 +222,8 @@ def test_a_search_whose_steps_are_rejected_has_not_converged(name):
         "gd": lambda: GD(edge(), 1, 100, lr=1e4, **options),
         "gn": lambda: GN(edge(), 1, 100, **residual),
         "ilqr": lambda: ILQR(edge(), 1, 100, **residual),
-        "latco": lambda: LatCo(edge(), 1, 100, **residual),
-        "gaussian_latco": lambda: GaussianLatCo(edge(), 1, 100, samples=3, **residual),
+        "latco": lambda: paper_latco(edge(), 1, 100, **residual),
+        "gaussian_latco": lambda: paper_gaussian_latco(edge(), 1, 100, samples=3, **residual),
     }[name]()
     plan = planner(np.zeros([1, 1]), SEED, WarmStart(np.zeros([1, 1, 1, 1]), [1]))
     assert plan.non_finite[0] > 5 and 1.0 < plan.states[0, 0, 0] <= 2.0
@@ -226,15 +239,35 @@ def test_a_search_that_breaks_the_bounds_has_not_converged(name):
     assert np.all(violation <= 4 * planner.eps_act)
 
 
+class Idle(Planner):
+    """Does nothing, at once."""
+
+    def _optimize(self, z0, seeds, warm, limit):
+        actions = tf.zeros([z0.shape[0], self.horizon, 1])
+        return Plan(actions, actions, actions[..., 0], {}, limit, limit, actions[:, None])
+
+
+def test_many_planners_do_not_look_like_one_that_is_traced_again_and_again(monkeypatch):
+    messages = []
+    monkeypatch.setattr(tf.get_logger(), "warning", lambda text, *_: messages.append(text))
+    # TensorFlow warns twice in a process of functions with the same code, so this one has its own.
+    traced = Planner._traced
+    code = traced.__code__.replace(co_name="traced_anew")
+    monkeypatch.setattr(Planner, "_traced", types.FunctionType(code, traced.__globals__, "traced_anew"))
+    for _ in range(6):
+        Idle(curved(), 2, 1, **EAGER)(np.zeros([1, 2]), SEED)
+    assert not messages
+
+
 def test_settings_that_do_not_go_together_are_refused():
     problem, bare = curved(), LatentProblem(lambda z, a: z, lambda z: z[..., 0], 1, 1, constraint=lambda z: z)
     refused = {
         "elites": lambda: CEM(problem, 3, candidates=5, elites=6),
         "two elites": lambda: ICEM(problem, 3, candidates=10, elites=6),
         "sample_states": lambda: CEM(LatentProblem(problem.step, problem.reward, 2, 1), 3),
-        "condensed": lambda: LatCo(problem, 3, solver="condense"),
-        "sample_step": lambda: GaussianLatCo(LatentProblem(problem.step, problem.reward, 2, 1), 3),
-        "raise latco_finish": lambda: GaussianLatCo(problem, 3, keep_start=True),
+        "condensed": lambda: paper_latco(problem, 3, solver="condense"),
+        "sample_step": lambda: paper_gaussian_latco(LatentProblem(problem.step, problem.reward, 2, 1), 3),
+        "raise latco_finish": lambda: paper_gaussian_latco(problem, 3, keep_start=True),
         "decode": lambda: ImageCollocation(LatentProblem(problem.step, problem.reward, 2, 1), 3),
         "state constraints": lambda: GD(bare, 3),
     }

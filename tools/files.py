@@ -59,6 +59,26 @@ def replaced(path: Path, mode: str = "w") -> Iterator[IO]:
     _sync_folder(path.parent)
 
 
+def remove_partial(folder: Path) -> None:
+    """Removes what killed programs of this machine left of `replaced` files in a folder and the folders in it."""
+    partial = re.compile(rf"\..+\.{re.escape(socket.gethostname())}\.(\d+)")
+    for path in (*folder.glob(".*"), *folder.glob("*/.*")):
+        found = partial.fullmatch(path.name)
+        if found and not _runs(int(found[1])):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        pass
+    return True
+
+
 def _sync_folder(folder: Path) -> None:
     """Flushes the rename itself to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)

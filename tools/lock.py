@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tools.errors import UserError
-from tools.files import remove_empty
+from tools.files import remove_empty, remove_partial
 
 NAME = "sweep.lock"
 INHERITED = "SWEEP_LOCK"  # variable with the file descriptor of a lock that the parent passed on
@@ -73,6 +73,8 @@ def _try_lock(path: Path) -> int | None:
 def exclusive_folder(folder: Path, option: str) -> Iterator[None]:
     """Makes a folder and keeps other programs from writing to it. An empty new folder goes away at the end.
 
+    What killed programs left half written in it goes away at the start.
+
     Args:
         folder: where this program writes.
         option: the option that names it, for messages.
@@ -98,6 +100,7 @@ def exclusive_folder(folder: Path, option: str) -> Iterator[None]:
             if error.errno not in WITHOUT_LOCKS:
                 raise UserError(f"{folder} cannot be written ({error.strerror}): choose another {option}.") from error
             (folder / NAME).unlink(missing_ok=True)
+        remove_partial(folder)
         yield
 
 

@@ -1,4 +1,4 @@
-"""Settings that contradict each other, whatever the planner."""
+"""Settings that contradict each other, or nearly."""
 
 from tools.command_line import note
 from tools.config import Config, check_ranges
@@ -25,12 +25,17 @@ def check_settings(c: Config) -> None:
         raise UserError(f"deterministic is for one device, not for strategy {c.strategy}: use strategy one.")
 
 
-def note_free_nats(c: Config) -> None:
-    """Says so if free nats keep deterministic dynamics from learning to predict."""
+def note_settings(c: Config) -> None:
+    """Names settings that may go together, but hardly do what is wanted."""
     if c.dynamics == "deterministic" and c.free_nats > 0.0:
         note(
             f"free_nats is {c.free_nats:g}, but the states of deterministic dynamics have no noise and stay closer "
             "together than that, so that the prior hardly learns to predict: set --free_nats 0."
+        )
+    if c.planner == "dreamer" and c.value_head and c.discount != c.imagination_discount:
+        note(
+            f"the critic discounts by imagination_discount {c.imagination_discount:g}, but plans that end in it by "
+            f"discount {c.discount:g}: give both the same value, unless no other planner will use this run."
         )
 
 

@@ -18,7 +18,7 @@ from tools.signals import StopRequest, Terminated
 from training.agent import Agent
 from training.checkpoints import Checkpoints, Part
 from training.collector import Collector
-from training.contradictions import note_free_nats
+from training.contradictions import note_settings
 from training.driver import Policy
 from training.evaluator import Evaluator
 from training.initial_weights import start_from
@@ -68,7 +68,7 @@ class TrainingRun:
         if not resumed and c.init_from:
             start_from(agent, expanded(c.init_from))
         self._check_rewards()
-        note_free_nats(c)
+        note_settings(c)
         self.schedule = Schedule(c, agent, resumed)
         self.checkpoints.attach("schedule", self.schedule)
         self.learning = False  # whether there was an episode to learn from

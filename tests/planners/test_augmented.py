@@ -139,7 +139,7 @@ def states_and_actions():
 
 def one_step(problem, lam, monkeypatch):
     """The states after one step of LatCo from a plan that violates the dynamics, and what the solver was given."""
-    planner, seen = LatCo(problem, 4, 2, lam_init=lam, dual_lr=0.0, damping=1e-6), []
+    planner, seen = LatCo(problem, 4, 2, lam_init=lam, dual_lr=0.0, damping=1e-6, finish=0), []
     solve, record = planner.solve, lambda *args: seen.append(args) or solve(*args)
     monkeypatch.setattr(LatCo, "solve", property(lambda self: record))
     z0, plan = tf.constant([[0.5, -0.3, 0.0]], tf.float64), states_and_actions()

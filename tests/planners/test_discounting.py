@@ -5,20 +5,30 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
-from problems import BUILDERS, SEED, cliff, cliff_discount, cliff_optimum, curved, explicit, quick_planner
+from problems import (
+    BUILDERS,
+    SEED,
+    cliff,
+    cliff_discount,
+    cliff_optimum,
+    curved,
+    explicit,
+    paper_gaussian_latco,
+    paper_latco,
+    quick_planner,
+)
 
 from optimizers import LatentProblem, WarmStart
 from planners.cem import CEM
 from planners.discounting import LEAST_DISCOUNT, discounted, start_survival, strip_survival
 from planners.first_order_latco import FirstOrderLatCo
-from planners.gaussian_latco import GaussianLatCo, moments_by_tape
+from planners.gaussian_latco import moments_by_tape
 from planners.gd import GD
 from planners.gn import GN
 from planners.grasp import GRASP
 from planners.icem import ICEM
 from planners.ilqr import ILQR
 from planners.image_collocation import ImageCollocation
-from planners.latco import LatCo
 from planners.linearization import linearize_by_tape
 from planners.seeds import split_seed
 from planners.trajectories import rollout
@@ -150,9 +160,9 @@ CAREFUL = {
     "gd": (lambda p: GD(p, HORIZON, 300, **EAGER), 0.95),
     "gn": (lambda p: GN(p, HORIZON, 60, **EAGER), 0.99),
     "ilqr": (lambda p: ILQR(p, HORIZON, 60, **EAGER), 0.99),
-    "latco": (lambda p: LatCo(p, HORIZON, 150, **EAGER), 0.95),
-    "latco_block_tridiagonal": (lambda p: LatCo(p, HORIZON, 150, "block_tridiagonal", **EAGER), 0.9),
-    "gaussian_latco": (lambda p: GaussianLatCo(p, HORIZON, 50, **EAGER), 0.75),
+    "latco": (lambda p: paper_latco(p, HORIZON, 150, **EAGER), 0.95),
+    "latco_block_tridiagonal": (lambda p: paper_latco(p, HORIZON, 150, "block_tridiagonal", **EAGER), 0.9),
+    "gaussian_latco": (lambda p: paper_gaussian_latco(p, HORIZON, 50, **EAGER), 0.75),
     "latco_first_order": (lambda p: FirstOrderLatCo(p, HORIZON, 1500, **EAGER), 0.75),
     "image_collocation": (lambda p: ImageCollocation(p, HORIZON, 1500), 0.75),
     "grasp": (lambda p: GRASP(p, HORIZON, 300, **EAGER), 0.9),

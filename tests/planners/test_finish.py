@@ -5,13 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
-from problems import SEED, explicit, far, linear_quadratic, ridge, shifted_root
+from problems import SEED, explicit, far, linear_quadratic, paper_gaussian_latco, paper_latco, ridge, shifted_root
 from scipy.optimize import lsq_linear
 
 from optimizers import LatentProblem
 from planners.finish import Finished, better_of_pairs, finish_plans
-from planners.gaussian_latco import GaussianLatCo
-from planners.latco import LatCo
 from planners.plan_state import before_finish
 from planners.trajectories import rollout
 
@@ -85,7 +83,7 @@ def test_finished_plans_are_feasible_and_no_worse(name):
     problem = {"far": far, "ridge": ridge, "explicit": explicit, "linear_quadratic": linear_quadratic}[name]()
     z0 = np.full([3, problem.state_size], 0.1, np.float32)
     options = EAGER | {"reward_residual": shifted_root} if name == "linear_quadratic" else EAGER
-    clipped, finished = (LatCo(problem, 8, 40, finish=steps, **options)(z0, SEED) for steps in (0, 10))
+    clipped, finished = (paper_latco(problem, 8, 40, finish=steps, **options)(z0, SEED) for steps in (0, 10))
     for curve in ("dynamics_violation", "action_violation"):
         assert clipped.curves[curve].shape[1] == 40 and finished.curves[curve].shape[1] == 50
         np.testing.assert_array_equal(finished.curves[curve][:, -1], 0.0)
@@ -99,8 +97,8 @@ def test_finished_plans_are_feasible_and_no_worse(name):
 
 
 def test_a_search_stopped_early_is_not_finished():
-    planner, z0 = LatCo(far(), 6, 20, finish=5, **EAGER), np.zeros([2, 1], np.float32)
-    plain = LatCo(far(), 6, 20, **EAGER)(z0, SEED, iterations=12)
+    planner, z0 = paper_latco(far(), 6, 20, finish=5, **EAGER), np.zeros([2, 1], np.float32)
+    plain = paper_latco(far(), 6, 20, **EAGER)(z0, SEED, iterations=12)
     early = planner(z0, SEED, iterations=12)
     np.testing.assert_allclose(early.states, plain.states, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(early.iterations, 12)
@@ -108,16 +106,16 @@ def test_a_search_stopped_early_is_not_finished():
 
 
 def test_gaussian_plans_end_within_the_bounds_on_the_moments_of_the_dynamics():
-    planner = GaussianLatCo(far(), 6, 15, samples=50, finish=10, **EAGER)
+    planner = paper_gaussian_latco(far(), 6, 15, samples=50, finish=10, **EAGER)
     plan = planner(np.zeros([2, 1], np.float32), SEED)
     assert plan.curves["action_violation"].shape == (2, 16) and np.all(plan.curves["action_violation"][:, -1] == 0.0)
     np.testing.assert_allclose(plan.states[..., 0], np.cumsum(0.1 * plan.actions[..., 0], 1), atol=1e-4)
 
 
 def test_after_an_early_stop_the_finish_follows_the_search():
-    planner = LatCo(far(), 4, 200, finish=6, tolerance=1e-4, **EAGER)
+    planner = paper_latco(far(), 4, 200, finish=6, tolerance=1e-4, **EAGER)
     plan = planner(np.array([[0.1], [1.0]], np.float32), SEED)
-    search = LatCo(far(), 4, 200, tolerance=1e-4, **EAGER)(np.array([[0.1], [1.0]], np.float32), SEED)
+    search = paper_latco(far(), 4, 200, tolerance=1e-4, **EAGER)(np.array([[0.1], [1.0]], np.float32), SEED)
     assert np.all(plan.iterations == search.iterations + 6) and np.all(plan.iterations < 100)
     for row, count in enumerate(search.iterations.numpy()):
         for name, curve in plan.curves.items():
@@ -141,7 +139,7 @@ def test_of_two_finished_plans_the_score_decides_unless_one_breaks_the_constrain
 @pytest.mark.parametrize("excess, better", [(0.5 * 0.01, 10.0), (1.5 * 0.01, 1.0)])
 def test_a_kept_start_wins_only_by_an_excess_that_counts(excess, better):
     problem = dataclasses.replace(far(), constraint=lambda z: z)
-    planner = LatCo(problem, 1, 1, finish=1, keep_start=True, eps_con=0.01, **EAGER)
+    planner = paper_latco(problem, 1, 1, finish=1, keep_start=True, eps_con=0.01, **EAGER)
     none = tf.zeros([2, 1, 1])
     plans = Finished(none, none, tf.constant([10.0, 1.0]), tf.constant([excess, 0.0]), tf.zeros([2]))
     planner._run_finish = lambda *_: (plans, plans.score[:, None])
@@ -156,7 +154,7 @@ def test_a_gaussian_finish_that_is_not_finite_is_left_out():
     reward = lambda z: z[..., 0] - tf.where(z[..., 0] > edge, tf.constant(np.nan, z.dtype), 0.0)
     sample = lambda z, a, noise: step(z, a) + 2.0 * noise
     problem = LatentProblem(step, reward, 1, 1, sample_step=sample, noise_size=1)
-    plan = GaussianLatCo(problem, 3, 4, samples=20, finish=1, **EAGER)(np.zeros([1, 1], np.float32), SEED)
+    plan = paper_gaussian_latco(problem, 3, 4, samples=20, finish=1, **EAGER)(np.zeros([1, 1], np.float32), SEED)
     for x in (plan.states, plan.rewards, plan.curves["reward"]):
         assert np.all(np.isfinite(x))
     assert plan.iterations == [4]

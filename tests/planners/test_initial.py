@@ -3,18 +3,16 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from problems import SEED, curved, line
+from problems import SEED, curved, line, paper_gaussian_latco, paper_latco
 from scipy import stats
 
 from optimizers import LatentProblem, WarmStart
 from planners.cem import CEM
 from planners.finish import Finished
-from planners.gaussian_latco import GaussianLatCo
 from planners.gd import GD
 from planners.gn import GN
 from planners.icem import ICEM
 from planners.initial import best_initial, random_sequences
-from planners.latco import LatCo
 from planners.trajectories import candidate_returns, rollout
 
 EAGER = {"jit_compile": False}
@@ -102,8 +100,8 @@ def test_a_plan_does_not_depend_on_its_batch():
 PLANNERS = {
     "gd": lambda problem, **options: GD(problem, H, 50, **options),
     "gn": lambda problem, **options: GN(problem, H, 20, **options),
-    "latco": lambda problem, **options: LatCo(problem, H, 20, finish=10, keep_start=True, **options),
-    "gaussian_latco": lambda problem, **options: GaussianLatCo(
+    "latco": lambda problem, **options: paper_latco(problem, H, 20, finish=10, keep_start=True, **options),
+    "gaussian_latco": lambda problem, **options: paper_gaussian_latco(
         problem, H, 10, samples=20, finish=1, keep_start=True, **options
     ),
     "cem": lambda problem, **options: CEM(problem, H, 2, 20, 4, sample_states=False, **options),
@@ -129,20 +127,20 @@ def test_most_gradients_from_one_random_start_lead_to_the_low_peak():
 def test_a_plan_is_no_worse_than_its_start():
     problem, z0 = two_peaks(), tf.constant([[0.0], [-0.5], [0.3]], tf.float64)
     options = {"finish": 2, "initial_candidates": 300, "initial_correlation": 0.9, **EAGER}
-    planner = LatCo(problem, H, 10, lam_init=1e-3, keep_start=True, **options)
+    planner = paper_latco(problem, H, 10, lam_init=1e-3, keep_start=True, **options)
     start, plan = planner(z0, SEED, iterations=0), planner(z0, SEED)
     assert np.all(tf.reduce_sum(plan.rewards, 1) >= tf.reduce_sum(start.rewards, 1) - 1e-9)
     np.testing.assert_allclose(rollout(problem.step, z0, plan.actions), plan.states)
     # The curves end with the plan that is returned.
     np.testing.assert_allclose(plan.curves["reward"][:, -1], tf.reduce_sum(plan.rewards, 1))
-    without = LatCo(problem, H, 10, lam_init=1e-3, **options)(z0, SEED)
+    without = paper_latco(problem, H, 10, lam_init=1e-3, **options)(z0, SEED)
     assert np.any(tf.reduce_sum(without.rewards, 1) < tf.reduce_sum(start.rewards, 1))
 
 
 def test_the_kept_start_is_the_better_plan_where_both_are_finite():
     nan, one, two = np.nan, 1.0, 2.0
     searched, started, best = [one, two, nan, one, nan], [two, one, one, nan, nan], [two, two, one, one, nan]
-    planner, z0 = LatCo(two_peaks(), H, 1, finish=1, keep_start=True, **EAGER), tf.zeros([5, 1], tf.float64)
+    planner, z0 = paper_latco(two_peaks(), H, 1, finish=1, keep_start=True, **EAGER), tf.zeros([5, 1], tf.float64)
 
     def run_finish(z0, actions, noise, steps):
         score = tf.constant([*searched, *started], z0.dtype)

@@ -12,6 +12,7 @@ from problems import (
     far,
     linear_quadratic,
     linear_quadratic_optimum,
+    paper_latco,
     ridge,
     root_residual,
 )
@@ -39,7 +40,7 @@ def test_every_planner_reaches_the_linear_quadratic_optimum(name):
 def test_shooting_by_gradients_is_stuck_before_the_ridge_and_collocation_leaps_over_it():
     best = -2.25 - 1.0 - 0.25  # at full speed: 0.5, 1, 1.5, 2, 2, ...
     for solver in ("condensed", "block_tridiagonal"):
-        planner = LatCo(ridge(), 8, 60, solver, reward_residual=root_residual, restarts=8, **EAGER)
+        planner = paper_latco(ridge(), 8, 60, solver, reward_residual=root_residual, restarts=8, **EAGER)
         plan = planner(np.zeros([2, 1], np.float32), SEED)
         np.testing.assert_allclose(tf.reduce_sum(plan.rewards, 1), best, atol=0.05)
         np.testing.assert_allclose(plan.actions[:, :4, 0], 1.0, atol=0.1)
@@ -55,7 +56,7 @@ def test_full_speed_ahead_where_the_goal_is_far(name):
         "gd": lambda: GD(problem, 5, 500, eps_act=1e-6, **EAGER),
         "gn": lambda: GN(problem, 5, 100, eps_act=1e-6, **EAGER),
         "ilqr": lambda: ILQR(problem, 5, 50, **EAGER),
-        "latco": lambda: LatCo(problem, 5, 100, eps_act=1e-6, **EAGER),
+        "latco": lambda: paper_latco(problem, 5, 100, eps_act=1e-6, **EAGER),
     }[name]()
     plan = planner(tf.zeros([1, 1]), SEED)
     np.testing.assert_allclose(plan.actions[0, :, 0], 1.0, atol=0.02)
@@ -83,7 +84,9 @@ def test_multipliers_pull_like_springs_and_follow_their_violations(solver, monke
     step, limits = lambda z, a: 0.0 * z + a, lambda z: tf.concat([z - 0.9, -5.0 - z], -1)  # the second one never pulls
     problem = LatentProblem(step, lambda z: z[..., 0] - 2.0, 1, 1, constraint=limits)
     first = {"lam_init": 2.0, "nu_init": 3.0, "kappa_init": 4.0, "reward_residual": lambda reward: -reward}
-    planner = LatCo(problem, 1, 1, solver, damping=1e-6, eps_dyn=1e-2, eps_act=1e-3, eps_con=1e-4, **first, **EAGER)
+    planner = LatCo(
+        problem, 1, 1, solver, damping=1e-6, eps_dyn=1e-2, eps_act=1e-3, eps_con=1e-4, finish=0, **first, **EAGER
+    )
     solve, dampings = planner.solve, []
     record = lambda *args: dampings.append(float(args[-1][0])) or solve(*args)
     monkeypatch.setattr(LatCo, "solve", property(lambda self: record))

@@ -11,16 +11,17 @@ from problems import (
     line,
     linear_quadratic,
     linear_quadratic_optimum,
+    paper_gaussian_latco,
+    paper_latco,
     root_residual,
     shifted_root,
 )
 
 from optimizers import LatentProblem, WarmStart
 from planners.collocation_solvers import CROSSOVER, faster_solver
-from planners.gaussian_latco import GaussianLatCo, moments_by_tape
+from planners.gaussian_latco import moments_by_tape
 from planners.gn import GN
 from planners.ilqr import ILQR
-from planners.latco import LatCo
 from planners.line_search import Search
 from planners.linearization import linearize_by_tape
 from planners.seeds import split_seed
@@ -33,7 +34,7 @@ def test_both_solvers_end_at_the_same_plan():
     step, reward = lambda z, a: 0.9 * z + 0.3 * tf.tanh(a), lambda z: -tf.square(z[..., 0] - 0.15)
     problem = LatentProblem(step, reward, 1, 1)
     plans = [
-        LatCo(problem, 4, 150, solver, eps_dyn=1e-8, eps_act=1e-8, **EAGER)(np.array([[1.0]]), SEED)
+        paper_latco(problem, 4, 150, solver, eps_dyn=1e-8, eps_act=1e-8, **EAGER)(np.array([[1.0]]), SEED)
         for solver in ("condensed", "block_tridiagonal")
     ]
     # Two steps at full speed (tanh(1) = 0.76) reach 0.376, from where the goal is within reach.
@@ -46,14 +47,14 @@ def test_both_solvers_end_at_the_same_plan():
 def test_dual_update_by_hand():
     # log(2.99 + 0.01) = 1.0986; log10(2.9 + 0.1) = 0.4771; log10(0.1) = -1.
     multiplier = tf.constant([2.0, 2.0])
-    paper = LatCo(curved(), 1, 1, **EAGER)
+    paper = paper_latco(curved(), 1, 1, **EAGER)
     np.testing.assert_allclose(paper.dual_update(multiplier, tf.constant([2.99e-4, 0.0]), 1e-4), [2.2197, 1.079], 1e-4)
-    code = LatCo(curved(), 1, 1, eta=0.1, dual_log="10", **EAGER)
+    code = paper_latco(curved(), 1, 1, eta=0.1, dual_log="10", **EAGER)
     np.testing.assert_allclose(code.dual_update(multiplier, tf.constant([2.9e-4, 0.0]), 1e-4), [2.0954, 1.8], rtol=1e-4)
 
 
 def test_multipliers_that_do_not_learn_stay_what_they_were():
-    planner = LatCo(curved(), 4, 10, dual_lr=0.0, lam_init=8.0, nu_init=16.0, **EAGER)
+    planner = paper_latco(curved(), 4, 10, dual_lr=0.0, lam_init=8.0, nu_init=16.0, **EAGER)
     plan = planner(np.array([[0.1, 0.2]]), SEED)
     np.testing.assert_array_equal(plan.curves["lam"], np.full([1, 10], 8.0))
     np.testing.assert_array_equal(plan.curves["nu"], np.full([1, 10], 16.0))
@@ -61,14 +62,14 @@ def test_multipliers_that_do_not_learn_stay_what_they_were():
 
 @pytest.mark.parametrize("options", [{"lam_init": 0.0}, {"nu_init": 0.0, "eta": 0.0}])
 def test_multipliers_may_start_at_zero(options):
-    plan = LatCo(far(), 4, 60, **options, **EAGER)(np.zeros([2, 1]), SEED)
+    plan = paper_latco(far(), 4, 60, **options, **EAGER)(np.zeros([2, 1]), SEED)
     assert np.all(plan.non_finite == 0) and np.all(plan.curves["nu"] > 0.0)
     np.testing.assert_allclose(plan.actions, 1.0, atol=0.01)
 
 
 def test_auto_takes_the_faster_solver():
-    assert faster_solver(30, 230) == LatCo(curved(), 4, 1).solver == "condensed"
-    assert faster_solver(int(CROSSOVER * 2) + 1, 2) == LatCo(curved(), 13, 1).solver == "block_tridiagonal"
+    assert faster_solver(30, 230) == paper_latco(curved(), 4, 1).solver == "condensed"
+    assert faster_solver(int(CROSSOVER * 2) + 1, 2) == paper_latco(curved(), 13, 1).solver == "block_tridiagonal"
 
 
 @pytest.mark.parametrize("solver", ["condensed", "block_tridiagonal"])
@@ -80,7 +81,7 @@ def test_a_search_that_leaps_over_a_cliff_comes_back_and_goes_on(solver):
         return tf.concat([x, z[..., 1:]], -1)
 
     problem = LatentProblem(step, lambda z: -4 * tf.square(z[..., 0] - 1.0), 2, 1)
-    plan = LatCo(problem, 8, 100, solver, **EAGER)(np.array([[0.0, 0.0], [0.0, 1.0]]), SEED)
+    plan = paper_latco(problem, 8, 100, solver, **EAGER)(np.array([[0.0, 0.0], [0.0, 1.0]]), SEED)
     best = -4 * sum((1 - 0.1 * t) ** 2 for t in range(1, 9))
     returns = tf.reduce_sum(plan.rewards, 1).numpy()
     assert returns[0] == pytest.approx(best, rel=1e-3) and plan.non_finite[0] == 0
@@ -90,7 +91,7 @@ def test_a_search_that_leaps_over_a_cliff_comes_back_and_goes_on(solver):
 
 
 def test_multipliers_that_start_at_1e8_do_not_relax_the_dynamics_at_first():
-    strict, relaxed = (LatCo(far(), 5, 100, lam_init=x, **EAGER)(tf.zeros([1, 1]), SEED) for x in (1e8, 1.0))
+    strict, relaxed = (paper_latco(far(), 5, 100, lam_init=x, **EAGER)(tf.zeros([1, 1]), SEED) for x in (1e8, 1.0))
     assert np.max(strict.curves["dynamics_violation"][0, :5]) < 1e-6 < 0.01 < relaxed.curves["dynamics_violation"][0, 0]
     np.testing.assert_allclose(strict.curves["lam"][0, 0], 1e8 * (1 + 0.1 * np.log(0.01)), rtol=1e-3)
     np.testing.assert_allclose(strict.actions[0, :, 0], 1.0, atol=0.05)
@@ -102,7 +103,7 @@ def test_the_problem_s_own_linearization_is_used():
         return tuple(tf.stop_gradient(x) for x in linearize_by_tape(curved().step, z, a))
 
     calls, z0 = [], np.array([[0.1, 0.2], [1.0, -1.0]])
-    plans = [LatCo(curved(x), 4, 10, **EAGER)(z0, SEED) for x in (linearize, None)]
+    plans = [paper_latco(curved(x), 4, 10, **EAGER)(z0, SEED) for x in (linearize, None)]
     assert calls == [(8, 2)]
     np.testing.assert_allclose(plans[0].actions, plans[1].actions, rtol=1e-9)
 
@@ -112,7 +113,7 @@ def test_a_plan_stops_where_it_is_asked_to(solver):
     reward = lambda z: -tf.square(z[..., 0] - 1.0)
     shift = {"reward_residual": root_residual, "eps_con": 1e-6, **EAGER}
     problems = [line(reward, 0.1, 0.0, constraint=limit) for limit in (None, lambda z: z - 0.6)]
-    free, asked = (LatCo(x, 16, 150, solver, **shift)(np.zeros([1, 1]), SEED) for x in problems)
+    free, asked = (paper_latco(x, 16, 150, solver, **shift)(np.zeros([1, 1]), SEED) for x in problems)
     assert "kappa" not in free.curves and float(free.states[0, -1, 0]) == pytest.approx(1.0, abs=0.02)
     assert np.max(asked.states) < 0.61 and float(asked.curves["constraint_violation"][0, -1]) < 1e-4
     np.testing.assert_allclose(asked.states[0, 8:, 0], 0.6, atol=0.02)
@@ -120,7 +121,7 @@ def test_a_plan_stops_where_it_is_asked_to(solver):
     assert float(asked.curves["kappa"][0, -1]) > 1.0
 
 
-@pytest.mark.parametrize("planner", [LatCo, GaussianLatCo])
+@pytest.mark.parametrize("planner", [paper_latco, paper_gaussian_latco])
 def test_steps_that_lead_to_no_number_are_damped_more_and_more(planner):
     options = {"damping": 1e-12, "reward_residual": lambda reward: -reward, **EAGER}
     plan = planner(edge(), 1, 60, **options)(np.zeros([1, 1]), SEED, WarmStart(np.zeros([1, 1, 1, 1]), [1]))
@@ -144,7 +145,7 @@ def keep_out(constraint):
 
 def test_a_region_that_is_never_punished_is_avoided_if_the_plan_is_asked_to():
     z0, options = np.zeros([8, 2]), {"reward_residual": root_residual, **EAGER}
-    free, asked = (LatCo(keep_out(constraint), 20, 150, **options)(z0, SEED) for constraint in (False, True))
+    free, asked = (paper_latco(keep_out(constraint), 20, 150, **options)(z0, SEED) for constraint in (False, True))
     depth = lambda plan: np.max(RADIUS - np.linalg.norm(plan.states - CENTER, axis=-1), 1)
     assert np.mean(depth(free) > 0.03) > 0.5
     assert np.all(depth(asked) < 0.02) and np.all(asked.curves["constraint_violation"][:, -1] < 1e-3)
@@ -180,8 +181,8 @@ def test_gaussian_plans_decline_the_lottery_and_deterministic_plans_need_not():
     # Top's 1 keep the squared residuals of Gauss-Newton in proportion: with the paper's, the plans depend on rounding.
     problem = lottery(0.3, prize=3.0, cost=6.0, width=0.7, sharpness=5.0)
     options = {"restarts": 16, "damping": 1.0, **EAGER}  # both goals attract; a planner takes the one it believes in
-    sure = GaussianLatCo(problem, 4, 50, samples=200, **options)(z0, SEED)
-    naive = LatCo(problem, 4, 50, **options)(z0, SEED)
+    sure = paper_gaussian_latco(problem, 4, 50, samples=200, **options)(z0, SEED)
+    naive = paper_latco(problem, 4, 50, **options)(z0, SEED)
     assert np.all(rollout(problem.step, z0, sure.actions)[:, -1, 0] > 0.5)
     assert np.all(rollout(problem.step, z0, naive.actions)[:, -1, 0] < -0.25)
     np.testing.assert_allclose(sure.states[:, -1, 1], 0.3, atol=0.2)  # the mean of the mixture
@@ -193,7 +194,7 @@ def test_gaussian_plans_follow_the_moments_of_the_dynamics():
     problem = LatentProblem(
         step, lambda z: -tf.square(z[..., 0] - 0.5), 1, 1, lambda z, a, noise: step(z, a) + 0.2 * noise, 1
     )
-    planner = GaussianLatCo(problem, 6, 60, samples=2000, eps_dyn=1e-6, **EAGER)
+    planner = paper_gaussian_latco(problem, 6, 60, samples=2000, eps_dyn=1e-6, **EAGER)
     plan = planner(np.array([[1.0]]), SEED)
     assert float(plan.curves["dynamics_violation"][0, -1]) < 1e-3
     noise = planner._noise(split_seed(tf.constant(SEED), 1), tf.float64)
@@ -212,7 +213,7 @@ def test_gaussian_plans_follow_the_moments_of_the_dynamics():
 
 
 def test_gaussian_plans_are_compared_by_their_expected_return():
-    planner = GaussianLatCo(lottery(0.3), 4, 1, samples=4000, **EAGER)
+    planner = paper_gaussian_latco(lottery(0.3), 4, 1, samples=4000, **EAGER)
     z0, seeds = tf.zeros([2, 2]), split_seed(tf.constant(SEED), 2)
     # Two steps to a goal, three states there: Top pays 1 a step, Bottom 0.65 * 20 - 0.35 * 40 = -1 in the mean.
     actions = tf.constant([[[1.0], [1.0], [0.0], [0.0]], [[-1.0], [-1.0], [0.0], [0.0]]])
@@ -325,7 +326,7 @@ def test_gaussian_restarts_are_compared_on_noise_that_they_have_not_seen():
     """The state is noise, and the mean reward over some samples of it depends on which they are."""
     reward = lambda z: z[..., 0] ** 3
     problem = LatentProblem(lambda z, a: 0.0 * a, reward, 1, 1, lambda z, a, noise: noise + 0.0 * a, noise_size=1)
-    planner, seeds = GaussianLatCo(problem, 1, 1, samples=5, **EAGER), split_seed(tf.constant(SEED), 100)
+    planner, seeds = paper_gaussian_latco(problem, 1, 1, samples=5, **EAGER), split_seed(tf.constant(SEED), 100)
     z0 = tf.zeros([100, 1], tf.float64)
     seen = tf.reduce_mean(reward(planner._noise(seeds, z0.dtype)[1][:, 0]), 1)
     compared = planner._score(z0, planner(z0, seeds), seeds)

@@ -16,6 +16,7 @@ from problems import (
     line,
     linear_quadratic,
     linear_quadratic_optimum,
+    paper_latco,
     root_residual,
     with_value,
 )
@@ -26,7 +27,6 @@ from planners.gaussian_latco import GaussianLatCo
 from planners.gd import GD
 from planners.gn import GN
 from planners.ilqr import ILQR
-from planners.latco import LatCo
 from planners.residuals import objective_residuals, softplus_residual
 from planners.seeds import split_seed
 from planners.trajectories import objective_rewards, rollout
@@ -90,7 +90,7 @@ DISCOUNTED = {
     "cem": lambda p: CEM(p, 2, 15, 300, 30, False, **EAGER),
     "gd": lambda p: GD(p, 2, 200, restarts=2, **EAGER),
     "gn": lambda p: GN(p, 2, 30, reward_residual=root_residual, restarts=2, **EAGER),
-    "latco": lambda p: LatCo(p, 2, 60, reward_residual=root_residual, restarts=2, **EAGER),
+    "latco": lambda p: paper_latco(p, 2, 60, reward_residual=root_residual, restarts=2, **EAGER),
 }
 
 
@@ -145,7 +145,7 @@ def test_a_large_value_still_moves_second_order_plans():
     # A value of 100 at most, for a discount of 0.99: softplus(-V) itself would be e^-100.
     value = lambda z: 60.0 + 40.0 * tf.tanh(z[..., 0])
     problem = line(lambda z: 0.0 * z[..., 0], 0.1, 0.0, value=value, value_steps=100.0)
-    for planner in (GN(problem, 5, 40, **EAGER), ILQR(problem, 5, 40, **EAGER), LatCo(problem, 5, 100, **EAGER)):
+    for planner in (GN(problem, 5, 40, **EAGER), ILQR(problem, 5, 40, **EAGER), paper_latco(problem, 5, 100, **EAGER)):
         plan = planner(np.zeros([2, 1]), SEED)
         assert np.all(plan.actions > 0.9), type(planner)
 
@@ -155,12 +155,12 @@ def test_both_solvers_take_the_same_step_as_the_damping_vanishes():
     options = {"damping": 1e-9, "reward_residual": root_residual, **EAGER}
     steps = []
     for solver in ("condensed", "block_tridiagonal"):
-        planner = LatCo(problem, HORIZON, 1, solver, **options)
+        planner = paper_latco(problem, HORIZON, 1, solver, **options)
         steps.append(planner(z0, SEED))
         assert planner.solver == solver
     np.testing.assert_allclose(steps[0].actions, steps[1].actions, rtol=1e-4)
     np.testing.assert_allclose(steps[0].states, steps[1].states, rtol=1e-4)
-    other = LatCo(linear_quadratic(), HORIZON, 1, "condensed", **options)(z0, SEED)
+    other = paper_latco(linear_quadratic(), HORIZON, 1, "condensed", **options)(z0, SEED)
     assert np.abs(other.actions - steps[0].actions).max() > 0.1
 
 
@@ -168,7 +168,7 @@ def test_a_value_stands_beside_state_constraints():
     # The value pulls to 2, the constraint stops at 0.6; its multipliers are those of its own column.
     limit, value = lambda z: tf.concat([z - 0.6, -3.0 - z], -1), lambda z: -tf.square(z[..., 0] - 2.0)
     problem = line(lambda z: 0.0 * z[..., 0], 0.1, 0.0, constraint=limit, value=value, value_steps=3.0)
-    plan = LatCo(problem, 10, 150, reward_residual=root_residual, eps_con=1e-6, **EAGER)(np.zeros([1, 1]), SEED)
+    plan = paper_latco(problem, 10, 150, reward_residual=root_residual, eps_con=1e-6, **EAGER)(np.zeros([1, 1]), SEED)
     assert np.max(plan.states) < 0.62 and float(plan.states[0, -1, 0]) > 0.55
     assert float(plan.curves["kappa"][0, -1]) > 0.0
 

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,17 @@ def test_a_second_program_is_refused_and_told_who_works_there(tmp_path: Path):
     assert [path.name for path in folder.iterdir()] == ["result"]
     with exclusive_folder(folder, "--logdir"):
         pass
+
+
+def test_what_a_killed_program_left_half_written_is_removed(tmp_path: Path):
+    (tmp_path / "episodes").mkdir()
+    mine, gone = (f"{socket.gethostname()}.{process}" for process in (os.getpid(), 2**30))
+    kept = [tmp_path / ".hidden", tmp_path / f".a.npz.{mine}", tmp_path / "episodes" / ".a.npz.elsewhere.7"]
+    left = [tmp_path / f".collection.json.{gone}", tmp_path / "episodes" / f".a.npz.{gone}"]
+    for path in (*kept, *left):
+        path.touch()
+    with exclusive_folder(tmp_path, "--logdir"):
+        assert all(path.exists() for path in kept) and not any(path.exists() for path in left)
 
 
 def test_the_lock_of_a_sweep_keeps_a_program_away_that_the_sweep_did_not_start(tmp_path: Path, monkeypatch):

@@ -16,7 +16,7 @@ import training.run
 from base_agent import BaseAgent
 from episodes.episode import episode_files, read_episode
 from evaluation.episodes import episode_seeds
-from tests.training.fakes import ACTION_SIZE, Clock, FakeAgent, replace_simulators, short_run
+from tests.training.fakes import ACTION_SIZE, Clock, FakeAgent, short_run
 from tools.errors import UserError
 from tools.signals import Terminated
 from training.run import TrainingRun
@@ -348,44 +348,3 @@ def test_reward_statistics_pass_over_a_damaged_episode_beyond_the_capacity(dice,
     assert float(run.agent.rewards.count) == sum(map(len, rewards))
     assert float(run.agent.rewards.mean) == pytest.approx(np.concatenate(rewards).mean())
     assert f"passed over: {oldest.name}" in capsys.readouterr().err
-
-
-class CutError(Exception):
-    pass
-
-
-def evaluated_steps(logdir):
-    return [row["step"] for row in figures(logdir) if "eval/return" in row]
-
-
-@pytest.mark.parametrize("number, expected", [(1, [10, 20]), (2, [10, 20]), (3, [10, 20, 40])])
-def test_an_evaluation_that_was_cut_off_is_made(monkeypatch, default, tmp_path, number, expected):
-    replace_simulators(monkeypatch, lambda task, index: 5)
-    config = default.replace(reward_normalization=False, steps=40 if number == 3 else 20)
-    run = make_run(config, tmp_path, FakeAgent)
-    evaluation, calls = run.evaluation, itertools.count(1)
-
-    def cut(collector):
-        if next(calls) == number:
-            raise CutError
-        evaluation(collector)
-
-    run.evaluation = cut
-    with pytest.raises(CutError):
-        run.run()
-    assert evaluated_steps(tmp_path) == expected[: number - 1]
-    make_run(config, tmp_path, FakeAgent).run()
-    assert evaluated_steps(tmp_path) == expected
-
-
-def test_the_last_evaluation_of_an_offline_run_is_made_after_it_was_cut_off(monkeypatch, default, tmp_path):
-    replace_simulators(monkeypatch, lambda task, index: 5)
-    make_run(default.replace(steps=20, eval_every=0), tmp_path / "data", FakeAgent).run()
-    config = default.replace(steps=0, offline_dir=str(tmp_path / "data" / "episodes"), pretrain=7, eval_every=50)
-    run = make_run(config, tmp_path / "run", FakeAgent)
-    monkeypatch.setattr(run, "evaluation", lambda collector: (_ for _ in ()).throw(CutError))
-    with pytest.raises(CutError):
-        run.run()
-    for _ in range(2):
-        make_run(config, tmp_path / "run", FakeAgent).run()
-        assert evaluated_steps(tmp_path / "run") == [7]

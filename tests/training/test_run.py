@@ -15,6 +15,7 @@ from tests.training.fakes import SIZE, Clock, FakeAgent, make_run, replace_simul
 from tools.errors import UserError
 from tools.metric_names import own_name
 from tools.schema import LARGEST_INT
+from training.contradictions import note_settings
 from training.driver import Episode
 from training.metrics import RunMetrics
 
@@ -238,6 +239,15 @@ def test_a_run_in_which_no_episode_ends_says_so(seeds, config, tmp_path, envs):
 def test_free_nats_of_deterministic_dynamics_are_named(seeds, config, tmp_path, capsys, changes, named):
     make_run(config.replace(**changes), tmp_path).close()
     assert ("free_nats" in capsys.readouterr().err) == named
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({}, True), ({"discount": 0.99}, False), ({"value_head": False}, False), ({"planner": "latco"}, False)],
+)
+def test_a_critic_that_discounts_otherwise_than_plans_is_named(config, capsys, changes, named):
+    note_settings(config.replace(**{"planner": "dreamer", "value_head": True, "discount": 0.9} | changes))
+    assert ("imagination_discount 0.99" in capsys.readouterr().err) == named
 
 
 def test_states_that_are_unknown_cannot_be_learned(seeds, config, tmp_path):

@@ -221,7 +221,7 @@ def test_categorical_plans_that_meet_the_dynamics_stay_on_the_simplex():
         noise_size=model.noise_size,
         linearize=model.linearize,
     )
-    plan = LatCo(problem, 5, 200, eps_dyn=eps)(feature(model, 2), [1, 2])
+    plan = LatCo(problem, 5, 200, eps_dyn=eps, damping=1e-3, finish=0)(feature(model, 2), [1, 2])
     probs = plan.states.numpy()[..., : model.latent.size].reshape(2, 5, 3, 4)
     violation = plan.curves["dynamics_violation"][:, -1].numpy()
     assert np.all(violation < 5 * eps)  # summed over 5 steps
