@@ -31,7 +31,7 @@ class Scripted(SecondOrderShooting):
 
 
 def test_a_line_search_takes_the_best_step_that_helps():
-    planner = Scripted(LatentProblem(lambda z, a: a, lambda z: -z[..., 0], 1, 1), 1, damping=1e-3, tolerance=1e-3)
+    planner = Scripted(LatentProblem(lambda z, a: a, lambda z: -z[..., 0], 1, 1), 1, 1, damping=1e-3, tolerance=1e-3)
     now = tf.constant([10.0, 10.0, 10.0, 10.0, NAN, NAN], tf.float64)[:, None, None]
     damping = tf.constant([0.04, 0.04, LARGEST_DAMPING, 2e-3, 0.04, 0.04], tf.float64)
     none, metrics = tf.zeros([6], tf.int32), tf.zeros([6, 1], tf.float64)
