@@ -20,6 +20,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -44,7 +45,7 @@ from world_model.latent_problem import latent_problem
 
 PEAK_SIZE = 2048
 
-PAPER = {"damping": 1e-3, "finish": 0}  # LatCo as in its paper
+PAPER: dict[str, Any] = {"damping": 1e-3, "finish": 0}  # LatCo as in its paper
 
 # name -> (planner of a problem, a horizon, a solver and keyword arguments, the papers' iterations, horizon of the
 # authors' measurement). Image collocation's 5000 iterations would take most of an hour: a hundred are timed.
