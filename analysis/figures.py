@@ -102,11 +102,13 @@ def tidy(axis: Axes) -> None:
     axis.tick_params(labelsize=9)
 
 
-def make_logarithmic(axis: Axes) -> None:
-    """A logarithmic y axis, without what is not positive; no formula starts at a `$` here."""
-    axis.set_yscale("log", nonpositive="mask")
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
+def make_logarithmic(axis: Axes, which: str = "y") -> None:
+    """Logarithmic axes ("x", "y" or "xy"), without what is not positive; no formula starts at a `$` here."""
+    for name in which:
+        getattr(axis, f"set_{name}scale")("log", nonpositive="mask")
+        ticks = getattr(axis, f"{name}axis")
+        ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ticks.set_minor_formatter(NullFormatter())
 
 
 def save(figure: Figure, path: Path, **options: Any) -> str:

@@ -49,8 +49,7 @@ class Contestant:
         """The size whose plan from the first of z0 takes the budget, see `fit_size`."""
 
         def measure(size: int) -> float:
-            planner, times = self.build(size, tuned), []
-            planner(z0[:1], [0, 0], iterations=0)  # compiles
+            planner, times = self.warm(size, tuned, z0), []
             for repeat in range(self.repeats):
                 times.append(timed(planner, z0[:1], repeat)[0])
                 if not fits(times[0], 2.0 * budget):
@@ -59,10 +58,15 @@ class Contestant:
 
         return fit_size(measure, budget, known, SPACES[self.name].first, smallest(self.name))
 
+    def warm(self, size: int, tuned: Tuned, z0: tf.Tensor) -> Planner:
+        """`build`, then one plan: the first one compiles, and is slow beyond that."""
+        planner = self.build(size, tuned)
+        planner(z0[:1], [0, 0])
+        return planner
+
     def plan_each(self, z0: tf.Tensor, seed: int) -> tuple[Plans, np.ndarray, dict[str, float]]:
         """Plans one by one from z0 [N, n], the seconds of each [N], and what a plan asked of the dynamics."""
         planner = self.agent.planner
-        planner(z0[:1], [0, 0], iterations=0)
         before, plans, seconds = self.counter.read(), [], []
         for row in range(len(z0)):
             took, plan = timed(planner, z0[row : row + 1], row + 1, seed)
@@ -98,7 +102,7 @@ def trial(contestant: Contestant, budget: float, tuned: Tuned, z0: tf.Tensor, se
     row: dict[str, Any] = {"size": size, "seconds": known[size], "fits": fits(known[size], budget)}
     if not row["fits"]:
         return row | {"score": None}
-    contestant.build(size, tuned)
+    contestant.warm(size, tuned, z0)
     return row | {"score": float(contestant.plan_each(z0, seed)[0].score.mean())}
 
 
@@ -128,7 +132,7 @@ def result(
     row: dict[str, Any] = {"size": size, "fits": fits(known[size], budget)}
     if not row["fits"]:
         return row | {"seconds": {"mean": known[size], "low": None, "high": None}}
-    contestant.build(size, tuned)
+    contestant.warm(size, tuned, z0)
     plans, seconds, counts = contestant.plan_each(z0, starts.seed)
     row |= counts | {"seconds": interval(seconds)}
     sampled = sampled_returns(contestant.problem, z0, plans.actions, starts.seed)

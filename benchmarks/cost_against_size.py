@@ -145,7 +145,8 @@ def draw(lines: Sequence[Mapping[str, Any]], clock: str) -> Figure:
             rows = [line for line in timed if line["method"] == method and fixed.items() <= line.items()]
             points = sorted((line[sweep], line["seconds"]) for line in rows if line[sweep] in SWEEPS[sweep])
             axis.plot(*zip(*points, strict=True), **styles[method], marker="o", markersize=4) if points else None
-        axis.set(xscale="log", yscale="log", xlabel=LABELS[sweep])
+        axis.set_xlabel(LABELS[sweep])
+        figures.make_logarithmic(axis, "xy")
         axis.set_title(", ".join(f"{LABELS[key]} {value}" for key, value in fixed.items()), fontsize=9)
         figures.tidy(axis)
     axes[0, 0].set_ylabel(f"{'processor ' if clock == 'cpu' else ''}seconds of an iteration")

@@ -59,7 +59,7 @@ def draw(rows: Sequence[Row]) -> Figure:
     for axis, (key, title) in zip(axes[0], panels.items(), strict=True):
         for planner, style in lines.items():
             draw_line(axis, [row for row in rows if row["planner"] == planner], key, style)
-        axis.set_xscale("log")
+        figures.make_logarithmic(axis, "x")
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("seconds a plan", fontsize=10)
         figures.tidy(axis)

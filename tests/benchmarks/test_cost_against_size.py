@@ -92,6 +92,8 @@ def test_a_picture_is_of_one_clock(timed, tmp_path, capsys):
         curves = [line.get_xdata() for line in axis[list(cost_against_size.SWEEPS).index("batch")].lines]
         assert len(curves) == 3 and all(np.all(np.diff(curve) > 0) for curve in curves)
         assert axis[0].get_ylabel().startswith(label)
+        labels = [text.get_text() for one in axis for text in (*one.get_xticklabels(), *one.get_yticklabels())]
+        assert "100" in labels and not any("$" in label for label in labels)
 
 
 @pytest.mark.slow
