@@ -15,7 +15,8 @@ planner whose smallest plan takes longer has a line with `"fits": false` and no 
 **Equal tuning.** Settings are found by random search, `--trials` for each planner, over the lists in `equal_time.py`.
 The first trial has the run's own settings. Each trial gets a size for `--tune_budget` seconds a plan, and its score is
 the mean over `--tune_starts` other starts of what planners maximize, the return under the mean dynamics. The best
-settings serve at all budgets. Horizon, `mpc_steps` and `warm_start` are the run's for all planners.
+settings serve at all budgets; where their smallest plan takes longer than the budget, the run's own do. Horizon,
+`mpc_steps` and `warm_start` are the run's for all planners.
 
 One JSON line for each trial ("kind": "trial"), then one for each planner and budget ("kind": "result"). Of the latter:
 
@@ -106,6 +107,11 @@ class Board:
         """The lines about planners and budgets."""
         return [line for line in self.lines if line["kind"] == "result"]
 
+    def times(self, planner: str, settings: Settings) -> dict[int, float]:
+        """Size -> seconds of a planner's plans with these settings."""
+        mine = [line for line in self.results() if line["planner"] == planner and line["settings"] == settings]
+        return {line["size"]: line["seconds"]["mean"] for line in mine}
+
 
 def compete(options: argparse.Namespace, overrides: Sequence[str]) -> Iterator[Board]:
     """The board, after each new line."""
@@ -154,13 +160,16 @@ def rounds(
         board.add(line | trial(contestant, options.tune_budget, tuned, z0, others.seed))
         yield board
     tuned = best_settings(board.lines, name)
-    known = {line["size"]: line["seconds"]["mean"] for line in board.results() if line["planner"] == name}
     for budget in options.budgets:
         if board.find(kind="result", planner=name, budget=budget):
             continue
-        line = {"kind": "result", "planner": name, "budget": budget, "settings": tuned}
         episodes = options.execution == "closed_loop"
-        board.add(line | result(contestant, budget, tuned, known, starts, episodes, options.envs))
+        for settings in (tuned, {}) if tuned else ({},):
+            times = board.times(name, settings)
+            line = result(contestant, budget, settings, times, starts, episodes, options.envs)
+            if line["fits"]:
+                break
+        board.add({"kind": "result", "planner": name, "budget": budget, "settings": settings} | line)
         yield board
 
 

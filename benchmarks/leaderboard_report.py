@@ -84,7 +84,7 @@ def draw_line(axis: Axes, rows: Sequence[Row], key: str, style: Mapping[str, Any
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A table for each budget, in Markdown; the best return, of episodes if there are some, first."""
+    """All budgets beside each other, then a table for each, in Markdown; the best return first (see `_ranked_by`)."""
     head = rows[0]
     text = (
         f"`{head['task']}`, model after {head['step']:,} environment steps and {head['updates']:,} updates, "
@@ -93,7 +93,9 @@ def table(rows: Sequence[Row]) -> str:
         f"{head['trials']} trials at {head['tune_budget']:g} s on {head['tune_starts']} other starts. "
         f"Matrix product: {spread(rows, 'peak_gflops')} GFLOP/s. Commit {commits(rows)}.\n"
     )
-    for budget in sorted({row["budget"] for row in rows}):
+    budgets = sorted({row["budget"] for row in rows})
+    text += f"\n## All budgets\n\n{_overview(rows, budgets)}"
+    for budget in budgets:
         group = [row for row in rows if row["budget"] == budget]
         text += f"\n## {budget:g} s a plan\n\n{_one_table(group)}"
         slow = [f"`{row['planner']}` ({number(estimate(row, 'seconds').mean)} s)" for row in group if not row["fits"]]
@@ -102,11 +104,39 @@ def table(rows: Sequence[Row]) -> str:
     return text
 
 
+def _ranked_by(rows: Sequence[Row]) -> tuple[str, str]:
+    """What planners are ranked by, the return of episodes if there are some, and the success that belongs to it."""
+    return ("return", "success") if any("return" in row for row in rows) else ("return_blind", "success_blind")
+
+
+def _overview(rows: Sequence[Row], budgets: Sequence[float]) -> str:
+    """Return with its interval and success of every planner at every budget; - where its smallest plan is too slow."""
+    key, success = _ranked_by(rows)
+    found = {(row["planner"], row["budget"]): row for row in rows}
+
+    def cell(planner: str, budget: float) -> str:
+        row = found.get((planner, budget))
+        if row is None or not row["fits"]:
+            return "" if row is None else "-"
+        share = f", {percent(row[success]['mean'])}%" if success in row else ""
+        return f"{with_interval(estimate(row, key))}{share}"
+
+    def rank(planner: str) -> list[float]:
+        """The return at the largest budget that has one, before those at smaller ones."""
+        values = [estimate(found.get((planner, budget), {}), key).mean for budget in reversed(budgets)]
+        return [math.inf if math.isnan(value) else -value for value in values]
+
+    planners = sorted(dict.fromkeys(row["planner"] for row in rows), key=rank)
+    body = [[f"`{planner}`", *(cell(planner, budget) for budget in budgets)] for planner in planners]
+    name = HEADS[key] + (", success" if any(success in row for row in rows) else "")
+    return markdown(["planner", *(f"{budget:g} s: {name}" for budget in budgets)], body)
+
+
 def _one_table(rows: Sequence[Row]) -> str:
     rows = [row for row in rows if row["fits"]]
     if not rows:
         return "No planner fits.\n"
-    key = "return" if any("return" in row for row in rows) else "return_blind"
+    key, _ = _ranked_by(rows)
     rows = sorted(rows, key=lambda row: -estimate(row, key).mean)
     columns = [name for name in COLUMNS if any(name in row for row in rows)]
     body = []

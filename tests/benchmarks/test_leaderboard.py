@@ -162,8 +162,9 @@ def test_lines_picture_and_table_of_a_problem_with_a_known_solution(bench, tmp_p
         assert line["success_blind"]["mean"] == np.mean(line["per_start"]["success_blind"])
         assert line["peak_gflops"] == 100
     assert Image.open(picture).size[0] > 1000
-    rows = [row for row in text.read_text().splitlines() if row.startswith("| `")]
-    assert [row.split("|")[1].strip() for row in rows] == ["`cem`", "`mppi`"]  # equal returns, so in the lines' order
+    rows = [[cell.strip() for cell in row.split("|")] for row in text.read_text().splitlines() if row.startswith("| `")]
+    assert [row[1] for row in rows] == ["`cem`", "`mppi`"] * 2  # equal returns, so in the lines' order
+    assert rows[0][2:4] == ["-", "3.00 [3.00, 3.00], 100%"]
     assert "The smallest plan takes longer: `cem` (0.040 s)" in text.read_text()
 
 
@@ -273,11 +274,54 @@ def test_a_table_says_what_it_is_of():
     text = leaderboard_report.table([row, better])
     assert text.index("`cem`") < text.index("`gd`") and "abcdefg." in text
     assert "| `gd` | 12 | 0.900 | 2.00 [1.00, 3.00] | 1,234 | 0 | `gd_lr` 0.1 |" in text
+    assert "| `cem` | 3.00 [2.00, 4.00] |" in text and "1 s: open loop |" in text
     figure = leaderboard_report.draw([row, better])
     lines = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert [(list(line.get_xdata()), list(line.get_ydata())) for line in lines] == [([0.9], [3.0]), ([0.9], [2.0])]
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert "1" in labels and not any("$" in label for label in labels)
+
+
+def test_settings_that_take_too_long_give_way_to_the_runs_own(bench, monkeypatch, tmp_path, capsys):
+    """The tuned ones need 0.5 s for the smallest plan, the run's own 0.05 s."""
+    times = []
+
+    def result(contestant, budget, tuned, known, *_):
+        times.append((budget, bool(tuned), dict(known)))
+        seconds = 0.5 if tuned else 0.05
+        return {"size": 4 + bool(tuned), "fits": seconds <= budget, "seconds": contestant_interval(seconds)}
+
+    contestant_interval = lambda mean: {"mean": mean, "low": None, "high": None}
+    monkeypatch.setattr(leaderboard, "trial", lambda c, budget, tuned, *_: {"score": float(bool(tuned))})
+    monkeypatch.setattr(leaderboard, "result", result)
+    lines = board(capsys, tmp_path / "board.jsonl", "--planners", "cem", "--budgets", "0.01", "0.1", "1")
+    tuned = lines[1]["settings"]
+    assert tuned
+    found = [(line["budget"], line["fits"], line["settings"]) for line in lines[2:]]
+    assert found == [(0.01, False, {}), (0.1, True, {}), (1.0, True, tuned)]
+    # Times are of the settings that they are given for.
+    own = {4: 0.05}
+    assert times == [(0.01, True, {}), (0.01, False, {}), (0.1, True, {}), (0.1, False, own), (1.0, True, {})]
+
+
+def test_all_budgets_are_beside_each_other():
+    """Ranked at the largest budget that a planner has; what was not measured is empty."""
+
+    def row(planner, budget, value):
+        fits = value is not None
+        result = {"planner": planner, "budget": budget, "fits": fits}
+        scores = {"return": {"mean": value, "low": None, "high": None}, "success": {"mean": 0.25}}
+        return result | (scores if fits else {})
+
+    rows = [row("slow", 0.1, None), row("slow", 1.0, 7.0), row("good", 0.1, 2.0), row("good", 1.0, 8.0)]
+    rows += [row("early", 0.1, 9.0)]
+    assert leaderboard_report._overview(rows, [0.1, 1.0]) == (
+        "| planner | 0.1 s: episode, success | 1 s: episode, success |\n"
+        "| --- | --- | --- |\n"
+        "| `good` | 2.00, 25% | 8.00, 25% |\n"
+        "| `slow` | - | 7.00, 25% |\n"
+        "| `early` | 9.00, 25% |  |\n"
+    )
 
 
 def test_the_same_command_finds_its_lines_whatever_the_digits_of_its_budgets(tmp_path):
