@@ -5,8 +5,8 @@
     python benchmarks/leaderboard.py --model logdir/metaworld_reach/latco/0 --out board.jsonl \\
         --planners cem latco --budgets 0.3 1 --execution blind          # a part of it, without whole episodes
 
-Nothing else may run on the machine. A call that is cut off goes on where it stopped: lines that --out has already are
-not measured again, and --figure and --table show all of its lines.
+Nothing else may run on the machine. Each planner has a process of its own. A call that is cut off goes on where it
+stopped: lines that --out has already are not measured again, and --figure and --table show all of its lines.
 
 **Equal time.** The size of a planner is its iterations (gradients) or its candidates (sampling). It is the largest one
 of a few that were timed whose plan from one start takes the budget, to within 10%; `size` and `seconds` tell which. A
@@ -38,8 +38,8 @@ a file are of one. `--table` ranks the planners of a budget by `return`, with --
 import checkout
 
 import argparse
-import gc
 import json
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -114,11 +114,10 @@ class Board:
 
 
 def compete(options: argparse.Namespace, overrides: Sequence[str]) -> Iterator[Board]:
-    """The board, after each new line."""
+    """The board of one planner, after each new line."""
     words = ["--seed", str(options.start_seed), *overrides]
-    make = lambda planner: Contestant(options.model, planner, words, options.repeats)
-    first = make(options.planners[0])
-    agent = first.agent
+    contestant = Contestant(options.model, options.planners[0], words, options.repeats)
+    agent = contestant.agent
     task = check_task(agent.config, options.model, options.task or envs.split_tasks(agent.config.task)[0])
     c = agent.config
     head: Line = {"benchmark": "leaderboard", "task": task, "step": int(agent.step), "updates": int(agent.updates)}
@@ -126,7 +125,7 @@ def compete(options: argparse.Namespace, overrides: Sequence[str]) -> Iterator[B
     head |= {"horizon": c.planning_horizon, "mpc_steps": c.mpc_steps, "warm_start": c.warm_start}
     for key in ("starts", "start_seed", "execution", "trials", "tune_starts", "tune_budget"):
         head[key] = getattr(options, key)
-    head |= {"state_size": first.problem.state_size, "words": list(overrides)}
+    head |= {"state_size": contestant.problem.state_size, "words": list(overrides)}
     board = Board(options.out, head, {"peak_gflops": round(measure_peak() / 1e9), **git_revision()})
     yield board
     batch = envs.make_vector_env(c, min(options.envs, options.starts), options.start_seed, task)
@@ -138,11 +137,7 @@ def compete(options: argparse.Namespace, overrides: Sequence[str]) -> Iterator[B
         ):
             seeds = episode_seeds(seed, number)
             places.append(Starts(task, seed, seeds, start_states(agent, batch, seeds), batch, None))
-        for planner in options.planners:
-            contestant = first if planner == options.planners[0] else make(planner)
-            yield from rounds(board, contestant, places[0], places[1], options)
-            first = contestant = None  # a planner at a time in memory
-            gc.collect()
+        yield from rounds(board, contestant, places[0], places[1], options)
     finally:
         batch.close()
 
@@ -178,6 +173,16 @@ def best_settings(lines: Sequence[Line], planner: str) -> Settings:
     tried = [line for line in lines if line["kind"] == "trial" and line["planner"] == planner]
     scored = [line for line in tried if line["score"] is not None]
     return max(scored, key=lambda line: line["score"])["settings"] if scored else {}
+
+
+def alone(argv: Sequence[str]) -> int:
+    """The exit code of this program in a process of its own: compiled planners stay in one until it ends."""
+    with subprocess.Popen([sys.executable, __file__, *argv]) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            raise
 
 
 def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -233,6 +238,9 @@ def _rank(argv: Sequence[str]) -> int:
     options, overrides = parse_options(argv)
     for path in filter(None, (options.out, options.figure, options.table)):
         check_writable(path)
+    if len(options.planners) > 1:
+        codes = (alone([*argv, "--planners", planner]) for planner in options.planners)
+        return next((code for code in codes if code), 0)
     for board in compete(options, overrides):  # anew after each line: what was measured is not lost
         results = board.results()
         if results and options.figure:

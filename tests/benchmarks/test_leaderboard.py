@@ -111,6 +111,7 @@ def bench(monkeypatch):
         extras = {"planned": np.array([1, 0], bool), "predicted_reward": np.float32([2, 2]), "metrics": {}}
         return [Episode(0, data, extras, number) for number in range(len(seeds))], 0.5
 
+    monkeypatch.setattr(leaderboard, "alone", lambda argv: leaderboard.main(argv))
     monkeypatch.setattr(contestant, "load_agent", load)
     monkeypatch.setattr(contestant, "make_planner", make_planner)
     monkeypatch.setattr(contestant, "timed", timed)
@@ -246,7 +247,7 @@ def test_bad_options_are_refused(bench, argv, words, tmp_path, capsys):
 
 
 def test_messages_name_the_option_of_the_model(tmp_path, capsys):
-    argv = ["--out", tmp_path / "board.jsonl", "--model"]
+    argv = ["--planners", "cem", "--out", tmp_path / "board.jsonl", "--model"]
     assert "as --model, or" in refusal(capsys, *argv, tmp_path)
     words = refusal(capsys, *argv, "pointmass_obstacle", "--stoch", "5")
     assert "choose another --model, or the same stoch" in words and "--logdir" not in words
@@ -280,6 +281,26 @@ def test_a_table_says_what_it_is_of():
     assert [(list(line.get_xdata()), list(line.get_ydata())) for line in lines] == [([0.9], [3.0]), ([0.9], [2.0])]
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert "1" in labels and not any("$" in label for label in labels)
+
+
+def test_each_planner_has_a_process_of_its_own(monkeypatch, tmp_path):
+    """Compiled planners are never freed. The first one that fails ends the program."""
+    calls = []
+
+    def alone(argv):
+        calls.append(leaderboard.parse_options(argv)[0].planners)
+        return 2 * (calls[-1] == ["gd"])
+
+    monkeypatch.setattr(leaderboard, "alone", alone)
+    words = ["--model", "m", "--out", str(tmp_path / "board.jsonl"), "--planners", "cem", "gd", "latco", "--H", "3"]
+    assert leaderboard.main(words) == 2
+    assert calls == [["cem"], ["gd"]]
+
+
+def test_a_planners_process_ends_as_the_program_would(tmp_path, capfd):
+    words = ["--model", str(tmp_path / "none"), "--out", str(tmp_path / "board.jsonl"), "--planners", "cem"]
+    assert leaderboard.alone(words) == 2
+    assert str(tmp_path / "none") in capfd.readouterr().err
 
 
 def test_settings_that_take_too_long_give_way_to_the_runs_own(bench, monkeypatch, tmp_path, capsys):
