@@ -186,6 +186,11 @@ class Planner(abc.ABC):
                 f"{type(self).__name__} has no Lagrangian to add augmented_objective to: use latco or gaussian_latco, "
                 "or set it to false."
             )
+        if policy_start and problem.policy is None:
+            raise UserError(
+                f"{type(self).__name__} is to start from a policy (warm_start), but its latent problem has none: pass "
+                "one with a policy, or set warm_start to false."
+            )
         self.problem, self.horizon, self.iterations = problem, horizon, iterations
         self.restarts, self.restart_samples, self.tolerance = restarts, restart_samples, tolerance
         self.policy_start, self.keep_plans = policy_start, keep_plans

@@ -62,7 +62,7 @@ class PlanningAgent(DistillingAgent):
         problem = dataclasses.replace(
             latent_problem(self.model, self.action_size),
             constraint=(lambda z: self.model.cost(z)[..., None] - c.cost_limit) if c.cost_head else None,
-            value=self.value,
+            value=self.value if c.value_head else None,  # Dreamer has one in any case, for its actor
             log_prob=None if self.old_dynamics is None else dynamics.log_prob,
             old_log_prob=None if self.old_dynamics is None else self.old_dynamics.net.log_prob,
             value_steps=1.0 / (1.0 - c.discount) if c.discount < 1.0 else float(c.planning_horizon),

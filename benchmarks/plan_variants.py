@@ -47,6 +47,8 @@ def pool(agent: PlanningAgent, best_of: int) -> dict[str, list[str]]:
         ]
     shared = ["--planning_horizon", str(c.planning_horizon), "--discount", repr(c.discount), "--mpc_steps", "1"]
     shared += ["--restart_samples", "0"]
+    if c.augmented_objective:  # which no score has, and GD and CEM refuse
+        shared += ["--augmented_objective", "false"]
     return {label: [*chosen, *shared] for label, chosen in words.items()}
 
 

@@ -58,6 +58,11 @@ class SamplingPlanner(Planner):
                 f"{type(self).__name__} with sample_states needs a problem with a sample_step; pass "
                 "sample_states=False."
             )
+        if policy_share and problem.policy is None:
+            raise UserError(
+                f"{type(self).__name__} is to draw candidates of a policy (policy_candidates), but its latent problem "
+                "has none: pass one with a policy, or set policy_candidates to 0."
+            )
         self.candidates, self.sample_states, self.policy_share = candidates, sample_states, policy_share
 
     def _first_belief(self, z0, warm, std, num_best):

@@ -72,6 +72,18 @@ def test_settings_of_the_first_actions_reach_every_planner_that_searches(tiny_co
         assert getattr(planner, "policy_share", 0.0) == (0.25 if planner.DRAWS_FROM_POLICY else 0.0)
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"planner": "gd", "warm_start": "policy"}, "GD .* start from a policy .*warm_start"),
+        ({"planner": "cem", "policy_candidates": 0.1}, "CEM .* candidates of a policy .*policy_candidates"),
+    ],
+)
+def test_planners_that_need_a_policy_refuse_a_problem_without_one(tiny_config, changes, named):
+    with pytest.raises(UserError, match=named):
+        agents.make_planner(tiny_config.replace(**changes), curved())
+
+
 SHARED = {"horizon": "planning_horizon", "restarts": "n_parallel_plans", "restart_samples": "restart_samples"}
 SHARED |= {"tolerance": "plan_tolerance"}
 CEM = {"iterations": "sampling_iterations", "elites": "sampling_elites", "sample_states": "sample_states"}

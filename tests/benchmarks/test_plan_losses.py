@@ -68,6 +68,15 @@ def test_pool_is_as_large_as_wanted():
     assert list(plan_variants.pool(agent, 4)) == ["latco x 4"]
 
 
+def test_pool_leaves_out_the_augmented_objective_which_gd_and_cem_refuse_and_no_score_has():
+    config = load_config([*DEBUG, "--discount", "0.9", "--value_head", "true", "--augmented_objective", "true"])
+    pool = plan_variants.pool(types.SimpleNamespace(config=config), 32)
+    assert len(pool) == 3
+    assert not any(load_config(words, saved=config).augmented_objective for words in pool.values())
+    plain = types.SimpleNamespace(config=config.replace(augmented_objective=False))
+    assert not any("--augmented_objective" in words for words in plan_variants.pool(plain, 32).values())
+
+
 def test_violations_before_the_finish_are_told():
     planner = BUILDERS["latco"][0](linear_quadratic(), 4, finish=2, jit_compile=False)
     row, plan, _ = plan_losses.measure(planner, np.array([[9.0, -0.5, 0.0]], np.float32), 3)

@@ -269,7 +269,8 @@ def test_the_gain_of_one_imagined_step_is_the_best_one_and_that_of_more_is_large
     for lam in (0.0, 0.95):
         np.testing.assert_allclose(dreamers_gain(*problem, 1, lam)[0], gain, rtol=1e-5, atol=1e-7)
     found = dreamers_gain(*problem, 8, 0.95)[0]
-    assert np.all(np.abs(found[:, :-1]) > 1.2 * np.abs(gain[:, :-1])) and abs(found[0, -1]) > 0.01
+    ratio = found[:, :-1] / gain[:, :-1]
+    assert np.all((ratio > 1.4) & (ratio < 2.1)) and abs(found[0, -1]) > 0.01  # docs/decisions.md has the numbers
 
 
 @pytest.mark.parametrize("horizon", [1, 8])

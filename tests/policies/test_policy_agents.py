@@ -79,6 +79,13 @@ def test_imagination_is_discounted_by_gamma_and_the_head(tiny_config, head):
     np.testing.assert_allclose(agent.imagined_discount(z), 0.9 * factor, rtol=1e-5)
 
 
+@pytest.mark.parametrize("head", [False, True])
+def test_dreamers_plans_end_in_its_critic_only_with_value_head(tiny_config, head):
+    """As those of other planners, with which benchmarks/plan_quality.py compares them."""
+    agent = make(DreamerAgent, tiny_config, value_head=head, discount=0.9)
+    assert agent.value is not None and (agent.planner.problem.value is not None) == head
+
+
 def test_dreamer_acts_in_every_decision_and_explores_by_samples(tiny_config):
     agent = make(DreamerAgent, tiny_config, expl_noise=0.0)
     obs, first = {"image": np.zeros([32, 64, 64, 3], np.uint8)}, np.ones(32, bool)
